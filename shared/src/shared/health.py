@@ -1,0 +1,166 @@
+"""Health and metrics over HTTP: `/healthz`, `/readyz` and `/metrics`.
+
+`/healthz` says that the process lives: its event loop turns, or the request would not be answered.
+`/readyz` says that it gets on with its work: every condition holds, and nothing has waited for an
+acknowledgement for too long. `/metrics` is Prometheus' text format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from shared import AGENT_VERSION
+
+log = logging.getLogger(__name__)
+
+STALLED_SECONDS = 60
+"""How long the oldest unacknowledged event may wait before the service is not ready."""
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """One thing that must hold for a service to be ready, and its state in words."""
+
+    ok: bool
+    detail: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """How a service is: what `/readyz` answers, and what it answers on the bus."""
+
+    service: str
+    origin: str
+    version: str
+    ready: bool
+    started: float
+    """Seconds since the epoch."""
+    conditions: dict[str, Condition]
+    figures: dict[str, float]
+    """What can be counted: events published, the oldest unacknowledged age …"""
+    last_error: str = ""
+
+
+class Health:
+    """What a service knows of itself. One a process; the service sets, others read."""
+
+    def __init__(self, service: str, origin: str) -> None:
+        self.service = service
+        self.origin = origin
+        self.last_error = ""
+        self.registry = CollectorRegistry()
+        self.started = time.time()
+        self._conditions = {"bus": Condition(False, "connecting")}
+        self._figures: dict[str, Callable[[], float]] = {}
+        self._ready = self.gauge("ready", "1 while every condition of the service holds.")
+        self.gauge("info", "The agent's version.", "version").labels(AGENT_VERSION).set(1)
+        self.figure(
+            "oldest_unacknowledged_seconds", "Age of the oldest event that is not safe yet.",
+            lambda: 0.0,
+        )  # fmt: skip
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """A gauge of this service, `agent_<service>_<name>`."""
+        return Gauge(name, text, labels, "agent", self.service, registry=self.registry)
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """A counter of this service, `agent_<service>_<name>_total`."""
+        return Counter(name, text, labels, "agent", self.service, registry=self.registry)
+
+    def figure(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A figure that is read when asked for: a gauge, and a line of the report."""
+        if name not in self._figures:
+            self.gauge(name, text).set_function(lambda: self._figures[name]())
+        self._figures[name] = read
+
+    def set(self, name: str, ok: bool, detail: str) -> None:
+        """States a condition; whenever it turns bad or good again, that is logged."""
+        before = self._conditions.get(name)
+        self._conditions[name] = Condition(ok, detail)
+        if ok != (before is None or before.ok):
+            log.log(logging.INFO if ok else logging.WARNING, "%s: %s", name, detail)
+
+    def error(self, text: str) -> None:
+        """Keeps and logs the last thing that went wrong, in words."""
+        self.last_error = text
+        log.warning("%s", text)
+
+    def report(self) -> Report:
+        """How the service is now."""
+        figures = {name: read() for name, read in self._figures.items()}
+        conditions = dict(self._conditions)
+        age = figures["oldest_unacknowledged_seconds"]
+        if age > STALLED_SECONDS:
+            conditions["progress"] = Condition(False, f"an event has waited for {age:.0f} s")
+        ready = all(condition.ok for condition in conditions.values())
+        self._ready.set(ready)
+        return Report(
+            service=self.service, origin=self.origin, version=AGENT_VERSION, ready=ready,
+            started=self.started, conditions=conditions, figures=figures,
+            last_error=self.last_error,
+        )  # fmt: skip
+
+
+def application(health: Health) -> FastAPI:
+    """The three pages of `health`."""
+    # No schema and no documentation pages: there is nothing to try out here.
+    app = FastAPI(openapi_url=None)
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return Response("alive\n", media_type="text/plain")
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        report = health.report()
+        return Response(
+            msgspec.json.encode(report), 200 if report.ready else 503, media_type="application/json"
+        )
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        health.report()
+        return Response(generate_latest(health.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    return app
+
+
+class Server(uvicorn.Server):
+    """uvicorn inside a process that handles its own signals.
+
+    uvicorn's own handling raises the signal anew after its shutdown, which ends the process before
+    anything is drained.
+    """
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def server(app: FastAPI, host: str, port: int) -> tuple[Server, socket.socket]:
+    """A server for `app` and the socket it will listen on, bound at once.
+
+    Bound here, so that a port in use is one clear error at start.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
+    return Server(config), listener

@@ -1,0 +1,148 @@
+"""The one runner of every process: settings, signals, bus, health, and an orderly end.
+
+A service hands `run` its name, its settings and its work. A collector's work is `collect(watch)`,
+see `shared.collector`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import msgspec
+
+from shared import AGENT_NAME, AGENT_VERSION, bus, logs
+from shared.bus import Msg
+from shared.health import Health, Server, application, server
+from shared.settings import ServiceSettings, SettingsError, load
+from shared.subjects import STATUS
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=ServiceSettings)
+
+EXIT_SETTINGS = 2
+"""The exit status of a process that could not use its settings: starting it again is no use."""
+
+
+class Runtime(Generic[S]):
+    """What a running service has at hand."""
+
+    def __init__(self, settings: S, health: Health, bus: bus.Bus, stopping: asyncio.Event) -> None:
+        self.settings = settings
+        self.health = health
+        self.bus = bus
+        self.stopping = stopping
+        """Set once, when the process shall end: finish what is held, then return."""
+
+    @property
+    def origin(self) -> str:
+        """The name of this host, as events carry it."""
+        return self.settings.hostname
+
+
+Work = Callable[[Runtime[S]], Awaitable[None]]
+
+
+def run(name: str, work: Work[S], settings_type: type[S]) -> None:
+    """Runs a service until it is told to stop, then exits with 0.
+
+    Exits with 2 after one clear line where the settings cannot be used, and with 1 after a fault,
+    so that a supervisor starts the process again. Work that returns unasked is a fault.
+    """
+    try:
+        settings = load(settings_type, os.environ)
+        logs.set_up(name, settings.logging_level)
+        asyncio.run(_serve(name, work, settings))
+    except SettingsError as error:
+        sys.exit(_unusable(name, error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BaseExceptionGroup as group:
+        settings_errors = group.subgroup(SettingsError)
+        if settings_errors is not None:
+            sys.exit(_unusable(name, settings_errors.exceptions[0]))
+        log.exception("ended by a fault")
+        sys.exit(1)
+
+
+def _unusable(name: str, error: BaseException) -> int:
+    """Says in one line what is wrong with the settings, and returns the exit status for it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    print(logs.escape(f"{name}: {error}"), file=sys.stderr)  # noqa: T201 - before there is a log
+    return EXIT_SETTINGS
+
+
+async def _serve(name: str, work: Work[S], settings: S) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopping)
+    health = Health(name, settings.hostname)
+    http, listener = _listen(health, settings)
+    log.info("%s %s, health on %s port %d", AGENT_NAME, AGENT_VERSION, *listener.getsockname()[:2])
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(http.serve([listener]), name="health")
+        connecting = asyncio.create_task(bus.connect(settings, f"{name} {settings.hostname}"))
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((connecting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            connection = connecting.result()
+            try:
+                await _work(name, work, Runtime(settings, health, connection, stopping))
+            finally:
+                await connection.close()
+        connecting.cancel()
+        stopped.cancel()
+        http.should_exit = True
+        await serving
+    log.info("stopped")
+
+
+async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
+    """The work, beside what watches over the bus; ends when the work ends."""
+    health, connection = runtime.health, runtime.bus
+
+    async def answer(message: Msg) -> None:
+        if message.reply:
+            await connection.send(message.reply, msgspec.json.encode(health.report()))
+
+    def on_connection(up: bool) -> None:
+        health.set("bus", up, "connected" if up else "the broker is away")
+
+    connection.on_connection = on_connection
+    on_connection(connection.is_connected)
+    async with asyncio.TaskGroup() as tasks:
+        guard = tasks.create_task(connection.watch(), name="bus")
+        end = await connection.subscribe(STATUS, answer)
+        await work(runtime)
+        if not runtime.stopping.is_set():
+            raise RuntimeError(f"the work of {name} ended by itself")
+        await end()
+        connection.on_connection = lambda up: None
+        guard.cancel()
+
+
+def _listen(health: Health, settings: ServiceSettings) -> tuple[Server, socket.socket]:
+    host, port = settings.api_server_host, settings.api_server_port
+    try:
+        return server(application(health), host, port)
+    except OSError as error:
+        raise SettingsError(
+            f"API_SERVER_HOST={host} API_SERVER_PORT={port}", f"cannot listen ({error.strerror})",
+            "free the port or choose another",
+        ) from None  # fmt: skip
+
+
+def _on_signal(stopping: asyncio.Event) -> None:
+    if stopping.is_set():
+        # Asked twice: whoever asks does not want to wait for the drain.
+        os._exit(1)
+    log.info("stopping")
+    stopping.set()

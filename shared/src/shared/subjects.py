@@ -1,0 +1,74 @@
+"""Every subject, stream and bucket on the bus, spelled once.
+
+events.<source>.<origin>.<object>.<action>     events.docker.web-01.container.start
+dead.<the event's subject>                     refused by the receiver for good
+agent.status                                   asks every service how it is
+"""
+
+from __future__ import annotations
+
+import re
+
+from shared.events import (
+    AgentLifecycle,
+    DockerEvent,
+    Event,
+    Gap,
+    KubernetesEvent,
+    OutOfMemory,
+    PackageChange,
+)
+
+EVENTS_STREAM = "EVENTS"
+EVENTS_SUBJECTS = "events.>"
+DEAD_STREAM = "DEAD"
+DEAD_SUBJECTS = "dead.>"
+FORWARDER = "forwarder"
+"""The durable consumer of EVENTS that every forwarder pulls from."""
+CURSORS = "cursors"
+"""The key-value bucket in which each collector keeps how far it is at its source."""
+HOSTS = "hosts"
+"""The key-value bucket of `HostFacts`."""
+STATUS = "agent.status"
+
+_TOKEN_CHARACTERS_MAX = 64
+_not_allowed = re.compile(r"[^A-Za-z0-9_:@/=+-]")
+
+
+def token(text: str) -> str:
+    """`text` as one token of a subject or of a key: `web.example.org` becomes `web_example_org`.
+
+    NATS forbids white space, `.`, `*` and `>` in a token; the rest of what is not plain is
+    replaced too, so that a subject can be typed.
+    """
+    return _not_allowed.sub("_", text)[:_TOKEN_CHARACTERS_MAX] or "_"
+
+
+def key(*parts: str) -> str:
+    """The parts as one key of a bucket, which allows even less than a subject does."""
+    return ".".join(re.sub(r"[^A-Za-z0-9_-]", "_", part) or "_" for part in parts)
+
+
+def subject_of(event: Event) -> str:
+    """The subject on which `event` is published."""
+    match event.body:
+        case DockerEvent(type=kind, action=action):
+            # `exec_start: sh -c …` and `health_status: healthy` carry a text after the action.
+            path = "docker", kind, action.partition(":")[0]
+        case KubernetesEvent(kind=kind, reason=reason):
+            path = "kubernetes", kind, reason
+        case OutOfMemory():
+            path = "host", "process", "oom_killed"
+        case PackageChange(change=change):
+            path = "host", "package", change
+        case AgentLifecycle(state=state):
+            path = "lifecycle", "agent", state
+        case Gap(source=source, reason=reason):
+            path = source, "gap", reason
+    source, thing, action = path
+    return ".".join(("events", *map(token, (source, event.origin, thing, action))))
+
+
+def dead_subject(subject: str) -> str:
+    """Where an event that was published on `subject` goes when it is refused for good."""
+    return f"dead.{subject}"

@@ -1,0 +1,71 @@
+"""A real nats-server for a test, and waiting for what another process does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+NATS_SERVER = Path(sysconfig.get_path("scripts"), "nats-server")
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class NatsServer:
+    """A real nats-server with JetStream, that can be killed and started again on its store."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        self.port = free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts the server and waits until it takes connections."""
+        with (self.store / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [NATS_SERVER, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", self.store],
+                stderr=log,
+            )
+        wait_for_port(self.port)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal; after one that ends the server, waits for its end."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        if number in (signal.SIGKILL, signal.SIGTERM):
+            self._process.wait()
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.signal(signal.SIGKILL)
+
+
+def wait_for_port(port: int, seconds: float = 10) -> None:
+    """Waits until something listens on `port` of this machine."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Waits until `condition` holds; fails with a TimeoutError where it does not in time."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,118 @@
+"""The window: whatever the order of acknowledgements, the cursor is that of the safe prefix."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import takewhile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import collector
+from shared.bus import Acknowledgement, NoAcknowledgement
+from shared.collector import Observed, Window
+from shared.events import DockerEvent, Event
+from shared.health import Health
+
+
+class ScriptedBus:
+    """Stands for the bus, to acknowledge publishes in an order that a real one does not take."""
+
+    def __init__(self) -> None:
+        self.publishes: dict[str, asyncio.Future[Acknowledgement]] = {}
+        self.attempts = 0
+
+    async def publish(self, subject: str, payload: bytes, message_id: str) -> Acknowledgement:
+        self.attempts += 1
+        self.publishes[message_id] = asyncio.get_running_loop().create_future()
+        return await self.publishes[message_id]
+
+
+def observed(number: int) -> Observed:
+    body = DockerEvent(type="t", action="a", actor_id="i")
+    event = Event(id=str(number), time="", origin="o", agent="1", body=body)
+    return Observed(event, b"%d" % number)
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@given(order=st.permutations(range(6)), answered=st.integers(0, 6))
+def test_the_cursor_is_that_of_the_longest_acknowledged_prefix(
+    order: list[int], answered: int
+) -> None:
+    async def check() -> None:
+        bus = ScriptedBus()
+        async with asyncio.TaskGroup() as tasks:
+            window = Window(bus, Health("test", "host"), tasks)
+            for number in range(6):
+                await window.put(observed(number))
+            await settle()
+            safe = set(order[:answered])
+            for number in order[:answered]:
+                bus.publishes[str(number)].set_result(Acknowledgement(1))
+            await settle()
+            prefix = list(takewhile(safe.__contains__, range(6)))
+            assert window.cursors == ({"": b"%d" % prefix[-1]} if prefix else {})
+            assert len(window) == 6 - len(prefix)
+            for number in order[answered:]:
+                bus.publishes[str(number)].set_result(Acknowledgement(1))
+            await window.drain()
+        assert window.cursors == {"": b"5"}
+
+    asyncio.run(check())
+
+
+async def test_a_full_window_takes_nothing_more_until_something_is_safe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collector, "WINDOW_EVENTS_MAX", 2)
+    bus = ScriptedBus()
+    async with asyncio.TaskGroup() as tasks:
+        window = Window(bus, Health("test", "host"), tasks)
+        await window.put(observed(0))
+        await window.put(observed(1))
+        third = asyncio.create_task(window.put(observed(2)))
+        await settle()
+        assert not third.done()
+        bus.publishes["0"].set_result(Acknowledgement(1))
+        await third
+        await settle()
+        for number in ("1", "2"):
+            bus.publishes[number].set_result(Acknowledgement(1))
+
+
+async def test_an_unanswered_publish_is_repeated_and_holds_the_cursor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collector.Backoff, "next_seconds", lambda self: 0.0)
+    bus = ScriptedBus()
+    health = Health("test", "host")
+    health.set("bus", True, "connected")
+    async with asyncio.TaskGroup() as tasks:
+        window = Window(bus, health, tasks)
+        await window.put(observed(0))
+        await settle()
+        bus.publishes["0"].set_exception(NoAcknowledgement("lost"))
+        await settle()
+        assert (bus.attempts, window.cursors) == (2, {})
+        assert not health.report().ready
+        bus.publishes["0"].set_result(Acknowledgement(1))
+        await window.drain()
+    assert window.cursors == {"": b"0"}
+
+
+async def test_a_cursor_that_moves_alone_waits_for_the_events_before_it() -> None:
+    bus = ScriptedBus()
+    async with asyncio.TaskGroup() as tasks:
+        window = Window(bus, Health("test", "host"), tasks)
+        await window.put(observed(0))
+        await window.put(Observed(None, b"alone", part="other"))
+        await settle()
+        assert window.cursors == {}
+        bus.publishes["0"].set_result(Acknowledgement(1))
+        await window.drain()
+    assert window.cursors == {"": b"0", "other": b"alone"}

@@ -1,0 +1,29 @@
+"""Log lines stay one line each; waits grow, spread and start anew."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.logs import escape
+from shared.retry import Backoff
+
+
+@given(st.text(alphabet=st.characters()))
+def test_an_escaped_text_is_one_printable_line(text: str) -> None:
+    assert escape(text).isprintable()
+
+
+def test_what_is_printable_stays_as_it_is() -> None:
+    assert escape("café ☕ {x} %s") == "café ☕ {x} %s"
+    assert escape("a\nINFO forged\x1b[31m") == "a\\nINFO forged\\x1b[31m"
+
+
+@given(st.floats(0.01, 10), st.floats(10, 1000), st.integers(0, 2000))
+def test_a_wait_stays_below_its_growing_ceiling(first: float, most: float, failures: int) -> None:
+    backoff = Backoff(first, most)
+    backoff.failures = failures
+    assert 0 <= backoff.next_seconds() <= min(most, first * 2.0 ** min(failures, 32))
+    assert backoff.failures == failures + 1
+    backoff.reset()
+    assert backoff.next_seconds() <= first
