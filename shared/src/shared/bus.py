@@ -195,9 +195,34 @@ class Bus:
             deaf_before = deaf
         raise BusLost(f"the broker closed the connection: {self._client.last_error}")
 
-    async def publish(self, subject: str, payload: bytes, message_id: str) -> Acknowledgement:
+    async def api(self, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One request to JetStream's own API, `$JS.API.<call>`, and its answer: JSON both ways.
+
+        For the owner of the streams. Waits first while the broker is away.
+
+        Raises:
+            Refused: JetStream answered with an error; its code is 404 where there is no such thing.
+            BusError: no answer came.
+        """
+        await self._connected.wait()
+        payload = b"" if request is None else msgspec.json.encode(request)
+        try:
+            message = await self._client.request(
+                f"$JS.API.{call}", payload, timeout=ACKNOWLEDGEMENT_SECONDS_MAX
+            )
+            answer: dict[str, Any] = msgspec.json.decode(message.data, type=dict)
+        except (nats.errors.Error, TimeoutError, msgspec.DecodeError) as error:
+            raise BusError(f"no answer to {call}: {error}") from error
+        if refusal := answer.get("error"):
+            raise Refused(refusal.get("code", 0), refusal.get("description", "refused"))
+        return answer
+
+    async def publish(
+        self, subject: str, payload: bytes, message_id: str, headers: dict[str, str] | None = None
+    ) -> Acknowledgement:
         """Publishes once and waits for the stream's word that the message is stored.
 
+        `headers` are ASCII texts of one line each; the id becomes one more of them.
         Waits first while the broker is away, so that nothing is kept in a buffer of the client.
 
         Raises:
@@ -214,7 +239,7 @@ class Bus:
                 subject,
                 payload,
                 reply=f"{self._inbox}.{token}",
-                headers={"Nats-Msg-Id": message_id},
+                headers={**(headers or {}), "Nats-Msg-Id": message_id},
             )
             async with asyncio.timeout(ACKNOWLEDGEMENT_SECONDS_MAX):
                 return await answer
@@ -459,6 +484,8 @@ class Puller:
     def resize(self, window: int) -> None:
         """Changes how many messages are asked for ahead."""
         self._window = window
+        if window and self._wanted + self._here.qsize() <= window // 2:
+            self._renewal.set()
 
     async def _ask(self) -> None:
         batch = self._window - self._wanted - self._here.qsize()

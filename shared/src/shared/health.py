@@ -1,23 +1,13 @@
-"""Health and metrics over HTTP: `/healthz`, `/readyz` and `/metrics`.
-
-`/healthz` says that the process lives: its event loop turns, or the request would not be answered.
-`/readyz` says that it gets on with its work: every condition holds, and nothing has waited for an
-acknowledgement for too long. `/metrics` is Prometheus' text format.
-"""
+"""What a service knows of itself: conditions, figures, metrics; `shared.pages` shows it."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
-import uvicorn
-from fastapi import FastAPI, Response
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from shared import AGENT_VERSION
 
@@ -107,60 +97,3 @@ class Health:
             started=self.started, conditions=conditions, figures=figures,
             last_error=self.last_error,
         )  # fmt: skip
-
-
-def application(health: Health) -> FastAPI:
-    """The three pages of `health`."""
-    # No schema and no documentation pages: there is nothing to try out here.
-    app = FastAPI(openapi_url=None)
-
-    @app.get("/healthz")
-    async def healthz() -> Response:
-        return Response("alive\n", media_type="text/plain")
-
-    @app.get("/readyz")
-    async def readyz() -> Response:
-        report = health.report()
-        return Response(
-            msgspec.json.encode(report), 200 if report.ready else 503, media_type="application/json"
-        )
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        health.report()
-        return Response(generate_latest(health.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-    return app
-
-
-class Server(uvicorn.Server):
-    """uvicorn inside a process that handles its own signals.
-
-    uvicorn's own handling raises the signal anew after its shutdown, which ends the process before
-    anything is drained.
-    """
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def server(app: FastAPI, host: str, port: int) -> tuple[Server, socket.socket]:
-    """A server for `app` and the socket it will listen on, bound at once.
-
-    Bound here, so that a port in use is one clear error at start.
-
-    Raises:
-        OSError: the address cannot be bound.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen()
-    except OSError:
-        listener.close()
-        raise
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
-    return Server(config), listener

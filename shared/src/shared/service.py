@@ -17,9 +17,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from shared import AGENT_NAME, AGENT_VERSION, bus, logs
+from shared import AGENT_NAME, AGENT_VERSION, bus, listener, logs
 from shared.bus import Msg
-from shared.health import Health, Server, application, server
+from shared.health import Health
 from shared.settings import ServiceSettings, SettingsError, load
 from shared.subjects import STATUS
 
@@ -43,8 +43,16 @@ class Runtime(Generic[S]):
 
     @property
     def origin(self) -> str:
-        """The name of this host, as events carry it."""
-        return self.settings.hostname
+        """Whose events these are, and whose cursors: this host's.
+
+        A service whose source is not its host, such as a cluster, names the source instead, before
+        it begins to collect: its replicas on other hosts share the cursor then.
+        """
+        return self.health.origin
+
+    @origin.setter
+    def origin(self, origin: str) -> None:
+        self.health.origin = origin
 
 
 Work = Callable[[Runtime[S]], Awaitable[None]]
@@ -85,10 +93,10 @@ async def _serve(name: str, work: Work[S], settings: S) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopping)
     health = Health(name, settings.hostname)
-    http, listener = _listen(health, settings)
-    log.info("%s %s, health on %s port %d", AGENT_NAME, AGENT_VERSION, *listener.getsockname()[:2])
+    asked = _listen(settings)
+    log.info("%s %s, health on %s port %d", AGENT_NAME, AGENT_VERSION, *asked.getsockname()[:2])
     async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(http.serve([listener]), name="health")
+        serving = tasks.create_task(listener.serve(health, asked), name="health")
         connecting = asyncio.create_task(bus.connect(settings, f"{name} {settings.hostname}"))
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait((connecting, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -100,8 +108,7 @@ async def _serve(name: str, work: Work[S], settings: S) -> None:
                 await connection.close()
         connecting.cancel()
         stopped.cancel()
-        http.should_exit = True
-        await serving
+        serving.cancel()
     log.info("stopped")
 
 
@@ -129,10 +136,10 @@ async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
         guard.cancel()
 
 
-def _listen(health: Health, settings: ServiceSettings) -> tuple[Server, socket.socket]:
+def _listen(settings: ServiceSettings) -> socket.socket:
     host, port = settings.api_server_host, settings.api_server_port
     try:
-        return server(application(health), host, port)
+        return listener.listen(host, port)
     except OSError as error:
         raise SettingsError(
             f"API_SERVER_HOST={host} API_SERVER_PORT={port}", f"cannot listen ({error.strerror})",

@@ -3,6 +3,10 @@
 events.<source>.<origin>.<object>.<action>     events.docker.web-01.container.start
 dead.<the event's subject>                     refused by the receiver for good
 agent.status                                   asks every service how it is
+
+A dead letter is the event's message as it was: the same payload, the same `Nats-Msg-Id`, and beside
+them the headers `DEAD_…` below. To replay one, publish its payload on its subject without the first
+token, with a `replay_id`: the streams know its own id already.
 """
 
 from __future__ import annotations
@@ -30,6 +34,15 @@ CURSORS = "cursors"
 HOSTS = "hosts"
 """The key-value bucket of `HostFacts`."""
 STATUS = "agent.status"
+
+DEAD_REASON = "Agent-Dead-Reason"
+"""Why, for a person: ASCII, one line, without any secret."""
+DEAD_STATUS = "Agent-Dead-Status"
+"""The receiver's HTTP status; `0` for what was never sent, because it could not be decoded."""
+DEAD_SEQUENCE = "Agent-Dead-Sequence"
+"""Its number in the stream of events."""
+DEAD_TIME = "Agent-Dead-Time"
+"""When it was given up, RFC 3339."""
 
 _TOKEN_CHARACTERS_MAX = 64
 _not_allowed = re.compile(r"[^A-Za-z0-9_:@/=+-]")
@@ -72,3 +85,11 @@ def subject_of(event: Event) -> str:
 def dead_subject(subject: str) -> str:
     """Where an event that was published on `subject` goes when it is refused for good."""
     return f"dead.{subject}"
+
+
+def replay_id(message_id: str, replay: int) -> str:
+    """The id under which a dead letter is published again, for the `replay`-th time from 1.
+
+    The forwarder ships what comes under a new id, even where it knows the event itself.
+    """
+    return f"{message_id}:replay:{replay}"
