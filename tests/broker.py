@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -40,9 +41,11 @@ class NatsServer:
         wait_for_port(self.port)
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal; after one that ends the server, waits for its end."""
+        """Sends a signal; after one that ends or stops the server, waits until it has."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitpid(self._process.pid, os.WUNTRACED)
         if number in (signal.SIGKILL, signal.SIGTERM):
             self._process.wait()
 

@@ -162,7 +162,7 @@ async def test_a_puller_goes_on_after_a_restart_of_the_server(
     stream: Bus, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Only the renewal at the reconnect may help, not the one after silence.
-    monkeypatch.setattr(bus, "HEARTBEAT_SECONDS", 14)
+    monkeypatch.setattr("shared.bus.pull.HEARTBEAT_SECONDS", 14)
     received: list[bytes] = []
 
     async def pull() -> None:
@@ -184,7 +184,7 @@ async def test_a_puller_goes_on_after_a_restart_of_the_server(
 async def test_a_puller_whose_request_was_lost_asks_again_after_silence(
     stream: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr("shared.bus.pull.HEARTBEAT_SECONDS", 0.1)
     puller = stream.pull("EVENTS", "forwarder", window=1)
     await stream.publish("events.a", b"one", "1")
     received = []

@@ -15,11 +15,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from broker import NatsServer, eventually
 
 from shared.bus import Bus, StreamConfig
 from shared.events import Gap, decode
+from shared.health import Health, Report
 from shared.subjects import CURSORS, STATUS
 
 COUNTING = Path(__file__).with_name("counting.py")
@@ -206,6 +208,14 @@ async def test_it_stops_while_it_still_waits_for_the_broker(
     assert await running.end(signal.SIGTERM) == 0
 
 
+async def test_it_stops_at_once_while_nobody_has_made_the_streams(start: Any) -> None:
+    """It has looked at nothing yet, so there is nothing to spend the time of a drain on."""
+    running = await start(DRAIN_SECONDS="60")
+    await eventually(lambda: "bus: connected" in running.log)
+    assert await running.end(signal.SIGTERM) == 0
+    assert "not yet safe" not in running.log
+
+
 async def test_it_stops_while_the_broker_is_away_and_reads_again_at_the_next_start(
     streams: Bus, start: Any, nats_server: NatsServer
 ) -> None:
@@ -238,3 +248,11 @@ async def test_health_ready_and_metrics(streams: Bus, start: Any, nats_server: N
         while (await running.page("/readyz"))[0] != 503:
             await asyncio.sleep(0.05)
     assert (await running.page("/healthz"))[0] == 200
+
+
+def test_a_figure_that_is_true_or_false_is_a_number_in_the_report() -> None:
+    """Readers decode figures as numbers, and would lose the whole report over one that is not."""
+    health = Health("test", "host")
+    health.figure("holding", "Whether it holds.", lambda: True)
+    report = msgspec.json.decode(msgspec.json.encode(health.report()), type=Report)
+    assert report.figures["holding"] == 1.0

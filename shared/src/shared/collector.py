@@ -61,8 +61,11 @@ def collect(watch: Watch[S]) -> Work[S]:
 
     async def work(runtime: Runtime[S]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            pump = tasks.create_task(_pump(watch, runtime), name="pump")
+            looking = asyncio.Event()
+            pump = tasks.create_task(_pump(watch, runtime, looking), name="pump")
             await runtime.stopping.wait()
+            if not looking.is_set():
+                pump.cancel()  # it holds nothing that could be brought to safety
             _, late = await asyncio.wait([pump], timeout=runtime.settings.drain_seconds)
             if late:
                 log.warning("stopping with events not yet safe: the next start reads them again")
@@ -71,10 +74,12 @@ def collect(watch: Watch[S]) -> Work[S]:
     return work
 
 
-async def _pump(watch: Watch[S], runtime: Runtime[S]) -> None:
+async def _pump(watch: Watch[S], runtime: Runtime[S], looking: asyncio.Event) -> None:
+    """Watches and publishes; sets `looking` when it begins to look at the source."""
     bus, health = runtime.bus, runtime.health
     await bus.until_ready(CURSORS)
     cursor = await read_cursor(runtime)
+    looking.set()
     async with asyncio.TaskGroup() as tasks:
         window = Window(bus, health, tasks)
         keeper = tasks.create_task(_keep_cursors(window, runtime), name="cursor")

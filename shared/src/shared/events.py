@@ -11,6 +11,7 @@ On the wire an event is JSON, so that any NATS client can read a tap.
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 from typing import Literal
 
@@ -208,8 +209,13 @@ def rfc3339(nanoseconds: int) -> str:
     A string on the bus, because a JSON number of that size loses its last digits in most readers.
     """
     seconds, fraction = divmod(nanoseconds, SECOND)
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
+    return f"{_second(seconds)}.{fraction:09d}Z"
+
+
+@functools.lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    # Of many events in the same second, this is a good part of the cost.
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def nanoseconds(time: str) -> int:

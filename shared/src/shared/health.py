@@ -85,7 +85,7 @@ class Health:
 
     def report(self) -> Report:
         """How the service is now."""
-        figures = {name: read() for name, read in self._figures.items()}
+        figures = {name: float(read()) for name, read in self._figures.items()}
         conditions = dict(self._conditions)
         age = figures["oldest_unacknowledged_seconds"]
         if age > STALLED_SECONDS:

@@ -1,63 +1,42 @@
-"""The bus: NATS with JetStream, and the only module that knows its client.
+"""The bus: NATS with JetStream, and the only package that knows its client.
 
 nats-py 2.16 loses its liveness in several ways, and each is closed here, once:
 
-- A message whose subject or header it cannot decode ends its reader for good while it still
-  reports itself connected. `_TolerantClient` decodes whatever the server lets through.
+- A message that it cannot decode ends its reader for good: see `shared.bus.client`.
 - `publish_async` leaves its futures pending for ever after an error acknowledgement or a lost
   server. `Bus.publish` keeps its own acknowledgements, each with a deadline.
 - By default it gives up reconnecting and closes for good. Here it never does, and if the client
   is closed or its reader ends all the same, `Bus.watch` raises, so that the process is restarted.
-- A header `Status:` makes `fetch` discard a message as if the server had sent it, and a lost
-  request leaves it waiting. `Bus.pull` knows the server's own messages by their missing reply
-  subject, and notices silence by the server's heartbeats.
+- Its way of fetching messages loses requests and messages: see `shared.bus.pull`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import itertools
 import logging
-import re
 import ssl
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
-# Where aiohttp is installed, nats-py imports it for websockets, which are not used here: it would
-# cost every service 10 MB and 0.1 s. Absent for the moment of the import, it is there afterwards.
-_aiohttp = sys.modules.get("aiohttp")
-sys.modules["aiohttp"] = None  # type: ignore[assignment]
-
-import nats.errors
-import nats.js.errors
-import nats.protocol.parser
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.js.api import ConsumerConfig, ConsumerInfo, StreamConfig, StreamInfo
-from nats.js.kv import KeyValue
-
+from shared.bus.client import Client, Msg, TolerantClient
+from shared.bus.pull import Message, Puller
 from shared.retry import Backoff
 from shared.settings import ServiceSettings, SettingsError
 
-del sys.modules["aiohttp"]
-if _aiohttp is not None:
-    sys.modules["aiohttp"] = _aiohttp
+# isort: split
+# After shared.bus.client, which decides what nats-py brings along.
+import nats.js.errors
+from nats.js.api import ConsumerConfig, StreamConfig
+from nats.js.kv import KeyValue
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 ACKNOWLEDGEMENT_SECONDS_MAX = 5.0
 """How long a publish may stay unanswered before it counts as lost."""
-PULL_SECONDS = 30
-"""How long the server keeps one request for messages open."""
-HEARTBEAT_SECONDS = 2
-"""How often the server says, on an open request, that it is still there."""
 _PENDING_BYTES_MAX = 8 * 1024 * 1024
 
 
@@ -89,28 +68,6 @@ class Acknowledgement(msgspec.Struct, frozen=True):
     """True where the id was stored before, and this copy was not."""
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One message of a stream, as it was delivered to a puller."""
-
-    subject: str
-    data: bytes
-    headers: dict[str, str]
-    sequence: int
-    """Its number in the stream."""
-    delivered: int
-    """How often it has been delivered, this time included."""
-    pending: int
-    """How many more the consumer still has to deliver."""
-    time_ns: int
-    """When the stream stored it."""
-    reply: str
-
-    @property
-    def id(self) -> str:
-        """The id it was published with, or nothing."""
-        return self.headers.get("Nats-Msg-Id", "")
-
-
 class _PublishAnswer(msgspec.Struct):
     seq: int = 0
     duplicate: bool = False
@@ -118,38 +75,6 @@ class _PublishAnswer(msgspec.Struct):
 
 
 _answer = msgspec.json.Decoder(_PublishAnswer)
-
-# The client's own patterns end a token at \v and \f too, which the server lets stand in a subject.
-# Such a message would be a protocol error, and stored in a stream it would be one for ever.
-nats.protocol.parser.MSG_RE = re.compile(
-    rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)\r\n"
-)
-nats.protocol.parser.HMSG_RE = re.compile(
-    rb"\AHMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n"
-)
-
-
-class _TolerantClient(Client):
-    """A client whose reader outlives whatever a message holds."""
-
-    def _build_message(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Msg:
-        return self.msg_class(
-            subject=subject.decode(errors="surrogateescape"),
-            reply=reply.decode(errors="surrogateescape"),
-            data=data,
-            headers=headers,
-            _client=self,
-            _sid=sid,
-        )
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        try:
-            return await super()._process_headers(headers)
-        except (ValueError, IndexError, nats.errors.Error) as error:
-            log.debug("skipped a header that cannot be decoded: %s", error)
-            return None
 
 
 class Bus:
@@ -368,47 +293,6 @@ class Bus:
         self._pullers.append(puller)
         return puller
 
-    async def reader(
-        self, stream: str, subject: str, since: datetime.datetime | int, window: int = 256
-    ) -> Puller | None:
-        """Stored and then live messages on `subject`, for somebody who only looks on.
-
-        `since` is a time or a sequence. They come from a consumer of its own, which needs no
-        acknowledgements and which the server forgets soon after the last request; the puller's
-        `missing` then says so. None where there is no such stream. Raises BusError.
-        """
-        start: dict[str, Any] = (
-            {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, since)}
-            if isinstance(since, int)
-            else {"deliver_policy": "by_start_time", "opt_start_time": since}
-        )
-        config = ConsumerConfig(
-            ack_policy="none",  # type: ignore[arg-type]  # the client takes the word as well
-            filter_subject=subject, inactive_threshold=PULL_SECONDS, mem_storage=True, **start,
-        )  # fmt: skip
-        made = await self._managed(self._jetstream.add_consumer(stream, config))
-        return self.pull(stream, made.name, window) if made else None
-
-    async def stream_info(self, stream: str) -> StreamInfo | None:
-        """What the server says of a stream; None where there is none. Raises BusError."""
-        return await self._managed(self._jetstream.stream_info(stream))
-
-    async def consumer_info(self, stream: str, consumer: str) -> ConsumerInfo | None:
-        """What the server says of a consumer; None where there is none. Raises BusError."""
-        return await self._managed(self._jetstream.consumer_info(stream, consumer))
-
-    async def delete(self, stream: str, sequence: int) -> None:
-        """Removes one message from a stream. Raises BusError, also where there is none."""
-        await self._managed(self._jetstream.delete_msg(stream, sequence))
-
-    async def _managed(self, request: Awaitable[T]) -> T | None:
-        try:
-            return await request
-        except nats.js.errors.NotFoundError:
-            return None
-        except nats.errors.Error as error:
-            raise BusError(str(error)) from error
-
     async def acknowledge(self, message: Message) -> None:
         """Tells the stream that `message` is done with."""
         await self._respond(message, b"+ACK")
@@ -439,155 +323,13 @@ class Bus:
             await self._client.close()
 
 
-class Puller:
-    """A steady flow of messages from a durable consumer: `async for message in puller`.
-
-    It keeps requests for up to `window` messages open at the server and renews them at half.
-    Iteration ends after `stop`, when the messages already here have been taken.
-    """
-
-    def __init__(self, client: Client, stream: str, consumer: str, window: int) -> None:
-        self._client = client
-        self._request_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._name = f"{stream}/{consumer}"
-        self._inbox = client.new_inbox()
-        self._window = window
-        self._wanted = 0  # asked for and not yet here
-        self._here: asyncio.Queue[Message | None] = asyncio.Queue()
-        self._last_sign = 0.0
-        self._renewal = asyncio.Event()
-        self._refused = False  # the last request, by the server
-        self._stopped = False
-        self._backoff = Backoff(0.1, 5)
-        self.missing = asyncio.Event()
-        """Set while the server says that the consumer or its stream does not exist."""
-
-    async def __aiter__(self) -> AsyncIterator[Message]:
-        subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
-        keeper = asyncio.create_task(self._keep_asking(), name=f"pull {self._name}")
-        try:
-            while (message := await self._here.get()) is not None:
-                yield message
-                if self._wanted + self._here.qsize() <= self._window // 2:
-                    await self._ask()
-        finally:
-            keeper.cancel()
-            with contextlib.suppress(nats.errors.Error):
-                await subscription.unsubscribe()
-
-    def stop(self) -> None:
-        """Asks for no more; what is here is still handed out, then the iteration ends."""
-        if not self._stopped:
-            self._stopped = True
-            self._here.put_nowait(None)
-
-    def resize(self, window: int) -> None:
-        """Changes how many messages are asked for ahead."""
-        self._window = window
-        if window and self._wanted + self._here.qsize() <= window // 2:
-            self._renewal.set()
-
-    async def _ask(self) -> None:
-        batch = self._window - self._wanted - self._here.qsize()
-        if self._stopped or batch <= 0 or not self._client.is_connected:
-            return
-        self._wanted += batch
-        request = {
-            "batch": batch,
-            "expires": PULL_SECONDS * 1_000_000_000,
-            "idle_heartbeat": int(HEARTBEAT_SECONDS * 1_000_000_000),
-        }
-        with contextlib.suppress(nats.errors.Error):
-            await self._client.publish(
-                self._request_subject, msgspec.json.encode(request), reply=self._inbox
-            )
-
-    def renew(self) -> None:
-        """Forgets what was asked for, because it is not coming, and asks anew."""
-        self._wanted = 0
-        self._renewal.set()
-
-    async def _keep_asking(self) -> None:
-        """Asks at first, when a request has ended, and after three heartbeats of silence."""
-        clock = asyncio.get_running_loop().time
-        while not self._stopped:
-            if clock() - self._last_sign > 3 * HEARTBEAT_SECONDS:
-                self._wanted, self._last_sign = 0, clock()
-            await self._ask()
-            self._renewal.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._renewal.wait(), HEARTBEAT_SECONDS)
-            if self._refused:
-                self._refused = False
-                await asyncio.sleep(self._backoff.next_seconds())
-
-    async def _on_message(self, message: Msg) -> None:
-        self._last_sign = asyncio.get_running_loop().time()
-        if not message.reply:
-            self._on_control(message.headers or {})
-            return
-        self._wanted = max(0, self._wanted - 1)
-        self.missing.clear()
-        self._backoff.reset()
-        decoded = _decode_delivery(message)
-        if self._stopped:
-            # Nobody takes it any more: back to the stream, for the next puller.
-            with contextlib.suppress(nats.errors.Error):
-                await self._client.publish(message.reply, b"-NAK")
-        elif decoded is not None:
-            self._here.put_nowait(decoded)
-
-    def _on_control(self, headers: dict[str, str]) -> None:
-        status = headers.get("Status", "")
-        description = headers.get("Description", "")
-        if status == "100":
-            return
-        if status == "503" or "Consumer Deleted" in description:
-            if not self.missing.is_set():
-                log.warning("the consumer %s does not exist: %s", self._name, description or status)
-            self.missing.set()
-        # 408 is a request that came to its end. After any other word, such as a change of leader,
-        # the next request waits a little, or two hosts would talk as fast as they can.
-        self._refused = status != "408"
-        # What an ended request still wanted is not coming. Where the server does not say how much
-        # that was, all of it is asked anew.
-        unsent = headers.get("Nats-Pending-Messages", "")
-        self._wanted = max(0, self._wanted - int(unsent)) if unsent.isdigit() else 0
-        self._renewal.set()
-
-
-def _decode_delivery(message: Msg) -> Message | None:
-    """A delivered message with what its reply subject says of it.
-
-    `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, or the
-    same with `<domain>.<account>` before the stream and a random token at the end.
-    """
-    tokens = message.reply.split(".")
-    tokens = tokens[4:] if len(tokens) > 9 else tokens[2:]
-    try:
-        delivered, sequence, _, time_ns, pending = map(int, tokens[2:7])
-    except ValueError:
-        log.warning("skipped a message with the reply subject %r", message.reply)
-        return None
-    return Message(
-        subject=message.subject,
-        data=message.data,
-        headers=message.headers or {},
-        sequence=sequence,
-        delivered=delivered,
-        pending=pending,
-        time_ns=time_ns,
-        reply=message.reply,
-    )
-
-
 async def connect(settings: ServiceSettings, name: str) -> Bus:
     """Connects to the broker, waiting for as long as it takes, and reconnects for ever.
 
     Raises:
         SettingsError: the address or the authority's file cannot be used at all.
     """
-    client = _TolerantClient()
+    client = TolerantClient()
     bus = Bus(client)
 
     # A callback that raises would end the client's reconnecting, so these only set and log.
@@ -646,6 +388,6 @@ def _tls(settings: ServiceSettings) -> ssl.SSLContext | None:
 
 
 __all__ = [
-    "Acknowledgement", "Bus", "BusError", "BusLost", "ConsumerConfig", "ConsumerInfo", "Message",
-    "Msg", "NoAcknowledgement", "Puller", "Refused", "StreamConfig", "StreamInfo", "connect",
+    "Acknowledgement", "Bus", "BusError", "BusLost", "ConsumerConfig", "Message", "Msg",
+    "NoAcknowledgement", "Puller", "Refused", "StreamConfig", "connect",
 ]  # fmt: skip

@@ -1,0 +1,191 @@
+"""A steady flow of messages from a durable consumer.
+
+nats-py's `fetch` discards a message that has a header `Status:` as if the server had sent it, waits
+on a request that a lost connection took along, and asks again without a pause when its consumer is
+gone. Here the server's own messages are known by their missing reply subject, silence is noticed by
+the server's heartbeats, and a refusal is followed by a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import msgspec
+import nats.errors
+
+from shared.bus.client import Client, Msg
+from shared.retry import Backoff
+
+log = logging.getLogger(__name__)
+
+PULL_SECONDS = 30
+"""How long the server keeps one request for messages open."""
+HEARTBEAT_SECONDS = 2
+"""How often the server says, on an open request, that it is still there."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of a stream, as it was delivered to a puller."""
+
+    subject: str
+    data: bytes
+    headers: dict[str, str]
+    sequence: int
+    """Its number in the stream."""
+    delivered: int
+    """How often it has been delivered, this time included."""
+    pending: int
+    """How many more the consumer still has to deliver."""
+    time_ns: int
+    """When the stream stored it."""
+    reply: str
+
+    @property
+    def id(self) -> str:
+        """The id it was published with, or nothing."""
+        return self.headers.get("Nats-Msg-Id", "")
+
+
+class Puller:
+    """A steady flow of messages from a durable consumer: `async for message in puller`.
+
+    It keeps requests for up to `window` messages open at the server and renews them at half.
+    Iteration ends after `stop`, when the messages already here have been taken.
+    """
+
+    def __init__(self, client: Client, stream: str, consumer: str, window: int) -> None:
+        self._client = client
+        self._request_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._name = f"{stream}/{consumer}"
+        self._inbox = client.new_inbox()
+        self._window = window
+        self._wanted = 0  # asked for and not yet here
+        self._here: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._last_sign = 0.0
+        self._renewal = asyncio.Event()
+        self._refused = False  # the last request, by the server
+        self._stopped = False
+        self._backoff = Backoff(0.1, 5)
+        self.missing = asyncio.Event()
+        """Set while the server says that the consumer or its stream does not exist."""
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
+        keeper = asyncio.create_task(self._keep_asking(), name=f"pull {self._name}")
+        try:
+            while (message := await self._here.get()) is not None:
+                yield message
+                if self._wanted + self._here.qsize() <= self._window // 2:
+                    await self._ask()
+        finally:
+            keeper.cancel()
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    def stop(self) -> None:
+        """Asks for no more; what is here is still handed out, then the iteration ends."""
+        if not self._stopped:
+            self._stopped = True
+            self._here.put_nowait(None)
+
+    def resize(self, window: int) -> None:
+        """Changes how many messages are asked for ahead."""
+        self._window = window
+        if window and self._wanted + self._here.qsize() <= window // 2:
+            self._renewal.set()
+
+    async def _ask(self) -> None:
+        batch = self._window - self._wanted - self._here.qsize()
+        if self._stopped or batch <= 0 or not self._client.is_connected:
+            return
+        self._wanted += batch
+        request = {
+            "batch": batch,
+            "expires": PULL_SECONDS * 1_000_000_000,
+            "idle_heartbeat": int(HEARTBEAT_SECONDS * 1_000_000_000),
+        }
+        with contextlib.suppress(nats.errors.Error):
+            await self._client.publish(
+                self._request_subject, msgspec.json.encode(request), reply=self._inbox
+            )
+
+    def renew(self) -> None:
+        """Forgets what was asked for, because it is not coming, and asks anew."""
+        self._wanted = 0
+        self._renewal.set()
+
+    async def _keep_asking(self) -> None:
+        """Asks at first, when a request has ended, and after three heartbeats of silence."""
+        clock = asyncio.get_running_loop().time
+        while not self._stopped:
+            if clock() - self._last_sign > 3 * HEARTBEAT_SECONDS:
+                self._wanted, self._last_sign = 0, clock()
+            await self._ask()
+            self._renewal.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._renewal.wait(), HEARTBEAT_SECONDS)
+            if self._refused:
+                self._refused = False
+                await asyncio.sleep(self._backoff.next_seconds())
+
+    async def _on_message(self, message: Msg) -> None:
+        self._last_sign = asyncio.get_running_loop().time()
+        if not message.reply:
+            self._on_control(message.headers or {})
+            return
+        self._wanted = max(0, self._wanted - 1)
+        self.missing.clear()
+        self._backoff.reset()
+        decoded = _decode_delivery(message)
+        if self._stopped:
+            # Nobody takes it any more: back to the stream, for the next puller.
+            with contextlib.suppress(nats.errors.Error):
+                await self._client.publish(message.reply, b"-NAK")
+        elif decoded is not None:
+            self._here.put_nowait(decoded)
+
+    def _on_control(self, headers: dict[str, str]) -> None:
+        status = headers.get("Status", "")
+        description = headers.get("Description", "")
+        if status == "100":
+            return
+        if status == "503" or "Consumer Deleted" in description:
+            if not self.missing.is_set():
+                log.warning("the consumer %s does not exist: %s", self._name, description or status)
+            self.missing.set()
+        # 408 is a request that came to its end. After any other word, such as a change of leader,
+        # the next request waits a little, or two hosts would talk as fast as they can.
+        self._refused = status != "408"
+        # What an ended request still wanted is not coming. Where the server does not say how much
+        # that was, all of it is asked anew.
+        unsent = headers.get("Nats-Pending-Messages", "")
+        self._wanted = max(0, self._wanted - int(unsent)) if unsent.isdigit() else 0
+        self._renewal.set()
+
+
+def _decode_delivery(message: Msg) -> Message | None:
+    """A delivered message with what its reply subject says of it.
+
+    `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, or the
+    same with `<domain>.<account>` before the stream and a random token at the end.
+    """
+    tokens = message.reply.split(".")
+    tokens = tokens[4:] if len(tokens) > 9 else tokens[2:]
+    try:
+        delivered, sequence, _, time_ns, pending = map(int, tokens[2:7])
+    except ValueError:
+        log.warning("skipped a message with the reply subject %r", message.reply)
+        return None
+    return Message(
+        subject=message.subject,
+        data=message.data,
+        headers=message.headers or {},
+        sequence=sequence,
+        delivered=delivered,
+        pending=pending,
+        time_ns=time_ns,
+        reply=message.reply,
+    )
