@@ -1,0 +1,71 @@
+"""The forwarder's work: pull, ship, look after the streams, and end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+
+from forwarder.facts import Facts
+from forwarder.settings import ForwarderSettings
+from forwarder.ship import HELD_EVENTS_MAX, Shipper
+from forwarder.streams import Streams
+from forwarder.transport import Transport
+from shared.bus import Puller
+from shared.service import Runtime
+from shared.subjects import EVENTS_STREAM, FORWARDER
+
+log = logging.getLogger(__name__)
+
+
+async def forward(runtime: Runtime[ForwarderSettings]) -> None:
+    """Ships every event of the stream, until the process is told to stop."""
+    settings, bus = runtime.settings, runtime.bus
+    # What was made at start stays: the collector of garbage need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
+    transport = Transport(settings) if settings.infra_token else None
+    if transport is None:
+        log.warning("no INFRA_TOKEN: running dry, every document is printed and none is sent")
+    else:
+        log.info("events go to %s", settings.receiver)
+    streams = Streams(bus, settings, runtime.health)
+    facts = Facts(bus)
+    puller = bus.pull(EVENTS_STREAM, FORWARDER, HELD_EVENTS_MAX)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            shipper = Shipper(runtime, puller, facts, transport, tasks)
+            helpers = [
+                tasks.create_task(streams.keep(puller), name="streams"),
+                tasks.create_task(facts.refresh(), name="facts"),
+                tasks.create_task(shipper.stay_in_progress(), name="in progress"),
+            ]
+            pulling = tasks.create_task(_pull(puller, shipper, streams, facts), name="pull")
+            await runtime.stopping.wait()
+            await _end(shipper, puller, pulling, settings.drain_seconds)
+            for helper in helpers:
+                helper.cancel()
+    finally:
+        if transport is not None:
+            transport.close()
+
+
+async def _pull(puller: Puller, shipper: Shipper, streams: Streams, facts: Facts) -> None:
+    await streams.made.wait()
+    await facts.preload()
+    async for message in puller:
+        await shipper.take(message)
+
+
+async def _end(
+    shipper: Shipper, puller: Puller, pulling: asyncio.Task[None], seconds: float
+) -> None:
+    clock = asyncio.get_running_loop().time
+    begun = clock()
+    await shipper.drain(seconds)
+    puller.stop()
+    _, late = await asyncio.wait([pulling], timeout=1)
+    for task in late:
+        task.cancel()
+    await shipper.stop(max(1.0, begun + seconds - clock()))

@@ -1,0 +1,246 @@
+"""The streams, the buckets and the consumer, which the forwarder owns.
+
+Written in the JSON of JetStream's own API (https://docs.nats.io/reference/reference-protocols/
+nats_api_reference). What vanishes is made again, and what was shipped is trimmed, because the
+stream refuses new events when it is full: only what is not shipped may fill it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from typing import Any
+
+from forwarder.settings import ForwarderSettings
+from shared.bus import Bus, BusError, Puller, Refused
+from shared.events import EVENT_BYTES_MAX, SECOND
+from shared.health import Health
+from shared.retry import Backoff
+from shared.subjects import (
+    CURSORS,
+    DEAD_STREAM,
+    DEAD_SUBJECTS,
+    EVENTS_STREAM,
+    EVENTS_SUBJECTS,
+    FORWARDER,
+    HOSTS,
+)
+
+log = logging.getLogger(__name__)
+
+Config = dict[str, Any]
+
+ACK_WAIT_SECONDS = 30
+"""After so long without a word on it, the stream delivers an event again."""
+MAX_ACK_PENDING = 2048
+"""How many events all forwarders together may hold unacknowledged."""
+DUPLICATE_WINDOW_SECONDS = 15 * 60
+HISTORY_EVENTS_MIN = 10_000
+"""So many of the last events stay for taps, shipped or not, while there is room."""
+HEADER_BYTES_MAX = 8 * 1024
+BUCKET_BYTES_MAX = 64 * 1024 * 1024
+LOOK_SECONDS = 2.0
+_NOT_FOUND = 404
+_CONDITION = "streams"
+
+
+def stream_configs(settings: ForwarderSettings) -> list[Config]:
+    """What the streams must be like, the two buckets included."""
+    common: Config = {
+        "retention": "limits",
+        "storage": "file",
+        "num_replicas": settings.stream_replicas,
+        "max_msg_size": EVENT_BYTES_MAX + HEADER_BYTES_MAX,
+        "duplicate_window": DUPLICATE_WINDOW_SECONDS * SECOND,
+        "allow_direct": True,
+    }
+    events = common | {
+        "name": EVENTS_STREAM,
+        "subjects": [EVENTS_SUBJECTS],
+        "max_bytes": settings.stream_bytes_max,
+        # A refused publish holds its collector at its cursor, where a forgotten event were lost.
+        "discard": "new",
+    }
+    dead = common | {
+        "name": DEAD_STREAM,
+        "subjects": [DEAD_SUBJECTS],
+        "max_bytes": settings.dead_bytes_max,
+        "discard": "old",
+    }
+    return [events, dead, *(_bucket(name, settings.stream_replicas) for name in (CURSORS, HOSTS))]
+
+
+def _bucket(name: str, replicas: int) -> Config:
+    """A key-value bucket is a stream of a certain form: NATS' ADR-8."""
+    return {
+        "name": f"KV_{name}",
+        "subjects": [f"$KV.{name}.>"],
+        "retention": "limits",
+        "storage": "file",
+        "num_replicas": replicas,
+        "max_bytes": BUCKET_BYTES_MAX,
+        "max_msgs_per_subject": 1,
+        "discard": "new",
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+    }
+
+
+def consumer_config(first_sequence: int) -> Config:
+    """The durable consumer, which begins at `first_sequence` where it has to be made."""
+    config: Config = {
+        "durable_name": FORWARDER,
+        "name": FORWARDER,
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": ACK_WAIT_SECONDS * SECOND,
+        # Attempts are the forwarder's to count: at a limit here the message would be hidden.
+        "max_deliver": -1,
+        "max_ack_pending": MAX_ACK_PENDING,
+        "max_waiting": 512,
+    }
+    if first_sequence > 1:
+        config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": first_sequence}
+    return config
+
+
+class Streams:
+    """Keeps the streams as they must be, and knows how full and how far behind they are."""
+
+    def __init__(self, bus: Bus, settings: ForwarderSettings, health: Health) -> None:
+        self._bus = bus
+        self._configs = stream_configs(settings)
+        self._bytes_max = settings.stream_bytes_max
+        self._health = health
+        self._created = ""  # when the stream of events was: another one counts from 1 again
+        self._first_unshipped = 1
+        # When which events had been shipped: (monotonic seconds, the first sequence not shipped).
+        self._shipped: deque[tuple[float, int]] = deque()
+        self.lag = 0
+        """Events in the stream that are not shipped yet."""
+        self._bytes = self._dead_letters = 0
+        self.made = asyncio.Event()
+        """Set once they have been made for the first time."""
+        health.set(_CONDITION, False, "not made yet")
+        health.figure("lag", "Events in the stream not shipped yet.", lambda: self.lag)
+        health.figure("stream_bytes", "Bytes in the stream of events.", lambda: self._bytes)
+        health.figure("stream_bytes_max", "At which the stream is full.", lambda: self._bytes_max)
+        health.figure("dead_letters", "Events in the stream DEAD.", lambda: self._dead_letters)
+
+    async def make(self) -> None:
+        """Makes whatever is missing and updates what differs; tries until that is done."""
+        backoff = Backoff(0.2, 10)
+        while True:
+            try:
+                for config in self._configs:
+                    await self._make_stream(config)
+                await self._make_consumer()
+                break
+            except BusError as error:
+                self._health.set(_CONDITION, False, str(error))
+                log.debug("%s", error)
+                await asyncio.sleep(backoff.next_seconds())
+        self._health.set(_CONDITION, True, "made")
+
+    async def _make_stream(self, config: Config) -> None:
+        name = config["name"]
+        try:
+            existing = (await self._bus.api(f"STREAM.INFO.{name}"))["config"]
+        except Refused as refusal:
+            if refusal.code != _NOT_FOUND:
+                raise
+            await self._bus.api(f"STREAM.CREATE.{name}", config)
+            log.info("made the stream %s", name)
+            return
+        if all(existing.get(field) == value for field, value in config.items()):
+            return
+        try:
+            await self._bus.api(f"STREAM.UPDATE.{name}", existing | config)
+            log.info("updated the stream %s", name)
+        except Refused as refusal:
+            # Somebody made it in a way that cannot be changed. It still carries events.
+            self._health.error(f"the stream {name} stays as it is: {refusal}")
+
+    async def _make_consumer(self) -> None:
+        try:
+            await self._bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+            return
+        except Refused as refusal:
+            if refusal.code != _NOT_FOUND:
+                raise
+        stream = await self._bus.api(f"STREAM.INFO.{EVENTS_STREAM}")
+        if stream["created"] != self._created:
+            self._forget(stream["created"])
+        await self._bus.api(
+            f"CONSUMER.CREATE.{EVENTS_STREAM}.{FORWARDER}",
+            {"stream_name": EVENTS_STREAM, "config": consumer_config(self._first_unshipped)},
+        )
+        log.info("made the consumer %s from sequence %d", FORWARDER, self._first_unshipped)
+
+    def _forget(self, created: str) -> None:
+        self._created = created
+        self._first_unshipped = 1
+        self._shipped.clear()
+
+    async def keep(self, puller: Puller) -> None:
+        """Looks after the streams for ever, and at once when the puller misses its consumer."""
+        await self.make()
+        self.made.set()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await puller.missing.wait()
+            if puller.missing.is_set() or not await self._look():
+                await self.make()
+                puller.missing.clear()
+                # What it has asked for went with the consumer that it asked.
+                puller.renew()
+
+    async def _look(self) -> bool:
+        """Trims the stream and notes how it is; False where something has to be made."""
+        try:
+            names = (await self._bus.api("STREAM.NAMES")).get("streams") or []
+            if missing := {config["name"] for config in self._configs} - set(names):
+                raise Refused(_NOT_FOUND, f"{', '.join(sorted(missing))} vanished")
+            stream = await self._bus.api(f"STREAM.INFO.{EVENTS_STREAM}")
+            consumer = await self._bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+            dead = await self._bus.api(f"STREAM.INFO.{DEAD_STREAM}")
+            await self._trim(stream, consumer)
+        except Refused as refusal:
+            self._health.set(_CONDITION, False, str(refusal))
+            return False
+        except BusError as error:
+            # The broker is away, which is said elsewhere.
+            log.debug("%s", error)
+            return True
+        self.lag = consumer["num_pending"] + consumer["num_ack_pending"]
+        self._bytes = stream["state"]["bytes"]
+        self._dead_letters = dead["state"]["messages"]
+        full = self._bytes / self._bytes_max
+        self._health.set(_CONDITION, True, f"{full:.0%} full, {self.lag} events not shipped yet")
+        return True
+
+    async def _trim(self, stream: Config, consumer: Config) -> None:
+        """Drops shipped events: those older than the duplicate window, or all when room is short.
+
+        The stream's own duplicates are found, after a restart of the broker, among what it stores.
+        """
+        if stream["created"] != self._created:
+            self._forget(stream["created"])
+        state = stream["state"]
+        self._first_unshipped = consumer["ack_floor"]["stream_seq"] + 1
+        now = time.monotonic()
+        self._shipped.append((now, self._first_unshipped))
+        first_kept = state["first_seq"]
+        while self._shipped and self._shipped[0][0] < now - DUPLICATE_WINDOW_SECONDS:
+            first_kept = self._shipped.popleft()[1]
+        first_kept = min(first_kept, state["last_seq"] + 1 - HISTORY_EVENTS_MIN)
+        if state["bytes"] > self._bytes_max // 2:
+            first_kept = self._first_unshipped
+        if first_kept > state["first_seq"]:
+            await self._bus.api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": first_kept})
+            log.debug("trimmed the stream up to sequence %d", first_kept)

@@ -1,0 +1,45 @@
+"""Authorities and certificates for tests, made by the openssl command."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from pathlib import Path
+
+
+class Authority:
+    """A certificate authority in files of `folder`."""
+
+    def __init__(self, folder: Path, name: str, *extensions: str) -> None:
+        self._folder = folder
+        self._key, self.certificate = folder / f"{name}.key", folder / f"{name}.pem"
+        _openssl(
+            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-keyout", self._key, "-out", self.certificate, "-subj", f"/CN={name}", "-days", "2",
+            *(part for extension in extensions for part in ("-addext", extension)),
+        )  # fmt: skip
+
+    def issue(self, name: str, alternative: str = "IP:127.0.0.1") -> tuple[Path, Path]:
+        """A certificate for `name`, and its key."""
+        key, request = self._folder / f"{name}.key", self._folder / f"{name}.csr"
+        certificate, extensions = self._folder / f"{name}.crt", self._folder / f"{name}.ext"
+        extensions.write_text(f"subjectAltName={alternative}\n")
+        _openssl(
+            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-keyout", key, "-out", request, "-subj", f"/CN={name}",
+        )  # fmt: skip
+        _openssl(
+            "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key,
+            "-CAcreateserial", "-out", certificate, "-days", "2", "-extfile", extensions,
+        )  # fmt: skip
+        return certificate, key
+
+    def server(self, name: str, alternative: str = "IP:127.0.0.1") -> ssl.SSLContext:
+        """The context of a server that shows a certificate of this authority."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.issue(name, alternative))
+        return context
+
+
+def _openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)

@@ -1,0 +1,205 @@
+"""The forwarder owns its streams: made, updated, made again, and trimmed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from broker import NatsServer, eventually
+
+from forwarder import streams as streams_module
+from forwarder.settings import ForwarderSettings
+from forwarder.streams import Streams, consumer_config
+from shared import bus
+from shared.events import EVENT_BYTES_MAX
+from shared.health import Health
+from shared.subjects import CURSORS, DEAD_STREAM, EVENTS_STREAM, FORWARDER, HOSTS
+
+SETTINGS = ForwarderSettings(stream_bytes_max=8 * 1024 * 1024)
+NAMES = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS}", f"KV_{HOSTS}")
+
+
+@pytest.fixture
+def streams(connection: bus.Bus) -> Streams:
+    return Streams(connection, SETTINGS, Health("forwarder", "test"))
+
+
+@pytest.fixture
+async def kept(
+    streams: Streams, connection: bus.Bus, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[bus.Puller]:
+    """The streams while they are looked after, often, and a puller of their consumer."""
+    monkeypatch.setattr(streams_module, "LOOK_SECONDS", 0.05)
+    puller = connection.pull(EVENTS_STREAM, FORWARDER, 100)
+
+    async def take() -> None:
+        async for message in puller:
+            await connection.acknowledge(message)
+
+    tasks = [asyncio.create_task(streams.keep(puller)), asyncio.create_task(take())]
+    await streams.made.wait()
+    yield puller
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def fill(connection: bus.Bus, messages: int, size: int = 100) -> None:
+    await asyncio.gather(
+        *(connection.publish("events.test", b"x" * size, f"{n}") for n in range(messages))
+    )
+
+
+async def test_they_are_made_as_configured(streams: Streams, connection: bus.Bus) -> None:
+    await streams.make()
+    for config in streams._configs:
+        made = (await connection.api(f"STREAM.INFO.{config['name']}"))["config"]
+        assert {name: made[name] for name in config} == config
+    events = (await connection.api("STREAM.INFO.EVENTS"))["config"]
+    assert (events["retention"], events["discard"], events["storage"]) == ("limits", "new", "file")
+    consumer = (await connection.api("CONSUMER.INFO.EVENTS.forwarder"))["config"]
+    assert consumer["ack_wait"] == 30_000_000_000
+    assert consumer["max_deliver"] == -1
+    await connection.put(HOSTS, "web-01", b"{}")
+    assert await connection.get(HOSTS, "web-01") == b"{}"
+
+
+async def test_making_them_twice_changes_nothing(streams: Streams, connection: bus.Bus) -> None:
+    await streams.make()
+    await fill(connection, 3)
+    await streams.make()
+    assert (await connection.api("STREAM.INFO.EVENTS"))["state"]["messages"] == 3
+
+
+async def test_other_settings_update_them(streams: Streams, connection: bus.Bus) -> None:
+    await streams.make()
+    larger = ForwarderSettings(stream_bytes_max=16 * 1024 * 1024)
+    await Streams(connection, larger, Health("forwarder", "other")).make()
+    config = (await connection.api("STREAM.INFO.EVENTS"))["config"]
+    assert config["max_bytes"] == 16 * 1024 * 1024
+
+
+async def test_a_stream_that_cannot_be_changed_is_used_as_it_is(
+    streams: Streams, connection: bus.Bus
+) -> None:
+    await connection.api(
+        "STREAM.CREATE.EVENTS",
+        {"name": "EVENTS", "subjects": ["events.>"], "storage": "memory", "num_replicas": 1},
+    )
+    await streams.make()
+    assert "the stream EVENTS stays as it is" in streams._health.last_error
+
+
+async def test_the_largest_event_fits_and_a_larger_one_does_not(
+    streams: Streams, connection: bus.Bus
+) -> None:
+    await streams.make()
+    await connection.publish("events.test", b"x" * EVENT_BYTES_MAX, "i" * 200)
+    with pytest.raises(bus.Refused, match="size exceeds maximum"):
+        await connection.publish("events.test", b"x" * (EVENT_BYTES_MAX + 9000), "j")
+
+
+async def test_a_full_stream_refuses_new_events(streams: Streams, connection: bus.Bus) -> None:
+    await streams.make()
+    with pytest.raises(bus.Refused, match="maximum bytes"):
+        await fill(connection, 40, EVENT_BYTES_MAX)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_stream_that_vanishes_is_made_again(
+    kept: bus.Puller, connection: bus.Bus, name: str
+) -> None:
+    await asyncio.sleep(0.5)  # what the start needs to make is made
+    await connection.api(f"STREAM.DELETE.{name}")
+
+    async def exists() -> bool:
+        try:
+            await connection.api(f"STREAM.INFO.{name}")
+        except bus.BusError:
+            return False
+        return True
+
+    async with asyncio.timeout(10):
+        while not await exists():
+            await asyncio.sleep(0.02)
+    await fill(connection, 1)
+
+
+async def test_a_consumer_that_vanishes_begins_again_where_it_was(
+    kept: bus.Puller, connection: bus.Bus, streams: Streams
+) -> None:
+    await fill(connection, 50)
+    await eventually(lambda: streams._first_unshipped == 51)
+    await connection.api("CONSUMER.DELETE.EVENTS.forwarder")
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
+                break
+            except bus.BusError:
+                await asyncio.sleep(0.02)
+    assert info["config"]["opt_start_seq"] == 51
+    assert info["num_pending"] == 0
+
+
+async def test_a_consumer_of_a_new_stream_begins_at_its_first_event(
+    kept: bus.Puller, connection: bus.Bus, streams: Streams
+) -> None:
+    """Its sequences count from 1 again: beginning at the old one would skip events."""
+    await fill(connection, 50)
+    await eventually(lambda: streams._first_unshipped == 51)
+    await connection.api("STREAM.DELETE.EVENTS")
+    await eventually(lambda: streams._first_unshipped == 1)
+    assert consumer_config(1)["deliver_policy"] == "all"
+    await connection.publish("events.test", b"y", "new")
+    await eventually(lambda: streams._first_unshipped == 2)
+
+
+async def test_shipped_events_are_trimmed_when_room_is_short(
+    kept: bus.Puller, connection: bus.Bus
+) -> None:
+    """More than the stream holds goes through it."""
+    for _ in range(5):
+        for part in range(20):
+            message_id = f"{_}-{part}"
+            while True:
+                try:
+                    await connection.publish("events.test", b"x" * EVENT_BYTES_MAX, message_id)
+                    break
+                except bus.Refused:
+                    await asyncio.sleep(0.05)
+
+
+async def test_what_is_not_shipped_is_never_trimmed(streams: Streams, connection: bus.Bus) -> None:
+    await streams.make()
+    await fill(connection, 20, EVENT_BYTES_MAX)
+    await streams._look()
+    state = (await connection.api("STREAM.INFO.EVENTS"))["state"]
+    assert state["messages"] == 20
+    assert streams.lag == 20
+
+
+async def test_history_is_kept_for_taps_and_then_trimmed(
+    kept: bus.Puller, connection: bus.Bus, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(connection, 100)
+    await eventually(lambda: streams._first_unshipped == 101)
+    assert (await connection.api("STREAM.INFO.EVENTS"))["state"]["messages"] == 100
+    monkeypatch.setattr(streams_module, "HISTORY_EVENTS_MIN", 30)
+    assert (await connection.api("STREAM.INFO.EVENTS"))["state"]["messages"] == 100
+    monkeypatch.setattr(streams_module, "DUPLICATE_WINDOW_SECONDS", 0.1)
+    async with asyncio.timeout(10):
+        while (await connection.api("STREAM.INFO.EVENTS"))["state"]["messages"] != 30:
+            await asyncio.sleep(0.02)
+
+
+async def test_they_wait_for_a_broker_that_is_away(
+    nats_server: NatsServer, streams: Streams
+) -> None:
+    nats_server.stop()
+    making = asyncio.create_task(streams.make())
+    await asyncio.sleep(0.3)
+    assert not making.done()
+    nats_server.start()
+    await asyncio.wait_for(making, 10)

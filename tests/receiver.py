@@ -1,0 +1,177 @@
+"""An event receiver for tests, which misbehaves on command and keeps what it was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+import struct
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TOKEN = "c4nary-70ken-0f-7he-1nfra-app"
+"""The token that tests use: it must be found nowhere but in a request's path."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The body, which is JSON."""
+        document: dict[str, Any] = json.loads(self.body)
+        return document
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the receiver does with one request. A status of 2xx stores the document first."""
+
+    status: int = 200
+    body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
+    how: Literal["answer", "hang", "cut", "reset", "garbage", "truncate", "drip", "close"] = (
+        "answer"
+    )
+    """`hang`: says nothing. `cut`: closes without a word. `reset`: the same with a TCP reset.
+    `garbage`: answers what is no HTTP. `truncate`: closes within the answer's body. `drip`: sends
+    the answer byte for byte and never ends. `close`: answers and closes the connection."""
+    seconds: float = 0.0
+    """How long it takes its time before."""
+    stores: bool | None = None
+    """Whether the document is stored; by default as the status says."""
+
+
+class Receiver:
+    """`async with Receiver() as receiver`: listens on `receiver.url` until the block ends."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+        self.requests: list[Request] = []
+        self.stored: Counter[str] = Counter()
+        """By `event.id`: how often the document was stored."""
+        self.documents: list[dict[str, Any]] = []
+        """Those stored, in their order."""
+        self.replies: deque[Reply] = deque()
+        """For the next requests, one each; after them `reply` counts."""
+        self.reply: Reply | Callable[[Request], Reply] = Reply()
+        self.in_flight = self.in_flight_most = 0
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Receiver:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Listens; after a `close` on the same port again."""
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self._tls, backlog=512
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Ends every connection and listens no more."""
+        assert self._server is not None
+        self._server.close()
+        for writer in self._connections:
+            writer.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._connections.add(writer)
+        try:
+            while True:
+                request = await _read(reader)
+                self.in_flight += 1
+                self.in_flight_most = max(self.in_flight_most, self.in_flight)
+                try:
+                    if not await self._answer(request, writer):
+                        return
+                finally:
+                    self.in_flight -= 1
+        except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
+            return
+        finally:
+            self._tasks.discard(task)
+            self._connections.discard(writer)
+            writer.close()
+
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
+        """Does what the script says; whether the connection stays open."""
+        self.requests.append(request)
+        scripted = self.replies.popleft() if self.replies else self.reply
+        reply = scripted(request) if callable(scripted) else scripted
+        if reply.stores if reply.stores is not None else 200 <= reply.status < 300:
+            document = request.document
+            self.stored[document["event.id"]] += 1
+            self.documents.append(document)
+        if reply.seconds:
+            await asyncio.sleep(reply.seconds)
+        match reply.how:
+            case "hang":
+                await asyncio.Event().wait()
+            case "cut":
+                return False
+            case "reset":
+                connection = writer.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+                return False
+            case "garbage":
+                writer.write(b"\x00\xff\x00 this is no HTTP \r\n\r\n" * 20)
+                await writer.drain()
+                return False
+        answer = _encode(reply)
+        if reply.how == "drip":
+            for byte in answer:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.2)
+        writer.write(answer[: -len(reply.body) // 2] if reply.how == "truncate" else answer)
+        await writer.drain()
+        return reply.how == "answer"
+
+
+async def _read(reader: asyncio.StreamReader) -> Request:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    first, *lines = head.split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = {}
+    for line in filter(None, lines):
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Request(method, path, headers, body)
+
+
+def _encode(reply: Reply) -> bytes:
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(reply.body))}
+    lines = [f"{name}: {value}" for name, value in {**headers, **reply.headers}.items()]
+    head = "\r\n".join([f"HTTP/1.1 {reply.status} Whatever", *lines, "", ""])
+    return head.encode() + reply.body
