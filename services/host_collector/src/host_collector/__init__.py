@@ -1,0 +1,1 @@
+"""Tells what happens to a host itself: OOM kills, and packages installed and removed."""

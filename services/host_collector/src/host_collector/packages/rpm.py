@@ -1,0 +1,146 @@
+"""Reads the database of rpm where it is SQLite (rpm 4.16 and later: RHEL 9, Fedora, Amazon 2023).
+
+Never opened in place: SQLite and librpm leave locks and files beside a live database, and readers
+of rpm's older formats have damaged it (osquery#2623, #3178). The file and its write-ahead log are
+copied, the copy is read, and a copy during which anything changed is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from host_collector.packages.inventory import Look, Package
+from host_collector.packages.locks import is_locked
+from host_collector.packages.tree import Tree, Unreadable
+
+DATABASE_BYTES_MAX = 1024 * 1024 * 1024
+_COPY_BYTES = 1024 * 1024
+
+# Tags and types of a header: rpm's documentation, "Package Format" and rpmtag.h.
+_NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
+_INSTALL_TIME, _ARCHITECTURE = 1008, 1022
+_TEXTS = frozenset((_NAME, _VERSION, _RELEASE, _ARCHITECTURE))
+_NUMBERS = frozenset((_EPOCH, _INSTALL_TIME))
+_INT32, _STRING, _STRING_ARRAY, _I18N_STRING = 4, 6, 8, 9
+_COUNTS = struct.Struct(">II")
+_ENTRY = struct.Struct(">IIII")
+_NUMBER = struct.Struct(">I")
+
+
+def busy(tree: Tree, path: str) -> bool:
+    """Whether a transaction is running. Until it ends, an upgrade shows both versions."""
+    return is_locked(tree, f"{path}/.rpm.lock")
+
+
+def mark(tree: Tree, path: str) -> tuple[int, ...]:
+    """What changes with every change of the database; empty where there is none."""
+    database = tree.mark(f"{path}/rpmdb.sqlite")
+    return database and database + tree.mark(f"{path}/rpmdb.sqlite-wal")
+
+
+def read(tree: Tree, path: str, before: tuple[Package, ...]) -> Look:
+    """The packages in the database of the directory `path`.
+
+    Raises:
+        OSError: the database cannot be read, or not be copied.
+        Unreadable: it changed meanwhile, or is damaged.
+    """
+    marked = mark(tree, path)
+    changed = tree.stat(f"{path}/rpmdb.sqlite")
+    with tempfile.TemporaryDirectory(prefix="rpmdb-") as folder:
+        copy = Path(folder, "rpmdb.sqlite")
+        _copy(tree, f"{path}/rpmdb.sqlite", copy)
+        if tree.mark(f"{path}/rpmdb.sqlite-wal"):
+            _copy(tree, f"{path}/rpmdb.sqlite-wal", Path(folder, "rpmdb.sqlite-wal"))
+        if mark(tree, path) != marked:
+            raise Unreadable(f"/{path}/rpmdb.sqlite changed while it was copied")
+        try:
+            packages = _packages(copy)
+        except sqlite3.Error as error:
+            raise Unreadable(f"/{path}/rpmdb.sqlite: {error}") from error
+        except ValueError as error:
+            raise Unreadable(f"/{path}/rpmdb.sqlite holds a damaged header: {error}") from error
+    return Look(packages, changed.st_mtime_ns if changed else 0)
+
+
+def _copy(tree: Tree, path: str, target: Path) -> None:
+    source = tree.open(path)
+    try:
+        if os.fstat(source).st_size > DATABASE_BYTES_MAX:
+            raise Unreadable(f"/{path} is larger than {DATABASE_BYTES_MAX} bytes")
+        with target.open("wb") as copy:
+            while os.sendfile(copy.fileno(), source, None, _COPY_BYTES):
+                pass
+    finally:
+        os.close(source)
+
+
+def _packages(database: Path) -> tuple[Package, ...]:
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT hnum, blob FROM Packages ORDER BY hnum")
+        packages = (package_of(number, header) for number, header in rows)
+        return tuple(package for package in packages if package is not None)
+
+
+def package_of(number: int, header: bytes) -> Package | None:
+    """The package that a header describes; None for a key of a signature, which rpm keeps as one.
+
+    Args:
+        number: the header's number in its database, never given twice.
+        header: without the magic that it has in a package file.
+
+    Raises:
+        ValueError: the header is damaged.
+    """
+    fields = _fields(header)
+    name = fields.get(_NAME)
+    if not isinstance(name, str) or not name:
+        raise ValueError("it has no name")
+    if name == "gpg-pubkey":
+        return None
+    version = f"{fields.get(_VERSION, '')}-{fields.get(_RELEASE, '')}"
+    if _EPOCH in fields:
+        version = f"{fields[_EPOCH]}:{version}"
+    seconds = int(fields.get(_INSTALL_TIME, 0))
+    # The number tells installations in one second apart, the time those around a rebuilt database.
+    stamp = seconds << 32 | number & 0xFFFFFFFF
+    architecture = str(fields.get(_ARCHITECTURE, ""))
+    return Package(name, version, architecture, stamp)
+
+
+def installed_at(stamp: int) -> int:
+    """When the package with this stamp was installed, in nanoseconds since the epoch."""
+    return (stamp >> 32) * 1_000_000_000
+
+
+def _fields(header: bytes) -> dict[int, str | int]:
+    """The fields of a header that matter here, every bound checked."""
+    if len(header) < _COUNTS.size:
+        raise ValueError("it is cut off")
+    entries, size = _COUNTS.unpack_from(header)
+    store = _COUNTS.size + entries * _ENTRY.size
+    if store + size > len(header):
+        raise ValueError("it is cut off")
+    fields: dict[int, str | int] = {}
+    for tag, kind, offset, _ in _ENTRY.iter_unpack(header[_COUNTS.size : store]):
+        start = store + offset
+        if tag in _TEXTS and kind in (_STRING, _STRING_ARRAY, _I18N_STRING):
+            end = header.find(b"\0", start)
+            if offset >= size or end < 0:
+                raise ValueError(f"its field {tag} leads out of it")
+            fields[tag] = header[start:end].decode(errors="replace")
+        elif tag in _NUMBERS and kind == _INT32:
+            if offset + _NUMBER.size > size:
+                raise ValueError(f"its field {tag} leads out of it")
+            fields[tag] = _NUMBER.unpack_from(header, start)[0]
+    return fields
+
+
+def mark_older(tree: Tree, path: str) -> tuple[int, ...]:
+    """As `mark`, for the formats that are not read: Berkeley DB, and SUSE's NDB."""
+    return tree.mark(f"{path}/Packages") or tree.mark(f"{path}/Packages.db")

@@ -1,0 +1,212 @@
+"""deb: real packages, installed by a real dpkg into a directory that stands for a host."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+from package_managers import Dpkg, locked
+from package_run import Run
+
+from host_collector.packages import dpkg as reader
+from host_collector.packages.inventory import Package
+from host_collector.packages.tree import Unreadable, tree_at
+from shared.events import PackageChange
+
+
+@pytest.fixture
+def dpkg(tmp_path: Path) -> Dpkg:
+    root = tmp_path / "host"
+    root.mkdir()
+    return Dpkg(root)
+
+
+async def test_each_installation_and_removal_is_one_event_within_two_seconds(dpkg: Dpkg) -> None:
+    """The version carries the epoch; a package that leaves its configuration is removed too."""
+    first, second = dpkg.build("alpha", "2:1.0-1"), dpkg.build("beta", "3.1")
+    async with Run(dpkg.root) as run:
+        await asyncio.to_thread(dpkg, "-i", first, second)
+        told = await run.until_told(2)
+        assert told == ["installed deb alpha 2:1.0-1", "installed deb beta 3.1"]
+        bodies = [event.body for event in run.told if isinstance(event.body, PackageChange)]
+        assert len({body.transaction for body in bodies}) == 1
+        assert bodies[0].architecture == "all"
+        await asyncio.to_thread(dpkg, "-r", "alpha")
+        assert (await run.until_told(3))[2:] == ["removed deb alpha 2:1.0-1"]
+        await asyncio.to_thread(dpkg, "-P", "beta")
+        assert (await run.until_told(4))[3:] == ["removed deb beta 3.1"]
+
+
+async def test_an_upgrade_is_two_linked_events_and_a_downgrade_too(dpkg: Dpkg) -> None:
+    old, new = dpkg.build("alpha", "1.0"), dpkg.build("alpha", "1.1")
+    dpkg("-i", old)
+    async with Run(dpkg.root) as run:
+        await asyncio.to_thread(dpkg, "-i", new)
+        told = await run.until_told(2)
+        assert told == ["removed deb alpha 1.0 -> 1.1", "installed deb alpha 1.1 <- 1.0"]
+        await asyncio.to_thread(dpkg, "-i", old)
+        told = await run.until_told(4)
+        assert told[2:] == ["removed deb alpha 1.1 -> 1.0", "installed deb alpha 1.0 <- 1.1"]
+
+
+async def test_the_same_version_may_come_go_and_come_again(dpkg: Dpkg) -> None:
+    """Three events with three ids: the stream must not take the third for the first."""
+    package = dpkg.build("alpha", "1.0")
+    async with Run(dpkg.root) as run:
+        for count, arguments in enumerate((("-i", package), ("-P", "alpha"), ("-i", package))):
+            await asyncio.to_thread(dpkg, *arguments)
+            await run.until_told(count + 1)
+        assert [word.split()[0] for word in run.words()] == ["installed", "removed", "installed"]
+
+
+async def test_a_reinstallation_a_hold_and_triggers_tell_nothing(dpkg: Dpkg) -> None:
+    package = dpkg.build("alpha", "1.0", triggers="interest-noawait /usr/share/doc\n",
+                         postinst="#!/bin/sh\nexit 0\n")  # fmt: skip
+    other = dpkg.build("beta", "1.0")
+    dpkg("-i", package)
+    async with Run(dpkg.root) as run:
+        await asyncio.to_thread(dpkg, "-i", package)
+        await asyncio.to_thread(
+            subprocess.run, dpkg.command("--set-selections"), input=b"alpha hold\n", check=True
+        )
+        await run.quiet()
+        assert run.words() == []
+        # The other package wakes the trigger of the first, which passes through two states.
+        await asyncio.to_thread(dpkg, "-i", other)
+        assert await run.until_told(1) == ["installed deb beta 1.0"]
+        await asyncio.to_thread(dpkg, "-r", "beta")
+        assert (await run.until_told(2))[1:] == ["removed deb beta 1.0"]
+
+
+async def test_a_package_that_cannot_be_configured_is_told_when_it_can(dpkg: Dpkg) -> None:
+    """Half-configured: not installed yet, and an upgrade has not happened yet."""
+    flag = dpkg.root.parent / "may"
+    broken = dpkg.build("alpha", "2.0", postinst=f"#!/bin/sh\ntest -e {flag}\n")
+    dpkg("-i", dpkg.build("alpha", "1.0"))
+    async with Run(dpkg.root) as run:
+        failed = await asyncio.to_thread(
+            subprocess.run, dpkg.command("-i", broken), capture_output=True, check=False
+        )
+        assert failed.returncode != 0
+        assert "half-configured" in (dpkg.admin / "status").read_text()
+        await run.quiet()
+        assert run.words() == []
+        flag.touch()
+        await asyncio.to_thread(dpkg, "--configure", "alpha")
+        told = await run.until_told(2)
+        assert told == ["removed deb alpha 1.0 -> 2.0", "installed deb alpha 2.0 <- 1.0"]
+
+
+async def test_nothing_is_told_before_dpkg_has_finished(dpkg: Dpkg) -> None:
+    """While it runs it holds its lock; its news come when the lock is free, as one transaction."""
+    gate = dpkg.root.parent / "gate"
+    slow = dpkg.build(
+        "slow", "1.0", postinst=f"#!/bin/sh\nwhile test ! -e {gate}; do sleep 0.05; done\n"
+    )
+    packages = [dpkg.build(f"quick-{n}", "1.0") for n in range(3)]
+    async with Run(dpkg.root) as run:
+        running = asyncio.create_task(asyncio.to_thread(dpkg, "-i", *packages, slow))
+        await run.quiet(2)
+        assert run.words() == []
+        gate.touch()
+        await running
+        assert len(await run.until_told(4)) == 4
+
+
+@pytest.mark.parametrize("lock", ["lock", "lock-frontend"])
+async def test_nothing_is_told_while_a_lock_is_held(dpkg: Dpkg, lock: str) -> None:
+    """Be it dpkg's own, or apt's, which keeps it from its first dpkg to its last."""
+    dpkg("-i", dpkg.build("alpha", "1.0"))
+    async with Run(dpkg.root) as run:
+        with locked(dpkg.admin / lock):
+            status = (dpkg.admin / "status").read_text()
+            (dpkg.admin / "status-new").write_text(status.replace("1.0", "1.1"))
+            (dpkg.admin / "status-new").rename(dpkg.admin / "status")
+            await run.quiet(1.5)
+            assert run.words() == []
+        assert len(await run.until_told(2)) == 2
+
+
+async def test_three_hundred_packages_at_once_are_three_hundred_events(dpkg: Dpkg) -> None:
+    info = dpkg.admin / "info"
+    text = ""
+    for number in range(300):
+        (info / f"mass-{number}.list").write_text("/.\n")
+        text += (
+            f"Package: mass-{number}\nStatus: install ok installed\nMaintainer: x\n"
+            f"Architecture: amd64\nVersion: 1.{number}\nDescription: x\n\n"
+        )
+    async with Run(dpkg.root) as run:
+        (dpkg.admin / "status-new").write_text(text)
+        (dpkg.admin / "status-new").rename(dpkg.admin / "status")
+        told = await run.until_told(300)
+        assert len(set(told)) == 300
+        assert len({e.body.transaction for e in run.told if isinstance(e.body, PackageChange)}) == 1
+
+
+async def test_a_damaged_database_never_means_that_packages_were_removed(dpkg: Dpkg) -> None:
+    """Emptied, cut off inside a stanza or between two, filled with zeros, or deleted: the state
+    stays, health says why, and what was changed meanwhile is told once it is whole again."""
+    dpkg("-i", *[dpkg.build(name, "1.0") for name in ("alpha", "beta", "gamma")])
+    status = dpkg.admin / "status"
+    whole = status.read_bytes()
+    async with Run(dpkg.root) as run:
+        for damaged in (b"", whole[:-20], whole[: whole.index(b"\n\n") + 2], b"\0" * len(whole)):
+            (dpkg.admin / "status-new").write_bytes(damaged)
+            (dpkg.admin / "status-new").rename(status)
+            await run.quiet(1)
+            assert run.words() == []
+            assert not run.health.report().conditions["packages"].ok
+        status.unlink()
+        await run.quiet(1)
+        status.write_bytes(whole)
+        await asyncio.to_thread(dpkg, "-r", "beta")
+        assert await run.until_told(1, seconds=12) == ["removed deb beta 1.0"]
+        assert run.health.report().conditions["packages"].ok
+
+
+def test_every_state_of_dpkg_is_told_apart(tmp_path: Path) -> None:
+    """By the third word of Status alone; what is under way keeps what it was."""
+    states = {
+        "install ok installed": True, "hold ok installed": True, "deinstall ok installed": True,
+        "install ok triggers-pending": True, "install ok triggers-awaited": True,
+        "install ok unpacked": None, "install reinstreq half-installed": None,
+        "install ok half-configured": None, "deinstall ok config-files": False,
+        "purge ok not-installed": False,
+    }  # fmt: skip
+    text = "".join(
+        f"Package: p{n}\nStatus: {state}\nArchitecture: amd64\nVersion: 2\n\n"
+        for n, state in enumerate(states)
+    )
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db/status").write_text(text)
+    before = tuple(Package(f"p{n}", "1", "amd64") for n in range(len(states)))
+    with tree_at(str(tmp_path)) as tree:
+        found = {p.name: p.version for p in reader.read(tree, "db", before).packages}
+        expected = {True: "2", None: "1"}
+        assert found == {
+            f"p{n}": expected[kept] for n, kept in enumerate(states.values()) if kept is not False
+        }
+        (tmp_path / "db/status").write_text(text[: text.rindex("Version")].replace("purge", "x"))
+        assert len(reader.read(tree, "db", before).packages) == len(found)
+        (tmp_path / "db/status").write_text(text[: text.index("Version")])
+        with pytest.raises(Unreadable, match="gives p0 no version"):
+            reader.read(tree, "db", before)
+        (tmp_path / "db/status").write_text(text.replace("not-installed", "odd"))
+        with pytest.raises(Unreadable, match="no state that dpkg knows"):
+            reader.read(tree, "db", before)
+
+
+def test_an_image_without_dpkg_lists_one_file_a_package(tmp_path: Path) -> None:
+    """Distroless: `status.d`, with checksums beside the packages, and no Status at all."""
+    folder = tmp_path / "status.d"
+    folder.mkdir()
+    (folder / "base").write_text("Package: base-files\nVersion: 12\nArchitecture: amd64\n")
+    (folder / "base.md5sums").write_text("0 x\n")
+    with tree_at(str(tmp_path)) as tree:
+        packages = reader.read_folder(tree, "status.d", ()).packages
+    assert [(p.name, p.version, p.architecture) for p in packages] == [
+        ("base-files", "12", "amd64")
+    ]

@@ -1,0 +1,55 @@
+"""Which container and pod a cgroup belongs to, in the forms that engines and kubelets make."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from host_collector.cgroup import place
+
+ID, OTHER = "6833e82b10e71c4b423edb5f56c8a62e8b462f0d0a25ca10f9a7a9f1bbca6017", "d" * 64
+UID, STATIC = "0d9a7c3b-9a4f-4a5e-8f1c-3b7d1c2e4f50", "b1946ac92492d2347c6235b4d2611184"
+SLICES = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}"
+PLACES = {
+    "/": ("", ""),
+    "": ("", ""),
+    f"/docker/{ID}": (ID, ""),
+    f"/docker/{ID}/init.scope": (ID, ""),
+    f"/system.slice/docker-{ID}.scope": (ID, ""),
+    f"/kubepods/burstable/pod{UID}/{ID}": (ID, UID),
+    f"/kubepods/pod{UID}/{ID}": (ID, UID),
+    f"{SLICES}.slice/cri-containerd-{ID}.scope": (ID, UID),
+    f"{SLICES}.slice/crio-{ID}.scope": (ID, UID),
+    f"{SLICES}.slice/crio-{ID}.scope/container": (ID, UID),
+    f"{SLICES}.slice": ("", UID),
+    f"/system.slice/containerd.service{SLICES[1:].rpartition('/')[2]}.slice:cri-containerd:{ID}": (
+        ID, UID,
+    ),
+    f"/kubepods/burstable/pod{STATIC}/{ID}": (ID, STATIC),
+    f"/machine.slice/libpod-{ID}.scope/container": (ID, ""),
+    f"/libpod_parent/libpod-{ID}": (ID, ""),
+    f"/machine.slice/libpod-conmon-{ID}.scope": ("", ""),
+    f"/user.slice/user-1000.slice/user@1000.service/app.slice/docker-{ID}.scope": (ID, ""),
+    f"/ecs/a1b2/{ID}": (ID, ""),
+    f"/docker/{ID}/docker/{OTHER}": (ID, ""),  # Docker in Docker: what the host's engine knows
+    f"/kubepods/burstable/pod{UID}/{ID}/docker/{OTHER}": (ID, UID),
+    f"/docker/{OTHER}/kubelet{SLICES}.slice/cri-containerd-{ID}.scope": (ID, UID),  # kind
+    f"/docker/{ID[:63]}": ("", ""),
+    f"/docker/{ID}0": ("", ""),
+    "/system.slice/podman.service": ("", ""),
+    "/system.slice/pod-of-peas.slice": ("", ""),
+    "/lxc/web": ("", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PLACES)
+def test_the_container_and_the_pod_of_a_path(path: str) -> None:
+    assert place(path) == PLACES[path]
+
+
+@given(st.text())
+def test_any_path_has_a_place(path: str) -> None:
+    container_id, pod_uid = place(path)
+    assert len(container_id) in (0, 64)
+    assert len(pod_uid) in (0, 32, 36)

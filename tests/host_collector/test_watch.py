@@ -1,0 +1,81 @@
+"""The merge of the host's sources into one flow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+
+from host_collector.watch import HELD_MAX, merged
+from shared.collector import Observed
+
+
+class Numbers:
+    """A source that counts, and says how far it was read and whether it was closed."""
+
+    def __init__(self, part: str, count: int, stopping: asyncio.Event) -> None:
+        self.part = part
+        self.count = count
+        self.stopping = stopping
+        self.produced = 0
+        self.closed = False
+
+    async def flow(self) -> AsyncGenerator[Observed, None]:
+        try:
+            for number in range(self.count):
+                self.produced += 1
+                yield Observed(None, b"%d" % number, self.part)
+            await self.stopping.wait()
+            yield Observed(None, b"end", self.part)
+        finally:
+            self.closed = True
+
+
+async def failing() -> AsyncGenerator[Observed, None]:
+    yield Observed(None, b"last words", "bad")
+    raise ConnectionError("the source broke")
+
+
+async def test_everything_of_every_source_comes_in_its_order_and_to_the_end() -> None:
+    stopping = asyncio.Event()
+    sources = [Numbers(part, 500, stopping) for part in ("a", "b")]
+    found: dict[str, list[bytes | None]] = {"a": [], "b": []}
+    async for observed in merged([source.flow() for source in sources], stopping):
+        found[observed.part].append(observed.cursor)
+        if sum(map(len, found.values())) == 1000:
+            stopping.set()
+    expected = [b"%d" % number for number in range(500)] + [b"end"]
+    assert found == {"a": expected, "b": expected}
+
+
+async def test_a_source_is_read_no_further_than_the_buffer_is_large() -> None:
+    stopping = asyncio.Event()
+    source = Numbers("a", 10_000, stopping)
+    async with aclosing(merged([source.flow()], stopping)) as observations:
+        await anext(observations)
+        for _ in range(5 * HELD_MAX):
+            await asyncio.sleep(0)
+        assert source.produced <= HELD_MAX + 2
+    assert source.closed
+
+
+async def test_a_fault_of_one_source_is_raised_after_what_came_before_it() -> None:
+    stopping = asyncio.Event()
+    other = Numbers("a", 0, stopping)
+    found = []
+    with pytest.RaisesGroup(pytest.RaisesExc(ConnectionError, match="broke")):
+        async for observed in merged([failing(), other.flow()], stopping):
+            found.append(observed.cursor)
+    assert found == [b"last words"]
+    assert other.closed
+
+
+async def test_a_source_that_ends_unasked_is_a_fault() -> None:
+    async def ended() -> AsyncGenerator[Observed, None]:
+        yield Observed(None, b"1", "a")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="ended by itself")):
+        async for _ in merged([ended()], asyncio.Event()):
+            pass
