@@ -1,0 +1,182 @@
+"""The Docker collector at full stream: from a replayed engine to JetStream's acknowledgement.
+
+    python benchmarks/docker_collector.py [--events 200000] [--rate 12000]
+
+A fake engine on a Unix socket tells recorded messages, each with a time of its own, at a fixed
+rate; the real collector runs as a process of its own before a real nats-server with a stream on
+disk. Reported are the events a second from the first message sent to the last one stored, the
+collector's CPU seconds for 10,000 events, and its largest resident memory. Goals: at least 10,000
+events a second, at most 60 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from shared import bus
+from shared.bus import StreamConfig
+from shared.settings import ServiceSettings
+
+CAPTURE = Path(__file__).parent.parent / "tests/docker_collector/fixtures/engine-20.10.jsonl"
+NATS_SERVER = Path(sysconfig.get_path("scripts"), "nats-server")
+PIECE_SECONDS = 0.005
+
+
+class Engine(threading.Thread):
+    """Answers what the collector asks; replays messages at a rate once it is told to."""
+
+    def __init__(self, path: Path, events: int, rate: int) -> None:
+        super().__init__(daemon=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._events = events
+        self._rate = rate
+        self.is_followed = threading.Event()
+        self.began = threading.Event()
+        self.late = 0.0
+        """How far the replay fell behind its rate at most, in seconds: a reader that stalls."""
+
+    def run(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        while request := connection.recv(65536):
+            path = request.split(b" ")[1]
+            if b"/events" in path:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                if b"until" in path:
+                    connection.sendall(b"0\r\n\r\n")
+                    continue
+                self.is_followed.set()
+                self.began.wait()
+                self._replay(connection)
+                connection.recv(1)
+                return
+            documents = {b"/version": b'{"Version":"20.10.24","ApiVersion":"1.41"}'}
+            name = b"/" + path.rsplit(b"/", 1)[1]
+            body = documents.get(name, b"[]" if b"/json?" in path or b"images" in path else b"")
+            status = b"200 OK" if body else b"404 Not Found"
+            connection.sendall(
+                b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+            )
+
+    def _replay(self, connection: socket.socket) -> None:
+        recorded = CAPTURE.read_bytes().splitlines()
+        begin, sent, moment = time.monotonic(), 0, time.time_ns()
+        while sent < self._events:
+            due = min(self._events, int((time.monotonic() - begin) * self._rate))
+            pieces = []
+            for number in range(sent, due):
+                line = recorded[number % len(recorded)]
+                line = re.sub(rb'"timeNano":\d+', b'"timeNano":%d' % (moment + number), line)
+                # One HTTP chunk a message, as the engine sends them.
+                pieces.append(b"%x\r\n%s\n\r\n" % (len(line) + 1, line))
+            connection.sendall(b"".join(pieces))
+            sent = due
+            self.late = max(self.late, time.monotonic() - begin - sent / self._rate)
+            time.sleep(PIECE_SECONDS)
+
+
+def memory(process: int) -> dict[str, float]:
+    """Resident memory of a process in MB: at most so far, and now."""
+    text = Path(f"/proc/{process}/status").read_text()
+    return {
+        name: int(re.findall(rf"{name}:\s+(\d+)", text)[0]) / 1024 for name in ("VmHWM", "VmRSS")
+    }
+
+
+def cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def process(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with the block."""
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
+    try:
+        yield running
+    finally:
+        running.terminate()
+        running.wait()
+
+
+async def measure(folder: Path, events: int, rate: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    url = f"nats://127.0.0.1:{port}"
+    engine = Engine(folder / "docker.sock", events, rate)
+    engine.start()
+    environment = os.environ | {
+        "NATS_URL": url,
+        "DOCKER_TRANSPORT": f"unix://{folder}/docker.sock",
+        "CONTAINER_EVENTS_HEALTHCHECKS": "true",
+    }
+    with process(
+        NATS_SERVER, "-a", "127.0.0.1", "-p", port, "-js", "-sd", folder / "store",
+        stderr=subprocess.DEVNULL,
+    ):  # fmt: skip
+        connection = await bus.connect(ServiceSettings(nats_url=(url,)), "benchmark")
+        await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
+        await connection.manager.create_key_value(bucket="cursors")
+        with process(
+            sys.executable, "-m", "docker_collector", cwd=folder, env=environment
+        ) as collector:
+            await asyncio.to_thread(engine.is_followed.wait, 30)
+            await replay(engine, connection, collector.pid, events, rate)
+        await connection.close()
+
+
+async def replay(
+    engine: Engine, connection: bus.Bus, collector: int, events: int, rate: int
+) -> None:
+    await asyncio.sleep(0.5)
+    idle, before = memory(collector)["VmRSS"], cpu_seconds(collector)
+    began = ended = time.monotonic()
+    engine.began.set()
+    stored, unchanged = 0, 0
+    # A health that is told again and a removal in a swarm that repeats are not stored again.
+    while stored < events and unchanged < 20:
+        await asyncio.sleep(0.1)
+        now = (await connection.manager.stream_info("EVENTS")).state.messages
+        unchanged = 0 if now != stored else unchanged + 1
+        if now != stored:
+            stored, ended = now, time.monotonic()
+    cpu = cpu_seconds(collector) - before
+    print(f"offered {rate}/s, stored {stored} of {events}, replay at most {engine.late:.3f} s late")
+    print(f"{'events/s':>10} {'CPU s/10,000':>13} {'MB idle':>8} {'MB peak':>8}")
+    print(
+        f"{stored / (ended - began):10.0f} {cpu / stored * 10_000:13.2f}"
+        f" {idle:8.1f} {memory(collector)['VmHWM']:8.1f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--rate", type=int, default=12_000, help="messages a second")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(measure(Path(folder), options.events, options.rate))
+
+
+if __name__ == "__main__":
+    main()

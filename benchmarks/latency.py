@@ -1,0 +1,95 @@
+"""From the engine's own time of an event to the receiver's hands, through every part.
+
+Makes and removes volumes on the real Docker Engine at a steady rate and prints how long after the
+engine's `timeNano` each document arrived. Run it with `python benchmarks/latency.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import docker
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from broker import NatsServer
+from receiver import TOKEN, Receiver, Reply, Request
+
+from shared.events import nanoseconds
+
+EVENTS_PER_SECOND = 100
+SECONDS = 20
+
+
+class Clock:
+    """Answers every document, and keeps how old it was when it came, in milliseconds."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.ages: list[float] = []
+
+    def __call__(self, request: Request) -> Reply:
+        document = request.document
+        if self.prefix in document["message"]:
+            age = time.time_ns() - nanoseconds(document["timestamp"])
+            self.ages.append(age / 1e6)
+        return Reply()
+
+
+def make_volumes(prefix: str, count: int) -> None:
+    """Two events each, at EVENTS_PER_SECOND."""
+    engine = docker.APIClient()
+    started = time.monotonic()
+    for number in range(count):
+        engine.create_volume(f"{prefix}-{number}")
+        engine.remove_volume(f"{prefix}-{number}")
+        time.sleep(max(0.0, started + 2 * (number + 1) / EVENTS_PER_SECOND - time.monotonic()))
+    engine.close()
+
+
+async def main() -> None:
+    prefix = f"latency-{os.getpid()}"
+    clock = Clock(prefix)
+    with tempfile.TemporaryDirectory() as folder:
+        broker = NatsServer(Path(folder))
+        broker.start()
+        async with Receiver() as receiver:
+            receiver.reply = clock
+            environ = os.environ | {
+                "NATS_URL": broker.url,
+                "INFRA_TOKEN": TOKEN,
+                "EVENTS_RECEIVER_URL": receiver.url,
+                "LOGGING_LEVEL": "error",
+            }
+            parts = [
+                subprocess.Popen([sys.executable, "-m", name], env=environ)
+                for name in ("forwarder", "docker_collector")
+            ]
+            while not clock.ages:
+                await asyncio.to_thread(make_volumes, prefix, 1)
+            clock.ages.clear()
+            count = EVENTS_PER_SECOND * SECONDS // 2
+            await asyncio.to_thread(make_volumes, prefix, count)
+            async with asyncio.timeout(30):
+                while len(clock.ages) < 2 * count:
+                    await asyncio.sleep(0.1)
+            for part in parts:
+                part.terminate()
+                part.wait()
+        broker.stop()
+    cuts = statistics.quantiles(clock.ages, n=100)
+    print(f"{len(clock.ages)} events at {EVENTS_PER_SECOND}/s, engine to receiver, milliseconds:")
+    print(
+        f"p50 {cuts[49]:.1f}   p90 {cuts[89]:.1f}   p99 {cuts[98]:.1f}   most {max(clock.ages):.1f}"
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,1 @@
+"""The Docker collector: every event of a Docker Engine, on the bus."""
