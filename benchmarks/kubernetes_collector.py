@@ -1,0 +1,288 @@
+"""The Kubernetes collector: from the wire to the acknowledgement, its memory, its idle cost.
+
+    python benchmarks/kubernetes_collector.py [--events 200000] [--listed 1000,100000,1000000]
+
+A fake API server, in a process of its own, tells events of 1.2 KB as the kubelet writes them; the
+real collector runs as a process of its own before a real nats-server with a stream on disk.
+
+- *watch*: events a second from the first frame asked for to the last event stored, and the
+  collector's CPU seconds for 10,000 events. Beside it, the SDK's own `Watch.stream` on the same
+  server, which only counts what it gets; and plain publishes of the bus, the ceiling of what
+  this machine's NATS allows one process.
+- *list*: the collector's largest resident memory after a list of so many events. Goal: at most
+  80 MB, and the same for 1,000 and 1,000,000.
+- *idle*: CPU and requests of a collector that watches a silent cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+# In place of this folder, in which this file stands before the package of the same name.
+sys.path[0] = str(Path(__file__).parents[1] / "tests")
+
+from broker import NatsServer, wait_for_port
+from kubernetes_api import Exchange, a_line, an_event, kubeconfig, read_request
+
+from shared import bus
+from shared.bus import StreamConfig
+from shared.events import Event, KubernetesEvent, encode, event_id, rfc3339
+from shared.settings import ServiceSettings
+from shared.subjects import CURSORS, subject_of
+
+REVISION = 1_000_000
+TICKS = os.sysconf("SC_CLK_TCK")
+FIELDS = {"f:count": {}, "f:firstTimestamp": {}, "f:involvedObject": {}, "f:lastTimestamp": {}}
+
+
+def numbered(number: int) -> dict[str, object]:
+    event = an_event(f"web-7d4b9c6f5d-{number:07d}.17f3")
+    metadata = event["metadata"] | {
+        "uid": f"00000000-0000-4000-8000-{number:012d}",
+        "resourceVersion": str(REVISION + number),
+        "creationTimestamp": event["lastTimestamp"],
+        "managedFields": [
+            {"manager": "kubelet", "operation": "Update", "apiVersion": "v1", "fieldsV1": FIELDS}
+        ],
+    }
+    return event | {"metadata": metadata}
+
+
+class Template:
+    """An event encoded once, into which only the number is put: the server must cost little."""
+
+    def __init__(self, encoded: bytes) -> None:
+        self._encoded = encoded.replace(b"0000017.17f3", b"%07d.17f3").replace(
+            b"-000000000017", b"-%012d"
+        ).replace(b'"%d"' % (REVISION + 17), b'"%d"')  # fmt: skip
+        order = [(self._encoded.index(b"%07d"), 0), (self._encoded.index(b"%012d"), 0),
+                 (self._encoded.index(b'"%d"'), REVISION)]  # fmt: skip
+        self._offsets = [offset for _, offset in sorted(order)]
+
+    def __mod__(self, number: int) -> bytes:
+        return self._encoded % tuple(number + offset for offset in self._offsets)
+
+
+class Server:
+    """Lists `listed` events, or tells `watched` of them once it is asked to watch."""
+
+    def __init__(self, listed: int, watched: int) -> None:
+        self._listed, self._watched = listed, watched
+        item = json.dumps(numbered(17)).encode()
+        self._item, self._line = Template(item), Template(a_line("ADDED", numbered(17)))
+
+    async def serve(self, port: int) -> None:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", port)
+        await server.serve_forever()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while (exchange := await read_request(reader, writer)) is not None:
+                if exchange.path.endswith("kube-system"):
+                    await exchange.json(200, {"metadata": {"uid": "benchmark"}})
+                elif "watch" in exchange.params:
+                    await self._watch(exchange)
+                else:
+                    await self._list(exchange)
+
+    async def _list(self, exchange: Exchange) -> None:
+        start, limit = int(exchange.params.get("continue", "0")), int(exchange.params["limit"])
+        stop = min(start + limit, self._listed)
+        token = str(stop) if stop < self._listed else ""
+        meta = json.dumps({"resourceVersion": str(REVISION), "continue": token}).encode()
+        items = b",".join(self._item % number for number in range(start, stop))
+        body = b'{"metadata":%s,"items":[%s]}' % (meta, items)
+        await exchange.head(chunked=False, Content_Length=str(len(body)))
+        await exchange.raw(body)
+
+    async def _watch(self, exchange: Exchange) -> None:
+        await exchange.head()
+        for start in range(0, self._watched, 50):
+            numbers = range(start, min(start + 50, self._watched))
+            await exchange.chunk(b"".join(self._line % (number + 1) for number in numbers))
+        self._watched = 0
+        await asyncio.sleep(3600)
+
+
+@contextlib.contextmanager
+def server(listed: int = 0, watched: int = 0) -> Iterator[int]:
+    from broker import free_port
+
+    port = free_port()
+    process = multiprocessing.Process(
+        target=lambda: asyncio.run(Server(listed, watched).serve(port)), daemon=True
+    )
+    process.start()
+    wait_for_port(port)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.join()
+
+
+class Usage:
+    """What a process has used so far."""
+
+    def __init__(self, pid: int) -> None:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        self.cpu_seconds = (int(fields[11]) + int(fields[12])) / TICKS
+        status = Path(f"/proc/{pid}/status").read_text()
+        self.peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+@contextlib.contextmanager
+def collector(port: int, nats: NatsServer, folder: Path) -> Iterator[int]:
+    config = kubeconfig(folder / "kubeconfig", f"http://127.0.0.1:{port}")
+    environ = {"KUBECONFIG": str(config), "NATS_URL": nats.url, "KUBERNETES_EVENTS_LOOKBACK": "24h"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kubernetes_collector"],
+        env=os.environ | environ,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.asynccontextmanager
+async def broker(folder: Path):  # type: ignore[no-untyped-def]
+    store = folder / f"nats-{time.monotonic_ns()}"
+    store.mkdir()
+    nats = NatsServer(store)
+    nats.start()
+    connection = await bus.connect(ServiceSettings(nats_url=(nats.url,)), "benchmark")
+    await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
+    await connection.manager.create_key_value(bucket=CURSORS)
+    try:
+        yield nats, connection
+    finally:
+        await connection.close()
+        nats.stop()
+
+
+async def stored(connection: bus.Bus) -> int:
+    return int((await connection.manager.stream_info("EVENTS")).state.messages)
+
+
+async def until_stored(connection: bus.Bus, count: int) -> float:
+    while await stored(connection) < count:
+        await asyncio.sleep(0.02)
+    return time.monotonic()
+
+
+async def watch(events: int, folder: Path) -> None:
+    with server(watched=events) as port:
+        async with broker(folder) as (nats, connection):
+            with collector(port, nats, folder) as pid:
+                began = await until_stored(connection, 1)
+                cpu = Usage(pid).cpu_seconds
+                seconds = await until_stored(connection, events) - began
+                used = Usage(pid)
+                cpu = (used.cpu_seconds - cpu) / events * 10_000
+                print(f"watch: {events / seconds:7.0f} events/s to the acknowledgement, "
+                      f"{cpu:.2f} CPU s for 10,000, peak {used.peak_mb:.0f} MB")  # fmt: skip
+
+
+async def publishes(events: int, folder: Path) -> None:
+    """The ceiling: nothing but the collector's window of publishes, of events made beforehand."""
+    body = KubernetesEvent(uid="u", resource_version="1", message="x" * 300, kind="Pod")
+    event = Event(id="", time=rfc3339(time.time_ns()), origin="c", agent="0", body=body)
+    payload, subject = encode(event), subject_of(event)
+    async with broker(folder) as (_, connection):
+        window = asyncio.Semaphore(1024)
+
+        async def publish(number: int) -> None:
+            await connection.publish(subject, payload, event_id(number))
+            window.release()
+
+        began, cpu = time.monotonic(), time.process_time()
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(events):
+                await window.acquire()
+                tasks.create_task(publish(number))
+        seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+    print(f"bus:   {events / seconds:7.0f} publishes/s, the ceiling here, "
+          f"{cpu / events * 10_000:.2f} CPU s for 10,000")  # fmt: skip
+
+
+SDK = """
+import os, sys, time
+from kubernetes import client, config, watch
+config.load_kube_config(sys.argv[1], persist_config=False)
+api, count, began = client.CoreV1Api(), 0, None
+for event in watch.Watch().stream(api.list_event_for_all_namespaces, resource_version="1"):
+    began = began or (time.monotonic(), time.process_time())
+    count += 1
+    if count == int(sys.argv[2]):
+        break
+print(count / (time.monotonic() - began[0]), (time.process_time() - began[1]) / count * 10_000,
+      int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024)
+"""
+
+
+def sdk(events: int, folder: Path) -> None:
+    with server(watched=events) as port:
+        config = kubeconfig(folder / "kubeconfig", f"http://127.0.0.1:{port}")
+        done = subprocess.run(
+            [sys.executable, "-c", SDK, str(config), str(events)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    rate, cpu, peak = map(float, done.stdout.split())
+    print(f"SDK:   {rate:7.0f} events/s only received, {cpu:.2f} CPU s for 10,000, "
+          f"peak {peak:.0f} MB")  # fmt: skip
+
+
+async def listed(events: int, folder: Path) -> None:
+    with server(listed=events) as port:
+        async with broker(folder) as (nats, connection):
+            with collector(port, nats, folder) as pid:
+                began = time.monotonic()
+                seconds = await until_stored(connection, events) - began
+                print(f"list:  {events:9,} events in {seconds:5.1f} s, "
+                      f"peak {Usage(pid).peak_mb:.0f} MB")  # fmt: skip
+
+
+async def idle(folder: Path) -> None:
+    with server() as port:
+        async with broker(folder) as (nats, _):
+            with collector(port, nats, folder) as pid:
+                await asyncio.sleep(3)
+                cpu = Usage(pid).cpu_seconds
+                await asyncio.sleep(20)
+                used = Usage(pid)
+                share = (used.cpu_seconds - cpu) / 20 * 100
+                print(f"idle:  {share:.2f} % of a core, peak {used.peak_mb:.0f} MB")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--listed", default="1000,100000,1000000")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        await publishes(given.events, folder)
+        await watch(given.events, folder)
+        await asyncio.to_thread(sdk, given.events, folder)
+        for count in given.listed.split(","):
+            await listed(int(count), folder)
+        await idle(folder)
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("fork")
+    asyncio.run(main())

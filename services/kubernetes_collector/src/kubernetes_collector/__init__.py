@@ -1,0 +1,1 @@
+"""Every event of a Kubernetes cluster, on the bus."""

@@ -1,0 +1,355 @@
+"""A Kubernetes API server that does what a test tells it to: events, leases, and every fault.
+
+It keeps a history as etcd does: revisions, compaction, lists that expire. A test can also take over
+the answer to the next list or watch, byte by byte (`next_list`, `next_watch`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+EVENTS = "/api/v1/events"
+CLUSTER_UID = "11111111-2222-3333-4444-555555555555"
+EXPIRED = {
+    "kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version",
+}  # fmt: skip
+
+
+def an_event(name: str, **fields: Any) -> dict[str, Any]:
+    """An event as the kubelet writes it."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    event = {
+        "kind": "Event",
+        "apiVersion": "v1",
+        "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}"},
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "web", "uid": "pod-1"},
+        "reason": "BackOff",
+        "message": "Back-off restarting failed container",
+        "source": {"component": "kubelet", "host": "node-1"},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+        "type": "Warning",
+        "eventTime": None,
+        "reportingComponent": "kubelet",
+        "reportingInstance": "node-1",
+    }
+    return event | fields
+
+
+@dataclass
+class Exchange:
+    """One request, and the means to answer it."""
+
+    method: str
+    path: str
+    params: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+    writer: asyncio.StreamWriter
+    at: float = field(default_factory=time.monotonic)
+
+    async def head(self, status: int = 200, chunked: bool = True, **headers: str) -> None:
+        """The first line and the headers of a chunked answer."""
+        lines = [f"HTTP/1.1 {status} Whatever", "Content-Type: application/json"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        lines += ["Transfer-Encoding: chunked"] if chunked else []
+        await self.raw("\r\n".join([*lines, "", ""]).encode())
+
+    async def chunk(self, data: bytes) -> None:
+        if data:
+            await self.raw(b"%x\r\n%s\r\n" % (len(data), data))
+
+    async def frame(self, kind: str, thing: dict[str, Any]) -> None:
+        """A line of a watch."""
+        await self.chunk(a_line(kind, thing))
+
+    async def end(self) -> None:
+        """The clean end of a chunked answer."""
+        await self.raw(b"0\r\n\r\n")
+
+    async def json(self, status: int, thing: Any, **headers: str) -> None:
+        """A whole answer."""
+        body = json.dumps(thing).encode()
+        await self.head(status, chunked=False, Content_Length=str(len(body)), **headers)
+        await self.raw(body)
+
+    async def raw(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    def cut(self) -> None:
+        """Ends the connection in the middle of whatever it was."""
+        self.writer.transport.abort()
+
+
+Answer = Callable[[Exchange], Awaitable[None]]
+
+
+def a_line(kind: str, thing: dict[str, Any]) -> bytes:
+    return json.dumps({"type": kind, "object": thing}, ensure_ascii=False).encode() + b"\n"
+
+
+def fails(status: int, **headers: str) -> Answer:
+    """Answers with an error of the API."""
+
+    async def answer(exchange: Exchange) -> None:
+        body = {"kind": "Status", "code": status, "message": f"scripted {status}"}
+        await exchange.json(status, body, **headers)
+
+    return answer
+
+
+def tells(*frames: tuple[str, dict[str, Any]], end: bool = True) -> Answer:
+    """Answers a watch with these frames, and ends it, or leaves it open in silence."""
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.head()
+        for kind, thing in frames:
+            await exchange.frame(kind, thing)
+        if end:
+            await exchange.end()
+        else:
+            await asyncio.sleep(3600)
+
+    return answer
+
+
+class ApiServer:
+    """One cluster. `http://127.0.0.1:port`, or https where it is given a TLS context."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
+        self.cluster_uid = CLUSTER_UID
+        self.revision = 100
+        self.compacted = 0
+        self.history: list[tuple[int, str, dict[str, Any]]] = []
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.leases: dict[str, dict[str, Any]] = {}
+        self.tokens: set[str] | None = None
+        """Who may come; None: everybody."""
+        self.next_list: deque[Answer] = deque()
+        self.next_watch: deque[Answer] = deque()
+        self.always: Answer | None = None
+        """Answers every request, while it is set."""
+        self.requests: list[Exchange] = []
+        self.port = 0
+        self.generation = 0
+        self._changed = asyncio.Event()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(
+            self._on_connection, "127.0.0.1", self.port, ssl=self.tls
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Ends at once, with all connections, as a killed process does."""
+        assert self._server is not None
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    # What happens in the cluster.
+
+    def add(self, name: str, **fields: Any) -> int:
+        """A new event, or the next revision of one; returns its revision."""
+        kind = "MODIFIED" if name in self.objects else "ADDED"
+        event = self.objects.get(name, an_event(name)) | fields
+        return self._store(kind, name, event)
+
+    def revision_of(self, name: str) -> int:
+        return int(self.objects[name]["metadata"]["resourceVersion"])
+
+    def delete(self, name: str) -> int:
+        return self._store("DELETED", name, self.objects[name])
+
+    def _store(self, kind: str, name: str, event: dict[str, Any]) -> int:
+        self.revision += 1
+        event = event | {"metadata": event["metadata"] | {"resourceVersion": str(self.revision)}}
+        self.history.append((self.revision, kind, event))
+        self.objects[name] = event
+        if kind == "DELETED":
+            del self.objects[name]
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return self.revision
+
+    def compact(self) -> None:
+        """Forgets all history before now, as etcd does every five minutes."""
+        self.compacted = self.revision
+        self.history.clear()
+
+    def end_watches(self) -> None:
+        """Ends every watch cleanly, as the server does after the time it was given."""
+        self.generation += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def watches(self) -> list[Exchange]:
+        return [request for request in self.requests if "watch" in request.params]
+
+    def lists(self) -> list[Exchange]:
+        """The lists, without the look-ups of the current revision."""
+        return [
+            request for request in self.requests
+            if request.path.endswith("/events") and "watch" not in request.params
+            and request.params.get("limit") != "1"
+        ]  # fmt: skip
+
+    # How it answers.
+
+    async def _on_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            while (exchange := await read_request(reader, writer)) is not None:
+                self.requests.append(exchange)
+                await self._answer(exchange)
+        except (OSError, asyncio.IncompleteReadError, ssl.SSLError):
+            pass  # the client went away: that is its right
+        except asyncio.CancelledError:
+            if self._server is not None and self._server.is_serving():
+                raise
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _answer(self, exchange: Exchange) -> None:
+        token = exchange.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.always is not None:
+            await self.always(exchange)
+        elif self.tokens is not None and token.removeprefix("bearer ") not in self.tokens:
+            await exchange.json(401, {"kind": "Status", "code": 401, "message": "Unauthorized"})
+        elif exchange.path == "/api/v1/namespaces/kube-system":
+            await exchange.json(200, {"metadata": {"uid": self.cluster_uid}})
+        elif "/leases" in exchange.path:
+            await self._lease(exchange)
+        elif "watch" in exchange.params:
+            await (self.next_watch.popleft() if self.next_watch else self._watch)(exchange)
+        elif exchange.params.get("limit") == "1":
+            await self._list(exchange)
+        else:
+            await (self.next_list.popleft() if self.next_list else self._list)(exchange)
+
+    async def _list(self, exchange: Exchange) -> None:
+        limit = int(exchange.params.get("limit", "0")) or 10**9
+        at, _, start = exchange.params.get("continue", f"{self.revision}.0").partition(".")
+        if int(at) < self.compacted and "continue" in exchange.params:
+            await exchange.json(410, EXPIRED)
+            return
+        items = [
+            event for event in list(self.objects.values())
+            if f"/namespaces/{event['metadata']['namespace']}/" in exchange.path
+            or exchange.path == EVENTS
+        ]  # fmt: skip
+        first = int(start)
+        page = items[first : first + limit]
+        token = f"{at}.{first + limit}" if first + limit < len(items) else ""
+        await exchange.json(
+            200, {"metadata": {"resourceVersion": at, "continue": token}, "items": page}
+        )
+
+    async def _watch(self, exchange: Exchange) -> None:
+        place, generation = int(exchange.params["resourceVersion"]), self.generation
+        ends = time.monotonic() + float(exchange.params["timeoutSeconds"])
+        await exchange.head()
+        while self.generation == generation:
+            if place < self.compacted:
+                await exchange.frame("ERROR", EXPIRED)
+                break
+            changed = self._changed
+            news = [entry for entry in self.history if entry[0] > place]
+            # A place in the future stays there: nothing comes until the cluster has caught up.
+            place = max(place, self.revision)
+            if news:
+                await exchange.chunk(b"".join(a_line(kind, event) for _, kind, event in news))
+                continue
+            try:
+                async with asyncio.timeout(max(0, ends - time.monotonic())):
+                    await changed.wait()
+            except TimeoutError:
+                break
+        await exchange.end()
+
+    async def _lease(self, exchange: Exchange) -> None:
+        name = exchange.path.rpartition("/")[2]
+        if exchange.method == "GET":
+            found = self.leases.get(name)
+            await exchange.json(200 if found else 404, found or {"code": 404})
+            return
+        lease = json.loads(exchange.body)
+        name = lease["metadata"]["name"]
+        before = self.leases.get(name)
+        based_on = lease["metadata"].get("resourceVersion")
+        exists = before is not None and exchange.method == "POST"
+        # As the real one: an update that names no revision replaces whatever is there.
+        if exists or (before and based_on and based_on != before["metadata"]["resourceVersion"]):
+            await exchange.json(409, {"code": 409, "reason": "Conflict"})
+            return
+        self.revision += 1
+        lease["metadata"]["resourceVersion"] = str(self.revision)
+        self.leases[name] = lease
+        await exchange.json(200, lease)
+
+
+async def read_request(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> Exchange | None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    method, target, _ = first.split(" ")
+    headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    url = urlsplit(target)
+    return Exchange(method, url.path, dict(parse_qsl(url.query)), headers, body, writer)
+
+
+def kubeconfig(path: Path, server: str, **user: Any) -> Path:
+    """Writes a kubeconfig file for `server`. JSON is YAML."""
+    cluster: dict[str, Any] = {"server": server}
+    if "certificate_authority" in user:
+        cluster["certificate-authority"] = user.pop("certificate_authority")
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": user or {"token": "test"}}],
+        "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "test",
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
+@contextlib.asynccontextmanager
+async def api_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[ApiServer]:
+    """A scripted API server, for the length of a test."""
+    server = ApiServer(tls)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()

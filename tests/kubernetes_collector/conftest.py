@@ -1,0 +1,54 @@
+"""The collector in this process, between a scripted API server and a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from kubernetes_api import ApiServer, api_server, kubeconfig
+from kubernetes_running import Collecting
+
+from kubernetes_collector import api, feed, watch
+from shared.bus import Bus, StreamConfig
+from shared.subjects import CURSORS
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[ApiServer]:
+    async with api_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def streams(connection: Bus) -> Bus:
+    """The bus, with what the forwarder makes."""
+    await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
+    await connection.manager.create_key_value(bucket=CURSORS)
+    return connection
+
+
+@pytest.fixture
+async def collecting(
+    streams: Bus, cluster: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Collecting]]:
+    """Starts collectors of `cluster`, in a hurry; ends those that a test left running."""
+    monkeypatch.setattr(watch, "PACE_SECONDS", 0.05)
+    monkeypatch.setattr(feed, "LATE_SECONDS", 0.5)
+    monkeypatch.setattr(feed, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(api, "DENIED_SECONDS", 0.1)
+    started: list[Collecting] = []
+    config = kubeconfig(tmp_path / "kubeconfig", cluster.url)
+
+    def start(**environ: str) -> Collecting:
+        environ = {"KUBECONFIG": str(config), "KUBERNETES_CLUSTER_ID": "prod"} | environ
+        started.append(Collecting(streams, environ))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if not one.task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await one.stop()

@@ -1,0 +1,196 @@
+"""The broker fails, the collector is killed, the receiver is slow: no event is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from broker import NatsServer, eventually
+from kubernetes_api import ApiServer
+from kubernetes_running import (
+    Collecting,
+    gaps,
+    revisions,
+    store_place,
+    stored_place,
+    told,
+    until_stored,
+    until_told,
+)
+
+from shared import bus as bus_module
+from shared.bus import Acknowledgement, Bus
+
+Start = Callable[..., Collecting]
+
+
+async def test_killed_between_publish_and_acknowledgement(
+    cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, sent = streams.publish, []
+
+    async def unheard(subject: str, payload: bytes, id: str) -> Acknowledgement:  # noqa: A002
+        """It is stored, but its acknowledgement never comes."""
+        await publish(subject, payload, id)
+        sent.append(id)
+        return await asyncio.Future()
+
+    monkeypatch.setattr(streams, "publish", unheard)
+    first = collecting()
+    for number in range(50):
+        cluster.add(f"e{number}")
+    await eventually(lambda: len(sent) == 50)
+    await first.kill()
+    monkeypatch.setattr(streams, "publish", publish)
+    assert await stored_place(streams) is None or (await until_stored(streams, 0)).revision == 100
+    second = collecting()
+    await eventually(lambda: second.count("events_published") == 50)
+    assert second.count("events_duplicate") == 50
+    assert revisions(await told(streams)) == list(range(101, 151))
+
+
+async def test_killed_between_acknowledgement_and_cursor(
+    cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, storing = streams.put, asyncio.Event()
+
+    async def never(bucket: str, key: str, value: bytes) -> None:
+        storing.set()
+        await asyncio.Future()
+
+    monkeypatch.setattr(streams, "put", never)
+    first = collecting()
+    for number in range(50):
+        cluster.add(f"e{number}")
+    await eventually(lambda: first.count("events_published") == 50)
+    await asyncio.wait_for(storing.wait(), 5)
+    await first.kill()
+    monkeypatch.setattr(streams, "put", put)
+    collecting()
+    cluster.add("later")
+    assert revisions(await until_told(streams, 51)) == list(range(101, 152))
+    await until_stored(streams, 151)
+
+
+async def test_killed_in_the_middle_of_a_list(
+    cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place is stored after the whole list only: the next start lists again."""
+    for number in range(1500):
+        cluster.add(f"e{number}")
+    publish = streams.publish
+
+    async def slow(subject: str, payload: bytes, id: str) -> Acknowledgement:  # noqa: A002
+        await asyncio.sleep(0.05)
+        return await publish(subject, payload, id)
+
+    monkeypatch.setattr(streams, "publish", slow)
+    first = collecting()
+    await eventually(lambda: first.count("events_published") > 100)
+    await first.kill()
+    monkeypatch.setattr(streams, "publish", publish)
+    assert await stored_place(streams) is None
+    collecting()
+    assert sorted(revisions(await until_told(streams, 1500))) == list(range(101, 1601))
+
+
+@pytest.mark.parametrize("minutes", [1, 20, 70])
+async def test_a_broker_that_is_away_costs_nothing_that_the_cluster_still_has(
+    cluster: ApiServer, streams: Bus, collecting: Start, nats_server: NatsServer,
+    monkeypatch: pytest.MonkeyPatch, minutes: int,
+) -> None:  # fmt: skip
+    """Time is played: 5 minutes are compacted away, and an hour is the life of an event."""
+    running = collecting()
+    await eventually(lambda: len(cluster.watches()) == 1)
+    before = cluster.add("before")
+    await until_told(streams, 1)
+    await until_stored(streams, before)
+    nats_server.signal(signal.SIGKILL)
+    # More than the window and all buffers on the way hold, so that reading really stops.
+    during = [cluster.add(f"e{number}", message="x" * 500) for number in range(8000)]
+    await eventually(lambda: running.count("unacknowledged") == 1024)
+    cluster.delete("before")
+    if minutes > 5:
+        await running.kill()
+        cluster.compact()
+    if minutes > 60:
+        cluster.objects.clear()
+    now = time.time
+    monkeypatch.setattr("kubernetes_collector.watch.time.time", lambda: now() + minutes * 60)
+    nats_server.start()
+    if minutes > 5:
+        collecting(KUBERNETES_EVENTS_LOOKBACK="3h")
+    after = cluster.add("after", lastTimestamp=None, eventTime=None)
+    kept = [] if minutes > 60 else during
+    missing = minutes > 60
+    events = await until_told(streams, 1 + len(kept) + 1 + missing, 60)
+    assert set(revisions(events)) == {before, *kept, after}
+    assert len(gaps(events)) == missing
+    if minutes > 60:
+        assert "events that lived only then are missing" in gaps(events)[0].detail
+
+
+async def test_lost_acknowledgements_are_asked_for_again_and_nothing_is_doubled(
+    cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_module, "ACKNOWLEDGEMENT_SECONDS_MAX", 0.2)
+    answer, heard = streams._on_answer, itertools.count()
+
+    async def not_the_first(message: Any) -> None:
+        if next(heard) >= 60:
+            await answer(message)
+
+    for subscription in streams._client._subs.values():
+        if subscription._cb == answer:
+            subscription._cb = not_the_first
+    running = collecting()
+    for number in range(100):
+        cluster.add(f"e{number}")
+    await eventually(lambda: running.count("events_published") == 100)
+    assert running.count("events_duplicate") == 60
+    assert revisions(await told(streams)) == list(range(101, 201))
+
+
+async def test_a_slow_receiver_slows_the_source_and_memory_stays_bounded(
+    cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything that is read and not yet safe is in the window, whatever the cluster holds."""
+    publish, gate = streams.publish, asyncio.Event()
+
+    async def slow(subject: str, payload: bytes, id: str) -> Acknowledgement:  # noqa: A002
+        await gate.wait()
+        return await publish(subject, payload, id)
+
+    monkeypatch.setattr(streams, "publish", slow)
+    running = collecting()
+    await eventually(lambda: len(cluster.watches()) == 1)
+    for number in range(10_000):
+        cluster.add(f"e{number}")
+    await eventually(lambda: running.count("unacknowledged") == 1024)
+    await asyncio.sleep(0.2)
+    assert running.count("unacknowledged") == 1024
+    assert running.count("frames") <= 1025
+    gate.set()
+    assert revisions(await until_told(streams, 10_000, 60)) == list(range(101, 10_101))
+
+
+async def test_a_stop_while_the_broker_is_away_ends_and_the_next_start_goes_on(
+    cluster: ApiServer, streams: Bus, collecting: Start, nats_server: NatsServer
+) -> None:
+    await store_place(streams, 100)
+    running = collecting(DRAIN_SECONDS="200ms")
+    await eventually(lambda: len(cluster.watches()) == 1)
+    nats_server.signal(signal.SIGKILL)
+    cluster.add("one")
+    await eventually(lambda: running.count("unacknowledged") == 1)
+    running.runtime.stopping.set()
+    await asyncio.wait([running.task], timeout=5)
+    assert running.task.done()
+    nats_server.start()
+    collecting()
+    assert revisions(await until_told(streams, 1)) == [101]

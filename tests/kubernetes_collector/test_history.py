@@ -1,0 +1,147 @@
+"""Random histories of a cluster and of the collector's misfortunes, against a model.
+
+Whatever happens, every revision is told that the cluster could still tell, and none stored twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import pytest
+from broker import eventually
+from kubernetes_api import ApiServer, Exchange, a_line, fails, tells
+from kubernetes_running import Collecting, gaps, revisions, told
+
+from kubernetes_collector import watch
+from shared.bus import Bus
+from shared.events import KubernetesEvent
+
+Start = Callable[..., Collecting]
+
+
+class World:
+    """The cluster, the collector, and what must have been told when all is calm again."""
+
+    def __init__(self, cluster: ApiServer, start: Start, luck: random.Random) -> None:
+        self.cluster = cluster
+        self._start = start
+        self._luck = luck
+        self.running = start()
+        self.excused: set[int] = set()
+        self.steps: list[str] = []
+        self._list, cluster._list = cluster._list, self._listed  # type: ignore[method-assign]
+
+    async def step(self) -> None:
+        does = self._luck.choices(
+            (self.change, self.delete, self.compact, self.end, self.cut, self.fail, self.silent,
+             self.kill, self.restart, self.wait),
+            (40, 4, 4, 6, 6, 4, 3, 4, 3, 8),
+        )[0]  # fmt: skip
+        self.steps.append(does.__name__)
+        await does()
+
+    async def change(self) -> None:
+        for _ in range(self._luck.randrange(1, 8)):
+            self.cluster.add(f"e{self._luck.randrange(12)}")
+
+    async def delete(self) -> None:
+        if self.cluster.objects:
+            self.cluster.delete(self._luck.choice(sorted(self.cluster.objects)))
+
+    async def compact(self) -> None:
+        """What is older than now may be told no more, unless it is an event's present state."""
+        self.excused |= {revision for revision, _, _ in self.cluster.history}
+        self.cluster.compact()
+
+    async def _listed(self, exchange: Exchange) -> None:
+        """A list shows the present state only: what was replaced before may be told no more."""
+        if exchange.params["limit"] != "1":
+            self.excused |= {revision for revision, _, _ in self.cluster.history}
+        await self._list(exchange)
+
+    async def end(self) -> None:
+        self.cluster.end_watches()
+
+    async def cut(self) -> None:
+        """The next watch breaks off in the middle of a line."""
+        cluster = self.cluster
+
+        async def cut(exchange: Exchange) -> None:
+            place = int(exchange.params["resourceVersion"])
+            await exchange.head()
+            news = [a_line(kind, event) for at, kind, event in cluster.history if at > place]
+            if place >= cluster.compacted:
+                whole = b"".join(news)
+                await exchange.chunk(whole[: self._luck.randrange(len(whole) + 1)])
+            await asyncio.sleep(0.01)
+            exchange.cut()
+
+        cluster.next_watch.append(cut)
+        cluster.end_watches()
+
+    async def fail(self) -> None:
+        queue = self._luck.choice((self.cluster.next_list, self.cluster.next_watch))
+        queue.append(fails(self._luck.choice((410, 429, 500, 503, 504))))
+
+    async def silent(self) -> None:
+        """The next watch closes at once, without a word."""
+        self.cluster.next_watch.append(tells())
+        self.cluster.end_watches()
+
+    async def kill(self) -> None:
+        await self.running.kill()
+        self.running = self._start(KUBERNETES_EVENTS_LOOKBACK="24h")
+
+    async def restart(self) -> None:
+        await self.running.stop()
+        self.running = self._start(KUBERNETES_EVENTS_LOOKBACK="24h")
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self._luck.random() * 0.1)
+
+    def must_be_told(self, all_revisions: set[int]) -> set[int]:
+        present = {
+            int(event["metadata"]["resourceVersion"]) for event in self.cluster.objects.values()
+        }
+        return (all_revisions - self.excused) | present
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_random_history_is_told_whole_and_once(
+    cluster: ApiServer, streams: Bus, collecting: Start, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "PACE_SECONDS", 0.01)
+    monkeypatch.setattr("kubernetes_collector.api.Backoff.next_seconds", lambda _: 0.01)
+    luck = random.Random(seed)
+    news: set[int] = set()
+    store = cluster._store
+
+    def remember(kind: str, name: str, event: dict[str, object]) -> int:
+        revision = store(kind, name, event)
+        if kind != "DELETED":
+            news.add(revision)
+        return revision
+
+    monkeypatch.setattr(cluster, "_store", remember)
+    world = World(cluster, collecting, luck)
+    for _ in range(80):
+        await world.step()
+    cluster.next_list.clear()
+    cluster.next_watch.clear()
+    last = cluster.add("the last")
+    await eventually(lambda: world.running.count("revision") >= last, 20)
+    await world.running.stop()
+    events = await told(streams)
+    once = revisions(events)
+    assert len(once) == len(set(once)), world.steps
+    assert world.must_be_told(news) - set(once) == set(), world.steps
+    assert set(once) <= news
+    newest = {
+        event.body.uid: int(event.body.resource_version)
+        for event in events if isinstance(event.body, KubernetesEvent)
+    }  # fmt: skip
+    for name, event in cluster.objects.items():
+        assert newest[f"uid-{name}"] == int(event["metadata"]["resourceVersion"]), world.steps
+    assert len({(gap.since, gap.until) for gap in gaps(events)}) == len(gaps(events))

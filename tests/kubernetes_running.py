@@ -1,0 +1,104 @@
+"""A Kubernetes collector that a test starts, watches and stops in its own process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+from kubernetes_api import CLUSTER_UID
+
+from kubernetes_collector.__main__ import work
+from kubernetes_collector.place import Place
+from kubernetes_collector.settings import KubernetesSettings
+from shared.bus import Bus
+from shared.events import Event, Gap, KubernetesEvent, decode
+from shared.health import Condition, Health
+from shared.service import Runtime
+from shared.settings import load
+from shared.subjects import CURSORS, key
+
+
+class Collecting:
+    """One collector. It runs from its making on."""
+
+    def __init__(self, bus: Bus, environ: dict[str, str]) -> None:
+        settings = load(KubernetesSettings, environ)
+        self.health = Health("kubernetes", settings.hostname)
+        self.health.set("bus", True, "connected")
+        self.runtime = Runtime(settings, self.health, bus, asyncio.Event())
+        self.task = asyncio.create_task(work(self.runtime))
+
+    async def stop(self) -> None:
+        """An orderly stop, as SIGTERM asks for."""
+        self.runtime.stopping.set()
+        async with asyncio.timeout(10):
+            await self.task
+
+    async def kill(self) -> None:
+        """An end without a word: nothing is finished, nothing stored."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    @property
+    def cluster(self) -> Condition:
+        """The condition of readiness that speaks of the cluster."""
+        conditions = self.health.report().conditions
+        return conditions.get("cluster", Condition(False, "nothing yet"))
+
+    def count(self, name: str, **labels: str) -> float:
+        """The value of a counter or figure, summed over the labels that are not given."""
+        return sum(
+            sample.value
+            for metric in self.health.registry.collect()
+            for sample in metric.samples
+            if sample.name in (f"agent_kubernetes_{name}_total", f"agent_kubernetes_{name}")
+            and labels.items() <= sample.labels.items()
+        )
+
+
+async def told(bus: Bus) -> list[Event]:
+    """Everything in the stream, in its order."""
+    last = (await bus.manager.stream_info("EVENTS")).state.last_seq
+    messages = [await bus.manager.get_msg("EVENTS", seq) for seq in range(1, last + 1)]
+    return [decode(message.data) for message in messages]
+
+
+async def until_told(bus: Bus, count: int, seconds: float = 10) -> list[Event]:
+    """Everything in the stream, once it holds `count` events."""
+    async with asyncio.timeout(seconds):
+        while (await bus.manager.stream_info("EVENTS")).state.messages < count:
+            await asyncio.sleep(0.01)
+    return await told(bus)
+
+
+PLACE_KEY = key("kubernetes", "prod", CLUSTER_UID)
+
+
+async def stored_place(bus: Bus) -> Place | None:
+    """The cursor in the bucket, of the cluster `prod`."""
+    value = await bus.get(CURSORS, PLACE_KEY)
+    return None if value is None else msgspec.json.decode(value, type=Place)
+
+
+async def until_stored(bus: Bus, revision: int) -> Place:
+    """The cursor in the bucket, once it has come to `revision`."""
+    async with asyncio.timeout(10):
+        while (place := await stored_place(bus)) is None or place.revision < revision:
+            await asyncio.sleep(0.01)
+    return place
+
+
+async def store_place(bus: Bus, revision: int, ago: float = 0) -> None:
+    """Leaves a cursor as a collector that was stopped `ago` seconds before would."""
+    place = Place(revision, time.time() - ago)
+    await bus.put(CURSORS, PLACE_KEY, msgspec.json.encode(place))
+
+
+def gaps(events: list[Event]) -> list[Gap]:
+    return [event.body for event in events if isinstance(event.body, Gap)]
+
+
+def revisions(events: list[Event]) -> list[int]:
+    """The revisions told, without the gaps."""
+    return [int(e.body.resource_version) for e in events if isinstance(e.body, KubernetesEvent)]
