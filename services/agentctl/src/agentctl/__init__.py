@@ -1,0 +1,1 @@
+"""The agent on one machine, and the commands for the person at its keyboard."""

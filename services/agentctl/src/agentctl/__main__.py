@@ -1,0 +1,97 @@
+"""`agentctl`: runs the whole agent on this machine, and shows what it does."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agentctl import dead, status, tap
+from agentctl.state import CommandError, State, default_directory
+from agentctl.up import up
+from shared import AGENT_NAME, AGENT_VERSION, logs
+from shared.bus import BusError
+from shared.service import EXIT_SETTINGS
+from shared.settings import Duration, SettingsError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: returns the exit status."""
+    options = _parser().parse_args(arguments)
+    logs.set_up("agentctl", "error")
+    try:
+        return int(options.command(options))
+    except (CommandError, BusError) as error:
+        return _complain(error, 1)
+    except SettingsError as error:
+        return _complain(error, EXIT_SETTINGS)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has enough. Python would complain once more when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(error: Exception, exit_status: int) -> int:
+    print(logs.escape(f"agentctl: {error}"), file=sys.stderr)
+    return exit_status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("agentctl", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"{AGENT_NAME} {AGENT_VERSION}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    state = argparse.ArgumentParser(add_help=False)
+    state.add_argument(
+        "--state", type=Path, default=default_directory(os.environ), metavar="DIR",
+        help="where the agent keeps its events and its place at each source (%(default)s)",
+    )  # fmt: skip
+    broker = argparse.ArgumentParser(add_help=False, parents=[state])
+    broker.add_argument(
+        "--nats", metavar="URL",
+        help="the broker: by default NATS_URL, else the agent on this machine, else port 4222",
+    )  # fmt: skip
+
+    command = commands.add_parser("up", parents=[state], help="run the whole agent here")
+    command.set_defaults(command=lambda options: up(State(options.state), os.environ))
+    _add_tap(commands.add_parser("tap", parents=[broker], help="show recent and live events"))
+    command = commands.add_parser("status", parents=[broker], help="say how every part is")
+    command.set_defaults(command=lambda options: asyncio.run(status.show(options)))
+    _add_dead(commands.add_parser("dead", help="events that were refused for good"), broker)
+    return parser
+
+
+def _add_tap(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "subject", nargs="?", metavar="SUBJECT", help="such as 'events.docker.>' (all events)"
+    )
+    command.add_argument("--json", action="store_true", help="print the events as they are stored")
+    command.add_argument(
+        "--since", type=Duration.parse, default=Duration(600), metavar="TIME",
+        help="how far to go back, such as 30s, 10m or 2h (10m)",
+    )  # fmt: skip
+    command.add_argument("--source", help="docker, kubernetes, host or lifecycle")
+    command.add_argument("--origin", metavar="NAME", help="one host or cluster")
+    command.add_argument("--grep", metavar="TEXT", default="", help="only lines that hold TEXT")
+    command.set_defaults(command=lambda options: asyncio.run(tap.show(options)))
+
+
+def _add_dead(command: argparse.ArgumentParser, broker: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
+    action = actions.add_parser("list", parents=[broker], help="one line each, with the reason")
+    action.set_defaults(command=lambda options: asyncio.run(dead.show_list(options)))
+    action = actions.add_parser("show", parents=[broker], help="one of them, whole")
+    action.add_argument("number", type=int, help="its number in the list")
+    action.set_defaults(command=lambda options: asyncio.run(dead.show_one(options)))
+    action = actions.add_parser("replay", parents=[broker], help="send them once more")
+    action.add_argument("numbers", type=int, nargs="*", metavar="number")
+    action.add_argument("--all", action="store_true", help="all of them")
+    action.set_defaults(command=lambda options: asyncio.run(dead.replay(options)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

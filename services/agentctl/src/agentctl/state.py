@@ -1,0 +1,103 @@
+"""The state directory: what one agent on this machine keeps, and how its commands find it.
+
+lock            held while the agent runs, with its process id
+nats-url        where its broker listens, with the password: `nats --server "$(cat nats-url)"`
+nats.conf       what the broker was started with
+nats-server.log
+jetstream/      the events, and each collector's place at its source
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+USER = "agent"
+
+
+class CommandError(Exception):
+    """What was asked cannot be done. The text is one line: what is wrong, and what to do."""
+
+
+def default_directory(environ: Mapping[str, str]) -> Path:
+    """The system's place for root, and the user's own for anybody else (XDG base directories)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/sematext-agent")
+    home = environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(home, "sematext-agent")
+
+
+class State:
+    """One state directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()
+        self.url_file = self.directory / "nats-url"
+        self._lock_file = self.directory / "lock"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the directory and keeps every other agent out of it.
+
+        Raises:
+            CommandError: another agent runs on it, or it cannot be written.
+        """
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = self._lock_file.open("a+")
+        except OSError as error:
+            raise CommandError(
+                f"{self.directory}: cannot be written ({error.strerror}); name another --state"
+            ) from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise CommandError(
+                    f"an agent is running already with its state in {self.directory} "
+                    f"(process {lock.read().strip()}); stop it, or give this one another --state"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            yield
+
+    def broker_url(self) -> str:
+        """Where the broker listens, with user and password; made up at first, then remembered.
+
+        Only a port that somebody else took meanwhile is replaced.
+        """
+        port, password = 0, secrets.token_urlsafe(24)
+        if self.url_file.exists():
+            parts = urlsplit(self.url_file.read_text().strip())
+            port, password = parts.port or 0, parts.password or password
+        url = f"nats://{USER}:{password}@127.0.0.1:{_free(port)}"
+        write_private(self.url_file, url + "\n")
+        return url
+
+
+def _free(port: int) -> int:
+    """`port` of the loopback if nobody has it, or any other that is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return _free(0)
+        return int(probe.getsockname()[1])
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read, and that is never seen half written."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    new.replace(path)

@@ -1,0 +1,208 @@
+"""`agentctl up`: the whole agent on this machine, its broker included, until it is told to stop.
+
+The stop has an order, because each step still needs the next: the lifecycle collector tells that
+the agent stops, the other collectors bring what they hold to the stream, the forwarder ships, the
+broker goes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+import re
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import aclosing, suppress
+
+import msgspec
+
+from agentctl import broker, tap
+from agentctl.parts import FIRST, LAST, PARTS, SECOND, Part, Supervised, without_secrets
+from agentctl.reaching import follow, settings_for
+from agentctl.screen import Screen
+from agentctl.state import State
+from agentctl.words import moment
+from shared import AGENT_NAME, AGENT_VERSION, bus
+from shared.bus import Bus, BusError, BusLost, Msg
+from shared.health import Health
+from shared.service import EXIT_SETTINGS
+from shared.settings import Secret, ServiceSettings, load
+from shared.subjects import EVENTS_STREAM, EVENTS_SUBJECTS, FORWARDER, STATUS
+
+SHIP_SECONDS_MAX = 5
+"""How long a stop waits for the receiver to take what was told last."""
+KILL_SECONDS = 5
+"""How much longer than its own drain a part may take before it is killed."""
+_OWN_LOG = re.compile(r"(\S+Z) ([A-Z]+) \w+: (.*)")
+
+
+class UpSettings(ServiceSettings, frozen=True, kw_only=True):
+    infra_token: Secret = Secret("")
+    """Read here only to say that there is none. The forwarder uses it."""
+    logging_write_events: bool = False
+    """Shows what the parts print beside their logs: the forwarder's documents."""
+
+
+def up(state: State, environ: Mapping[str, str], parts: tuple[Part, ...] = PARTS) -> int:
+    """Runs the agent until SIGINT, SIGTERM or SIGHUP; returns the exit status.
+
+    Raises:
+        CommandError: another agent runs on this state, or the broker is not installed.
+        SettingsError: a setting that every part reads cannot be used.
+    """
+    settings = load(UpSettings, environ)
+    with state.held():
+        url = state.broker_url()
+        command = broker.command(state, url)
+        screen = Screen(sys.stdout)
+        try:
+            agent = Agent(environ, settings_for(url, settings), screen)
+            here = tuple(part for part in parts if part.is_here(environ))
+            agent.introduce(state, here)
+            return asyncio.run(agent.run(command, here))
+        finally:
+            screen.close()
+
+
+class Agent:
+    """All processes of the agent on this machine."""
+
+    def __init__(self, environ: Mapping[str, str], settings: UpSettings, screen: Screen) -> None:
+        self._environ = environ
+        self._settings = settings
+        self._screen = screen
+        self._run_id = uuid.uuid4().hex
+        self._processes: list[Supervised] = []
+        self._health = Health("agentctl", settings.hostname)
+        self._connection: Bus | None = None
+        self._stopping = asyncio.Event()
+        self._exit_status = 0
+
+    async def run(self, broker_command: tuple[str, ...], parts: tuple[Part, ...]) -> int:
+        """Starts everything, and returns once it is told to stop and everything has ended."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it for SIGHUP
+                asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        server = Supervised("nats", broker_command, without_secrets(self._environ), self._show_line)
+        turns: dict[int, list[Supervised]] = {FIRST: [], SECOND: [], LAST: []}
+        for part in parts:
+            turns[part.stops].append(self._supervise(part))
+        self._processes = [server, *(process for turn in turns.values() for process in turn)]
+        async with asyncio.TaskGroup() as tasks:
+            for process in self._processes:
+                tasks.create_task(self._keep(process), name=process.name)
+            looking = tasks.create_task(self._look_on(), name="look on")
+            await self._stopping.wait()
+            await self._stop(turns)
+            looking.cancel()
+            await asyncio.wait([looking])
+            await server.stop(KILL_SECONDS)
+        return self._exit_status
+
+    def _supervise(self, part: Part) -> Supervised:
+        environment = part.environment(self._environ)
+        environment.pop("NATS_PASSWORD_FILE", None)
+        environment |= {
+            "NATS_URL": self._settings.nats_url[0],
+            "NATS_USER": self._settings.nats_user,
+            "NATS_PASSWORD": self._settings.nats_password.reveal(),
+            "AGENT_RUN": self._run_id,
+            "API_SERVER_PORT": "0",
+        }
+        command = (sys.executable, "-m", part.module)
+        with_output = self._settings.logging_write_events
+        return Supervised(part.name, command, environment, self._show_line, with_output)
+
+    async def _keep(self, process: Supervised) -> None:
+        """Keeps one process running; settings that it cannot use stop the whole agent."""
+        if await process.run() == EXIT_SETTINGS and not self._stopping.is_set():
+            self._exit_status = EXIT_SETTINGS
+            self._stopping.set()
+
+    async def _stop(self, turns: Mapping[int, list[Supervised]]) -> None:
+        seconds = self._settings.drain_seconds + KILL_SECONDS
+        for turn, processes in turns.items():
+            if turn == LAST and any(process.condition.ok for process in processes):
+                await self._until_shipped()
+            await asyncio.gather(*(process.stop(seconds) for process in processes))
+
+    async def _until_shipped(self) -> None:
+        """Waits until the forwarder has shipped everything, for a few seconds at most."""
+        deadline = time.monotonic() + SHIP_SECONDS_MAX
+        while (left := await self._left_to_ship()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        if left:
+            self._screen.show(f"{left} events are not shipped yet; the next start ships them")
+
+    async def _left_to_ship(self) -> int:
+        with suppress(BusError):
+            if self._connection is not None and self._connection.is_connected:
+                consumer = f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}"
+                info = await self._connection.api(consumer)
+                return int(info["num_pending"] + info["num_ack_pending"])
+        return 0
+
+    def _on_signal(self) -> None:
+        if self._stopping.is_set():
+            # Asked twice: no more waiting. The parts end together with this process.
+            for process in self._processes:
+                process.kill()
+            os._exit(1)
+        self._screen.show("stopping (once more to stop at once)")
+        self._stopping.set()
+
+    def introduce(self, state: State, parts: tuple[Part, ...]) -> None:
+        """Says what runs, and where things are."""
+        for line in (
+            f"{AGENT_NAME} {AGENT_VERSION} on {self._settings.hostname}",
+            f"  parts   {', '.join(part.name for part in parts)}",
+            f"  state   {state.directory}",
+            f"  broker  {self._settings.nats_url[0]}, its password is in {state.url_file}",
+        ):
+            self._screen.show(line)
+        if not self._settings.infra_token:
+            self._screen.show("  dry run: without INFRA_TOKEN nothing leaves this machine")
+            if not self._settings.logging_write_events:
+                self._screen.show("  LOGGING_WRITE_EVENTS=true shows what would be sent")
+
+    def _show_line(self, name: str, line: str) -> None:
+        """A line that a part printed; of its own log without what is said here already."""
+        own = _OWN_LOG.fullmatch(line)
+        if own is None:
+            self._screen.show(f"{'':12} {name:<10} | {line}")
+        else:
+            when, level, text = own.groups()
+            level = "" if level == "INFO" else f"{level} "
+            self._screen.show(f"{moment(when)} {name:<10} | {level}{text}")
+
+    async def _look_on(self) -> None:
+        """Shows every event, and answers for the processes when somebody asks how they are."""
+        while True:
+            since = datetime.datetime.now(datetime.UTC)
+            self._connection = await bus.connect(self._settings, "agentctl up")
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._connection.watch())
+                    await self._connection.subscribe(STATUS, self._answer)
+                    await self._show_events(self._connection, since)
+            except* BusLost as group:
+                self._screen.show(f"connecting anew to the broker: {group.exceptions[0]}")
+            finally:
+                await self._connection.close()
+
+    async def _show_events(self, connection: Bus, since: datetime.datetime) -> None:
+        events = follow(connection, EVENTS_STREAM, EVENTS_SUBJECTS, since)
+        async with aclosing(events):
+            async for message in events:
+                self._screen.show(tap.in_words(message))
+
+    async def _answer(self, message: Msg) -> None:
+        self._health.set("bus", True, "connected")
+        for process in self._processes:
+            self._health.set(process.name, process.condition.ok, process.condition.detail)
+        if message.reply and self._connection is not None:
+            await self._connection.send(message.reply, msgspec.json.encode(self._health.report()))

@@ -1,0 +1,21 @@
+"""Stands for a collector: tells one event at each start, named after its process."""
+
+import os
+from collections.abc import AsyncIterator
+
+from shared.collector import Observed, collect
+from shared.events import DockerEvent, Event, rfc3339
+from shared.service import Runtime, run
+from shared.settings import ServiceSettings
+
+
+async def watch(runtime: Runtime[ServiceSettings], cursor: bytes | None) -> AsyncIterator[Observed]:
+    name = f"stub-{os.getpid()}"
+    body = DockerEvent(
+        type="container", action="start", actor_id="0" * 64, attributes={"name": name}
+    )
+    yield Observed(Event(id=name, time=rfc3339(0), origin=runtime.origin, agent="1", body=body))
+    await runtime.stopping.wait()
+
+
+run("docker", collect(watch), ServiceSettings)

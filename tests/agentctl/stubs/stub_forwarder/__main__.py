@@ -1,0 +1,38 @@
+"""Stands for the forwarder: makes the streams, and writes what it ships into the file SHIPPED.
+
+Each takes SHIP_SECONDS. When it is told to stop, it leaves what it has not shipped by then.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+from shared.bus import StreamConfig
+from shared.service import Runtime, run
+from shared.settings import ServiceSettings
+from shared.subjects import CURSORS, EVENTS_STREAM, EVENTS_SUBJECTS, FORWARDER, HOSTS
+
+
+def ship(subject: str) -> None:
+    with Path(os.environ["SHIPPED"]).open("a") as shipped:
+        shipped.write(f"{subject}\n")
+
+
+async def work(runtime: Runtime[ServiceSettings]) -> None:
+    manager = runtime.bus.manager
+    await manager.add_stream(StreamConfig(name=EVENTS_STREAM, subjects=[EVENTS_SUBJECTS]))
+    for bucket in (CURSORS, HOSTS):
+        await manager.create_key_value(bucket=bucket)
+    await manager.add_consumer(EVENTS_STREAM, durable_name=FORWARDER, ack_policy="explicit")
+    puller = runtime.bus.pull(EVENTS_STREAM, FORWARDER, window=16)
+    stopping = asyncio.create_task(runtime.stopping.wait())
+    stopping.add_done_callback(lambda _: puller.stop())
+    async for message in puller:
+        await asyncio.sleep(float(os.environ.get("SHIP_SECONDS", "0")))
+        if runtime.stopping.is_set():
+            break
+        ship(message.subject)
+        await runtime.bus.acknowledge(message)
+
+
+run("forwarder", work, ServiceSettings)

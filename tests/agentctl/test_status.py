@@ -1,0 +1,136 @@
+"""`agentctl status`: the screen, and the exit status that a script can use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from broker import NatsServer
+
+from agentctl.state import State
+from shared.bus import Bus, StreamConfig
+from shared.health import Condition, Report
+from shared.subjects import STATUS
+
+Start = Callable[..., Awaitable[Any]]
+
+DOCKER = Report(
+    service="docker", origin="web-01", version="0.1.0", ready=True, started=time.time() - 3725,
+    conditions={"source": Condition(True, "Docker Engine 29.0")}, figures={},
+)  # fmt: skip
+FORWARDER = Report(
+    service="forwarder", origin="web-01", version="0.1.0", ready=True, started=time.time() - 3725,
+    conditions={"receiver": Condition(True, "takes events")}, figures={"lag": 0.0},
+)  # fmt: skip
+
+
+async def answering(connection: Bus, *reports: Report) -> None:
+    """Services that answer like this when they are asked how they are."""
+
+    async def answer(message: Any) -> None:
+        await connection.send(message.reply, b"something else that listens here")
+        for report in reports:
+            await connection.send(message.reply, msgspec.json.encode(report))
+
+    await connection.subscribe(STATUS, answer)
+    await connection.flush()
+
+
+@pytest.fixture
+async def events(connection: Bus) -> Bus:
+    stream = StreamConfig(name="EVENTS", subjects=["events.>"], max_bytes=1024**2)
+    await connection.manager.add_stream(stream)
+    await connection.manager.add_consumer("EVENTS", durable_name="forwarder", ack_policy="explicit")
+    await connection.manager.add_stream(StreamConfig(name="DEAD", subjects=["dead.>"]))
+    return connection
+
+
+async def test_one_screen_tells_parts_sources_buffer_lag_and_refusals(
+    events: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    await answering(events, FORWARDER, DOCKER)
+    for number in range(3):
+        await events.publish("events.docker.web-01.container.start", b"{}", str(number))
+    await events.publish("dead.events.docker.web-01.container.start", b"{}", "9")
+    status = await start("-m", "agentctl", "status", "--nats", nats_server.url)
+    assert await status.end() == 0
+    screen = [" ".join(line.split()) for line in status.out]
+    assert screen[:5] == [
+        "PART ORIGIN STATE RUNNING VERSION",
+        "docker web-01 ready 1 h 2 m 0.1.0",
+        "source: Docker Engine 29.0",
+        "forwarder web-01 ready 1 h 2 m 0.1.0",
+        "receiver: takes events",
+    ]
+    assert screen[6].startswith("buffer ")
+    assert screen[6].endswith(" of 1.0 MiB, 3 events")
+    assert screen[7:] == [
+        "lag 3 to ship, 0 being shipped",
+        "refused 1 (see `agentctl dead list`)",
+    ]
+
+
+async def test_something_that_is_not_ready_is_marked_and_makes_it_1(
+    events: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    holding = msgspec.structs.replace(
+        FORWARDER, ready=False, last_error="403 Forbidden",
+        conditions={"receiver": Condition(False, "holding: the token is refused")},
+    )  # fmt: skip
+    await answering(events, holding, DOCKER)
+    status = await start("-m", "agentctl", "status", "--nats", nats_server.url)
+    assert await status.end() == 1
+    await status.shows("NOT READY")
+    await status.shows("  ! receiver: holding: the token is refused")
+    await status.shows("last error  forwarder: 403 Forbidden")
+
+
+async def test_a_forwarder_that_does_not_answer_makes_it_1(
+    connection: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    await answering(connection, DOCKER)
+    status = await start("-m", "agentctl", "status", "--nats", nats_server.url)
+    assert await status.end() == 1
+    await status.shows("The forwarder does not answer")
+    await status.shows("buffer      not made yet")
+
+
+async def test_no_broker_is_one_line_that_names_every_place_and_a_remedy(
+    start: Start, tmp_path: Path
+) -> None:
+    url = State(tmp_path).broker_url()
+    status = await start(
+        "-m", "agentctl", "status", "--state", tmp_path, NATS_URL="nats://127.0.0.1:1"
+    )
+    assert await status.end() == 1
+    assert len(status.err) == 1
+    assert "no broker at nats://127.0.0.1:1 (Connection refused)" in status.err[0]
+    status = await start("-m", "agentctl", "status", "--state", tmp_path)
+    assert await status.end() in (0, 1)  # a broker of somebody else may be on the usual port
+    password = url.split(":")[2].split("@")[0]
+    assert not any(password in line for line in status.err + status.out)
+
+
+async def test_a_broker_that_lets_nobody_in_is_one_line(start: Start) -> None:
+    listener = await start(
+        "-c",
+        "import socket\n"
+        "s = socket.create_server(('127.0.0.1', 0))\n"
+        "print(s.getsockname()[1], flush=True)\n"
+        "while True: s.accept()",
+    )
+    port = await listener.shows("")
+    status = await start("-m", "agentctl", "status", "--nats", f"127.0.0.1:{port}")
+    assert await status.end() == 1
+    (line,) = status.err
+    assert "NATS_USER" in line
+
+
+async def test_an_address_that_is_none_is_one_line(start: Start) -> None:
+    status = await start("-m", "agentctl", "status", "--nats", "nats://host:port")
+    assert await status.end() == 1
+    assert len(status.err) == 1

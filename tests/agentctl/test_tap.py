@@ -1,0 +1,151 @@
+"""`agentctl tap` against a real nats-server: recent events, live ones, filters, and a restart."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from broker import NatsServer, eventually
+
+from agentctl.state import CommandError
+from agentctl.tap import subject_for
+from shared.bus import Bus, StreamConfig
+from shared.events import DockerEvent, Event, encode, rfc3339
+from shared.subjects import subject_of
+
+Start = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+async def events(connection: Bus) -> Bus:
+    await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
+    return connection
+
+
+async def tell(connection: Bus, name: str, origin: str = "web-01") -> Event:
+    """Publishes that a container of that name started."""
+    now = int(datetime.datetime.now(datetime.UTC).timestamp()) * 10**9
+    body = DockerEvent(type="container", action="start", actor_id="0", attributes={"name": name})
+    event = Event(id=f"{origin} {name}", time=rfc3339(now), origin=origin, agent="1", body=body)
+    await connection.publish(subject_of(event), encode(event), event.id)
+    return event
+
+
+async def test_it_shows_recent_events_and_then_live_ones(
+    events: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    await tell(events, "recent")
+    tap = await start("-m", "agentctl", "tap", "--nats", nats_server.url)
+    await tap.shows("docker     web-01  container recent start")
+    await tell(events, "live")
+    await tap.shows("container live start")
+    assert len(tap.out) == 2
+    assert await tap.end(signal.SIGINT) == 130
+    assert tap.err == []
+
+
+async def test_json_is_the_event_as_it_is_stored(
+    events: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    event = await tell(events, "web")
+    tap = await start("-m", "agentctl", "tap", "--json", "--nats", nats_server.url)
+    assert json.loads(await tap.shows("web")) == json.loads(encode(event))
+
+
+async def test_filters_by_subject_source_origin_and_text(
+    events: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    await tell(events, "web")
+    await tell(events, "web", origin="db.example")
+    await tell(events, "last")
+    for arguments, line in {
+        ("events.docker.db_example.>",): "db.example  container web",
+        ("--origin", "db.example"): "db.example  container web",
+        ("--source", "docker", "--grep", "LAST"): "container last",
+    }.items():
+        tap = await start("-m", "agentctl", "tap", *arguments, "--nats", nats_server.url)
+        await tap.shows(line)
+        assert len(tap.out) == 1, tap.out
+        await tap.end(signal.SIGINT)
+
+
+async def test_since_leaves_older_events_out(
+    events: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    await tell(events, "old")
+    tap = await start("-m", "agentctl", "tap", "--since", "0s", "--nats", nats_server.url)
+    await until_somebody_looks_on(events)
+    await tell(events, "new")
+    await tap.shows("container new")
+    assert len(tap.out) == 1
+
+
+async def until_somebody_looks_on(connection: Bus) -> None:
+    while not (await connection.api("STREAM.INFO.EVENTS"))["state"]["consumer_count"]:
+        pass
+
+
+async def test_it_goes_on_after_a_restart_of_the_broker_and_repeats_nothing(
+    events: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    await tell(events, "before")
+    tap = await start("-m", "agentctl", "tap", "--nats", nats_server.url)
+    await tap.shows("container before")
+    nats_server.signal(signal.SIGKILL)
+    await eventually(lambda: not events.is_connected)
+    nats_server.start()
+    await eventually(lambda: events.is_connected)
+    await tell(events, "after")
+    await tap.shows("container after")
+    assert [line.split()[-2] for line in tap.out] == ["before", "after"]
+    assert tap.err == ["agentctl: the broker is away", "agentctl: the broker is back"]
+
+
+async def test_what_is_no_event_is_shown_and_can_do_no_harm_to_a_terminal(
+    events: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    await events.publish("events.x.y.z.a", b"\x1b[31mred\n", "1")
+    words = await start("-m", "agentctl", "tap", "--nats", nats_server.url)
+    raw = await start("-m", "agentctl", "tap", "--json", "--nats", nats_server.url)
+    await words.shows("events.x.y.z.a: 9 bytes that are no event")
+    await raw.shows(r"\x1b[31mred\n")
+
+
+async def test_a_reader_that_has_enough_is_no_error(
+    events: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    for number in range(3):
+        await tell(events, f"web-{number}")
+    script = 'set -o pipefail; "$0" -m agentctl tap --nats "$1" | head -n 1'
+    program = f"import subprocess, sys; sys.exit(subprocess.call(['bash', '-c', {script!r}, sys.executable, {nats_server.url!r}]))"  # noqa: E501
+    tap = await start("-c", program)
+    await tap.shows("container web-0")
+    await tell(events, "one more, which meets the closed pipe")
+    assert await tap.end() == 0
+    assert tap.err == []
+
+
+async def test_a_broker_that_is_away_is_one_line_with_a_remedy(start: Start) -> None:
+    tap = await start("-m", "agentctl", "tap", "--nats", "nats://127.0.0.1:1")
+    assert await tap.end() == 1
+    (line,) = tap.err
+    assert line.startswith("agentctl: no broker at nats://127.0.0.1:1 (Connection refused); ")
+    assert "agentctl up" in line
+
+
+def options(**values: Any) -> argparse.Namespace:
+    return argparse.Namespace(**({"subject": None, "source": None, "origin": None} | values))
+
+
+def test_the_subject_of_the_filters() -> None:
+    assert subject_for(options()) == "events.>"
+    assert subject_for(options(source="docker")) == "events.docker.*.>"
+    assert subject_for(options(origin="a.b")) == "events.*.a_b.>"
+    assert subject_for(options(subject="dead.>")) == "dead.>"
+    with pytest.raises(CommandError, match="leave --source"):
+        subject_for(options(subject="events.>", source="docker"))

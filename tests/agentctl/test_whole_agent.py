@@ -1,0 +1,95 @@
+"""The agent as a user has it: `agentctl up` with the real parts, against a receiver."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broker import eventually
+from receiver import TOKEN, Receiver, Reply
+
+Start = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def up(start: Start, tmp_path: Path, receiver: Receiver) -> Callable[..., Awaitable[Any]]:
+    """Starts the agent; it leaves this machine's own events out."""
+
+    async def start_up(**environ: str) -> Any:
+        return await start(
+            "-m", "agentctl", "up", "--state", tmp_path / "state",
+            **{
+                "INFRA_TOKEN": TOKEN, "EVENTS_RECEIVER_URL": receiver.url,
+                "CONTAINER_EVENTS_ENABLED": "false", "CLOUD_METADATA_ENABLED": "false",
+                "PKG_ENABLED": "false", "DOCKER_TRANSPORT": f"unix://{tmp_path}/no-engine.sock",
+            } | environ,
+        )  # fmt: skip
+
+    return start_up
+
+
+def titles(receiver: Receiver) -> list[str]:
+    """What the receiver stored of the agent's own life, in order."""
+    found = (document["title"] for document in receiver.documents)
+    return [title.split()[0] for title in found if title.startswith("agent_")]
+
+
+async def test_start_and_stop_are_delivered_though_everything_stops_together(
+    up: Callable[..., Awaitable[Any]], receiver: Receiver
+) -> None:
+    agent = await up()
+    await eventually(lambda: titles(receiver) == ["agent_started"], seconds=30)
+    assert await agent.end(signal.SIGINT) == 0
+    assert titles(receiver) == ["agent_started", "agent_stopped"]
+    assert set(receiver.stored.values()) == {1}
+    assert not any(TOKEN in line for line in agent.out + agent.err)
+
+
+async def test_a_killed_agent_is_reported_by_its_next_start(
+    up: Callable[..., Awaitable[Any]], receiver: Receiver
+) -> None:
+    agent = await up()
+    await eventually(lambda: titles(receiver) == ["agent_started"], seconds=30)
+    await agent.end(signal.SIGKILL)
+    agent = await up()
+    await eventually(lambda: len(titles(receiver)) == 3, seconds=30)
+    assert sorted(titles(receiver)[1:]) == ["agent_started", "agent_stopped"]
+    assert await agent.end(signal.SIGINT) == 0
+    assert set(receiver.stored.values()) == {1}
+
+
+async def test_what_was_refused_can_be_sent_once_more(
+    up: Callable[..., Awaitable[Any]], receiver: Receiver, start: Start, tmp_path: Path
+) -> None:
+    """The headers and ids of a dead letter, as one service writes them and the other reads them."""
+    receiver.reply = Reply(400, b"not today")
+    agent = await up()
+    await agent.shows("dead letter")
+    state = ("--state", tmp_path / "state")
+    listed = await start("-m", "agentctl", "dead", "list", *state)
+    assert await listed.end() == 0
+    number, *_ = (await listed.shows("agent started")).split()
+    assert "400" in listed.out[0]
+    receiver.reply = Reply()
+    replayed = await start("-m", "agentctl", "dead", "replay", number, *state)
+    assert await replayed.end() == 0
+    await eventually(lambda: "agent_started" in titles(receiver), seconds=30)
+    assert await agent.end(signal.SIGINT) == 0
+
+
+async def test_a_setting_that_the_forwarder_cannot_use_ends_it_soon(
+    up: Callable[..., Awaitable[Any]], receiver: Receiver
+) -> None:
+    agent = await up(REGION="MARS", DRAIN_SECONDS="60")
+    assert await agent.end() == 2
+    (line,) = (line for line in agent.out if "REGION=MARS" in line)
+    assert "US or EU" in line

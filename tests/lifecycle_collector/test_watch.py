@@ -1,0 +1,176 @@
+"""The runs of the agent, told by the real process against a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from broker import NatsServer, eventually
+
+from lifecycle_collector.watch import Record
+from shared.bus import Bus, StreamConfig
+from shared.events import AgentLifecycle, Event, decode, nanoseconds
+from shared.subjects import CURSORS, HOSTS, key
+
+ORIGIN = "web.example"
+
+
+class Agent:
+    """The bus of one host, with everything its lifecycle collector has told."""
+
+    def __init__(self, connection: Bus, server: NatsServer) -> None:
+        self._bus = connection
+        self._environment = os.environ | {
+            "NATS_URL": server.url,
+            "HOSTNAME_ALIAS": ORIGIN,
+            "API_SERVER_PORT": "0",
+            "CLOUD_METADATA_ENABLED": "false",
+            "HEARTBEAT_INTERVAL": "50ms",
+            "DRAIN_SECONDS": "2",
+        }
+        self.told: list[Event] = []
+        self.subjects: list[str] = []
+
+    async def listen(self) -> None:
+        async for message in self._bus.pull("EVENTS", "test", window=16):
+            self.told.append(decode(message.data))
+            self.subjects.append(message.subject)
+            await self._bus.acknowledge(message)
+
+    async def until_told(self, count: int) -> list[AgentLifecycle]:
+        await eventually(lambda: len(self.told) >= count, seconds=30)
+        assert len(self.told) == count, self.told
+        return [event.body for event in self.told if isinstance(event.body, AgentLifecycle)]
+
+    async def record(self) -> Record:
+        value = await self._bus.get(CURSORS, key("lifecycle", ORIGIN))
+        assert value is not None
+        return msgspec.json.decode(value, type=Record)
+
+    async def heartbeat(self) -> Record:
+        """The next record that says the run was alive later than the present one does."""
+        before = await self.record()
+        while (now := await self.record()).alive == before.alive:
+            await asyncio.sleep(0.01)
+        return now
+
+    @asynccontextmanager
+    async def process(self, **environment: str) -> AsyncIterator[Process]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "lifecycle_collector", env=self._environment | environment
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+@pytest.fixture
+async def agent(connection: Bus, nats_server: NatsServer) -> AsyncIterator[Agent]:
+    await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
+    await connection.manager.add_consumer("EVENTS", durable_name="test", ack_policy="explicit")
+    for bucket in (CURSORS, HOSTS):
+        await connection.manager.create_key_value(bucket=bucket)
+    agent = Agent(connection, nats_server)
+    listening = asyncio.create_task(agent.listen())
+    yield agent
+    listening.cancel()
+
+
+async def end(process: Process, number: signal.Signals = signal.SIGTERM) -> int:
+    process.send_signal(number)
+    return await asyncio.wait_for(process.wait(), 10)
+
+
+async def test_a_run_is_told_once_as_it_starts_and_once_as_it_stops(agent: Agent) -> None:
+    async with agent.process() as process:
+        await agent.until_told(1)
+        assert await end(process) == 0
+    started, stopped = await agent.until_told(2)
+    assert (started.state, stopped.state, stopped.clean) == ("started", "stopped", True)
+    assert started.run == stopped.run
+    assert agent.subjects == [
+        "events.lifecycle.web_example.agent.started", "events.lifecycle.web_example.agent.stopped",
+    ]  # fmt: skip
+    assert agent.told[0].origin == ORIGIN
+    assert (await agent.record()).stopped == nanoseconds(agent.told[1].time)
+
+
+async def test_a_start_after_a_clean_stop_tells_only_itself(agent: Agent) -> None:
+    for _ in range(2):
+        async with agent.process() as process:
+            await agent.until_told(len(agent.told) + 1)
+            await end(process)
+    bodies = await agent.until_told(4)
+    assert [body.state for body in bodies] == ["started", "stopped", "started", "stopped"]
+    assert all(body.clean for body in bodies)
+    assert bodies[0].run != bodies[2].run
+
+
+async def test_a_killed_run_is_told_as_stopped_uncleanly_when_it_was_last_alive(
+    agent: Agent,
+) -> None:
+    async with agent.process() as process:
+        await agent.until_told(1)
+        await agent.heartbeat()
+        await end(process, signal.SIGKILL)
+    last = await agent.record()
+    async with agent.process():
+        _, stopped, started = await agent.until_told(3)
+    assert (stopped.state, stopped.clean, stopped.run) == ("stopped", False, last.run)
+    assert nanoseconds(agent.told[1].time) == last.alive
+    assert (started.state, started.run != last.run) == ("started", True)
+
+
+async def test_a_restart_of_this_part_within_one_run_tells_nothing(agent: Agent) -> None:
+    async with agent.process(AGENT_RUN="run-1") as process:
+        await agent.until_told(1)
+        await end(process, signal.SIGKILL)
+    async with agent.process(AGENT_RUN="run-1") as process:
+        await agent.heartbeat()
+        await end(process)
+    started, stopped = await agent.until_told(2)
+    assert (started.run, stopped.run, stopped.clean) == ("run-1", "run-1", True)
+
+
+async def test_a_part_that_was_stopped_alone_starts_a_run_with_ids_of_its_own(
+    agent: Agent,
+) -> None:
+    for _ in range(2):
+        async with agent.process(AGENT_RUN="run-1") as process:
+            await agent.until_told(len(agent.told) + 1)
+            await end(process)
+    first, _, second, _ = await agent.until_told(4)
+    assert first.run == "run-1"
+    assert second.run.startswith("run-1.")
+    assert len({event.id for event in agent.told}) == 4
+
+
+async def test_a_stop_while_the_broker_is_away_is_told_by_the_next_start(
+    agent: Agent, nats_server: NatsServer
+) -> None:
+    async with agent.process(DRAIN_SECONDS="200ms") as process:
+        await agent.until_told(1)
+        last = await agent.heartbeat()
+        nats_server.signal(signal.SIGKILL)
+        assert await end(process) == 0
+    nats_server.start()
+    async with agent.process():
+        _, stopped, _ = await agent.until_told(3)
+    assert (stopped.state, stopped.clean, stopped.run) == ("stopped", False, last.run)
+
+
+async def test_a_record_that_cannot_be_read_counts_as_none(agent: Agent, connection: Bus) -> None:
+    await connection.put(CURSORS, key("lifecycle", ORIGIN), b"{")
+    async with agent.process():
+        (started,) = await agent.until_told(1)
+    assert started.state == "started"
