@@ -181,7 +181,22 @@ def a_handle(url: str) -> pycurl.Curl:
 async def own_transport(url: str, bodies: list[bytes]) -> None:
     """The forwarder's transport without the rest."""
     transport = Transport(ForwarderSettings(infra_token=Secret(TOKEN), events_receiver_url=url))
-    await loop_of(transport.post, bodies)
+    remaining, done = iter(bodies), asyncio.Event()
+    running = CONNECTIONS
+
+    def post_next(_: object = None) -> None:
+        nonlocal running
+        body = next(remaining, None)
+        if body is not None:
+            transport.post(body, post_next)
+            return
+        running -= 1
+        if not running:
+            done.set()
+
+    for _ in range(CONNECTIONS):
+        post_next()
+    await done.wait()
     transport.close()
 
 

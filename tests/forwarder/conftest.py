@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from broker import NatsServer
+from broker import NatsServer, eventually
 from forwarding import Forwarder, Oracle, Publisher, Start
 from receiver import TOKEN, Receiver
 
@@ -18,7 +18,6 @@ from shared.health import Health
 from shared.retry import Backoff
 from shared.service import Runtime
 from shared.settings import Secret
-from shared.subjects import HOSTS
 
 
 @pytest.fixture
@@ -44,7 +43,8 @@ async def start(
         connection = await bus.connect(made, "forwarder")
         runtime = Runtime(made, Health("forwarder", "test"), connection, asyncio.Event())
         running.append(Forwarder(runtime))
-        await connection.until_ready(HOSTS)
+        await asyncio.sleep(0)  # its task begins
+        await eventually(lambda: running[-1].health.report().conditions["streams"].ok)
         return running[-1]
 
     yield begin

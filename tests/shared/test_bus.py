@@ -232,7 +232,7 @@ async def test_a_stopped_puller_hands_out_what_is_here_and_ends(stream: Bus) -> 
         async for message in puller:
             taken.append(message.data)
             if len(taken) == 1:
-                await eventually(lambda: puller._here.qsize() == 2)
+                await eventually(lambda: len(puller._here) == 2)
                 puller.stop()
     assert taken == [b"0", b"1", b"2"]
 

@@ -71,12 +71,10 @@ async def test_an_upgrade_whose_halves_are_far_apart_is_still_one(tmp_path: Path
     """pip moves the old version aside, unpacks for as long as it takes, then deletes it."""
     packages = tmp_path / "host/usr/lib/python3/dist-packages"
     _info(packages / "big-1.0.dist-info/METADATA", "big", "1.0")
-    (packages / "big-1.0.dist-info/RECORD").touch()
     async with Run(tmp_path / "host") as run_:
         (packages / "big-1.0.dist-info").rename(packages / "~ig-1.0.dist-info")
         await run_.quiet()
         _info(packages / "big-2.0.dist-info/METADATA", "big", "2.0")
-        (packages / "big-2.0.dist-info/RECORD").touch()
         await run_.quiet()
         assert run_.words() == []
         shutil.rmtree(packages / "~ig-1.0.dist-info")
@@ -138,6 +136,8 @@ def _info(path: Path, name: str, version: str) -> None:
     path.write_text(
         f"Metadata-Version: 1.1\r\nName: {name}\r\nVersion: {version}\r\n\r\nName: no\n"
     )
+    if path.name == "METADATA":
+        (path.parent / "RECORD").touch()
 
 
 def test_odd_metadata(tmp_path: Path) -> None:
@@ -155,8 +155,18 @@ def test_odd_metadata(tmp_path: Path) -> None:
         found = {package.name: package.version for package in look.packages}
         assert found == {"alpha": "1.0", "beta": "1.2.3", "fifo": "1.0"}
         assert look.unfinished
-        long_ago = time.time() - 3600
-        os.utime(tmp_path, (long_ago, long_ago))
+
+
+def test_what_pip_left_behind_before_the_clock_was_set_back_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is to come, and the packages beside it are told all the same."""
+    (tmp_path / "~lpha-0.9.dist-info").mkdir()
+    with tree_at(str(tmp_path)) as tree:
+        assert python.read(tree, ".", ()).unfinished
+        now = time.time()
+        monkeypatch.setattr(python.time, "time", lambda: now - 3600)
+        assert not python.read(tree, ".", ()).unfinished
 
 
 def test_which_python_a_directory_belongs_to() -> None:

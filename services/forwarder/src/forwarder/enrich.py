@@ -101,16 +101,16 @@ def _virtualization(facts: HostFacts) -> str:
 
 
 def _docker(body: DockerEvent, host: str) -> Document:
-    attributes = body.attributes
-    name = attributes.get("name") or ", ".join(body.image_tags) or _short(body.actor_id)
-    told = {key: value for key, value in attributes.items() if key != "name"}
-    if body.image_tags:
-        told["tags"] = " ".join(body.image_tags)
+    own_name = body.attributes.get("name", "")
+    name = own_name or ", ".join(body.image_tags) or _short(body.actor_id)
     # The labels stand in the message, where today's agent has them too and where they are searched.
-    pairs = (*sorted(told.items()), *sorted(body.labels.items()))
-    said = ", ".join(f"{key}: {value}" for key, value in pairs)
-    words = (body.type, body.action, attributes.get("name"), body.actor_id, said)
-    message = "Docker Event: " + " ".join(word for word in words if word)
+    pairs = [f"{key}: {value}" for key, value in sorted(body.attributes.items()) if key != "name"]
+    if body.image_tags:
+        pairs.append(f"tags: {' '.join(body.image_tags)}")
+    pairs += [f"{key}: {value}" for key, value in sorted(body.labels.items())]
+    said = ", ".join(pairs)
+    words = [word for word in (body.type, body.action, own_name, body.actor_id, said) if word]
+    message = "Docker Event: " + " ".join(words)
     if body.synthetic:
         message += " (not told by the engine, but found afterwards)"
     return {

@@ -13,7 +13,7 @@ Every POST enters and leaves here. Three things are decided:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import Callable
 
 from forwarder.transport import Answer
 from forwarder.verdict import Verdict, in_words, is_crowded
@@ -31,13 +31,16 @@ _CONDITION = "receiver"
 
 
 class Flow:
-    """The pace of all POSTs. `enter` before each, `leave` with its answer after it."""
+    """The pace of all POSTs: `enter` before each where `has_room`, `leave` with its answer after.
 
-    def __init__(self, health: Health, receiver: str) -> None:
+    `on_room` is called when there is room again after a pause.
+    """
+
+    def __init__(self, health: Health, receiver: str, on_room: Callable[[], None]) -> None:
         self._health = health
         self._receiver = receiver
+        self._on_room = on_room
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[asyncio.Future[None]] = deque()
         self._not_before = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._backoff = Backoff(1, 30)
@@ -51,21 +54,15 @@ class Flow:
         self._said_ok = False
         health.set(_CONDITION, True, f"{receiver}: nothing was sent yet")
 
-    async def enter(self) -> None:
-        """Waits until one more POST may begin. Events go in the order in which they came here."""
-        if not self._waiting and self._has_room():
-            self.in_flight += 1
-            return
-        turn: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(turn)
-        self._admit()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.in_flight -= 1
-                self._admit()
-            raise
+    def has_room(self) -> bool:
+        """Whether one more POST may begin now."""
+        if self.in_flight >= (int(self.limit) if self.is_open else 1):
+            return False
+        return not self._not_before or self._loop.time() >= self._not_before
+
+    def enter(self) -> None:
+        """Begins one POST."""
+        self.in_flight += 1
 
     def leave(self, verdict: Verdict, answer: Answer, seconds: float) -> None:
         """Ends one POST, which took `seconds` and came out so."""
@@ -81,14 +78,13 @@ class Flow:
                 self._close(f"holding, {in_words(answer)}")
         if answer.retry_after and verdict is not Verdict.REFUSED:
             pause = min(answer.retry_after, RETRY_AFTER_SECONDS_MAX)
-            self._not_before = max(self._not_before, self._loop.time() + pause)
+            self._pause(pause)
             self._say(False, f"asked to wait for {pause:.0f} s, {in_words(answer)}")
-        self._admit()
 
-    def abandon(self) -> None:
-        """Ends one POST of which nothing is known."""
-        self.in_flight -= 1
-        self._admit()
+    def stop(self) -> None:
+        """Calls `on_room` no more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _on_delivered(self) -> None:
         self._failures = self._refusals = 0
@@ -98,7 +94,7 @@ class Flow:
         if not self.is_open:
             self.is_open = True
             self._backoff.reset()
-        if not self._said_ok and self._not_before <= self._loop.time():
+        if not self._said_ok and not self._not_before:
             self._say(True, "takes events")
 
     def _on_refused(self, answer: Answer) -> None:
@@ -123,30 +119,23 @@ class Flow:
         # Those in flight when it closed come back one after the other: together they are one
         # failure. After that only the one event that tries can.
         if was_open or not self.in_flight:
-            pause = self._backoff.next_seconds()
-            self._not_before = max(self._not_before, self._loop.time() + pause)
+            self._pause(self._backoff.next_seconds())
         self._say(False, words)
+
+    def _pause(self, seconds: float) -> None:
+        """Lets nothing begin for so long; a longer pause that is under way stays."""
+        until = self._loop.time() + seconds
+        if until > self._not_before:
+            self._not_before = until
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(until, self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._timer = None
+        self._not_before = 0.0
+        self._on_room()
 
     def _say(self, ok: bool, words: str) -> None:
         self._said_ok = ok
         self._health.set(_CONDITION, ok, f"{self._receiver} {words}")
-
-    def _has_room(self) -> bool:
-        if self._loop.time() < self._not_before:
-            return False
-        return self.in_flight < (int(self.limit) if self.is_open else 1)
-
-    def _admit(self) -> None:
-        """Lets in whoever may enter now, and comes back when the pause is over."""
-        while self._waiting and self._has_room():
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.in_flight += 1
-                turn.set_result(None)
-        pause = self._not_before - self._loop.time()
-        if self._waiting and pause > 0 and self._timer is None:
-            self._timer = self._loop.call_later(pause, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._admit()

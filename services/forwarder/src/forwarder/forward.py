@@ -39,6 +39,7 @@ async def forward(runtime: Runtime[ForwarderSettings]) -> None:
             helpers = [
                 tasks.create_task(streams.keep(puller), name="streams"),
                 tasks.create_task(facts.refresh(), name="facts"),
+                tasks.create_task(shipper.work(), name="ship"),
                 tasks.create_task(shipper.stay_in_progress(), name="in progress"),
             ]
             pulling = tasks.create_task(_pull(puller, shipper, streams, facts), name="pull")
@@ -55,7 +56,7 @@ async def _pull(puller: Puller, shipper: Shipper, streams: Streams, facts: Facts
     await streams.made.wait()
     await facts.preload()
     async for message in puller:
-        await shipper.take(message)
+        shipper.take(message)
 
 
 async def _end(

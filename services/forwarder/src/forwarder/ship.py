@@ -11,6 +11,8 @@ import asyncio
 import logging
 import sys
 import time
+from collections import deque
+from functools import partial
 
 import msgspec
 from prometheus_client import Histogram
@@ -49,27 +51,30 @@ _LATENCY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60,
 class _Shipment:
     """One event on its way, and the copies of its message that wait for the same end."""
 
-    __slots__ = ("copies", "document", "id", "is_posting", "since", "task", "time_ns")
+    __slots__ = ("backoff", "began", "copies", "document", "id", "since", "time_ns", "was_refused")
 
-    def __init__(self, message: Message, message_id: str) -> None:
+    def __init__(self, message: Message, message_id: str, document: bytes, time_ns: int) -> None:
         self.id = message_id
         self.copies = {message.sequence: message}
-        self.document = b""
-        self.time_ns = 0
+        self.document = document
+        self.time_ns = time_ns
         """When it happened."""
         self.since = time.monotonic()
         """When it came here."""
-        self.is_posting = False
-        self.task: asyncio.Task[None]
-
-    @property
-    def message(self) -> Message:
-        """The message as it came first."""
-        return next(iter(self.copies.values()))
+        self.began = 0.0
+        """When its last POST did."""
+        self.backoff: Backoff | None = None
+        self.was_refused = False
 
 
 class Shipper:
-    """Takes messages, ships each event once, and acknowledges it."""
+    """Takes messages, ships each event once, and acknowledges it.
+
+    An event is in one of four places: `_ready` to be posted, in flight, waiting for a timer to be
+    ready again, or being made a dead letter; `_held` has all of them. Answers come by callback into
+    `_answers` and are worked off by the one task `work`, so that ten thousand events a second have
+    no task each, and so that a fault ends the process instead of one event's callback.
+    """
 
     def __init__(
         self,
@@ -86,8 +91,14 @@ class Shipper:
         self._transport = transport
         """None to run dry: documents are printed instead of sent."""
         self._tasks = tasks
-        self._flow = Flow(runtime.health, runtime.settings.receiver)
+        self._flow = Flow(runtime.health, runtime.settings.receiver, self._post_ready)
         self._held: dict[str, _Shipment] = {}
+        self._ready: deque[_Shipment] = deque()
+        self._answers: deque[tuple[_Shipment, Answer]] = deque()
+        self._settled: deque[Message] = deque()
+        """Messages whose acknowledgement is due."""
+        self._has_work = asyncio.Event()
+        self._burials: set[asyncio.Task[None]] = set()
         self._recent = RecentIds()
         self._is_stopping = False
         self._loop = asyncio.get_running_loop()
@@ -116,98 +127,91 @@ class Shipper:
         oldest = next(iter(self._held.values()), None)
         return time.monotonic() - oldest.since if oldest else 0.0
 
-    async def take(self, message: Message) -> None:
-        """Begins to ship what `message` holds; returns before that is done."""
+    def take(self, message: Message) -> None:
+        """Begins to ship what `message` holds."""
         self._taken_at = self._loop.time()
-        unreadable = ""
         try:
             event = decode(message.data)
             time_ns = nanoseconds(event.time)
             document = encode(enrich(event, self._facts.of(event.origin), self._settings.tags))
         except (msgspec.DecodeError, ValueError, OverflowError) as error:
-            unreadable = f"cannot be decoded: {error}; it begins with {excerpt(message.data)}"
-            shipment = _Shipment(message, f"{EVENTS_STREAM}:{message.sequence}")
-        else:
-            # Not the event's own id: a dead letter comes again under another, and is sent again.
-            shipment = _Shipment(message, message.id or event.id)
-            shipment.document, shipment.time_ns = document, time_ns
-        if shipment.id in self._recent:
+            self._take_unreadable(message, str(error))
+            return
+        # Not the event's own id: a dead letter comes again under another, and is sent again.
+        message_id = message.id or event.id
+        if message_id in self._recent:
             self._repeated.inc()
-            await self._bus.acknowledge(message)
-        elif shipment.id in self._held:
+            self._acknowledge(message)
+        elif (held := self._held.get(message_id)) is not None:
             self._repeated.inc()
-            self._held[shipment.id].copies[message.sequence] = message
+            held.copies[message.sequence] = message
         else:
+            shipment = _Shipment(message, message_id, document, time_ns)
+            self._held[message_id] = shipment
+            self._make_room()
+            self._make_ready(shipment)
+
+    def _take_unreadable(self, message: Message, problem: str) -> None:
+        shipment = _Shipment(message, f"{EVENTS_STREAM}:{message.sequence}", b"", 0)
+        if shipment.id not in self._held:
             self._held[shipment.id] = shipment
-            shipment.task = self._tasks.create_task(self._settle(shipment, unreadable))
-        self._make_room()
+            words = f"cannot be decoded: {problem}; it begins with {excerpt(message.data)}"
+            self._bury(shipment, 0, words, "undecodable")
 
     def _make_room(self) -> None:
         """Has no more come than there is room for, and never only a few at a time."""
         room = HELD_EVENTS_MAX - len(self._held)
         self._puller.resize(room if room >= HELD_EVENTS_MAX // 4 else 0)
 
-    async def _settle(self, shipment: _Shipment, unreadable: str) -> None:
-        """Ships one event, then tells the stream of it; also where it is cancelled meanwhile."""
-        is_done = False
-        try:
-            if unreadable:
-                await self._bury(shipment, 0, unreadable, "undecodable")
-                is_done = True
-            elif self._transport is None:
-                is_done = self._print(shipment)
-            else:
-                is_done = await self._ship(shipment, self._transport)
-        finally:
-            del self._held[shipment.id]
-            self._make_room()
-            settle = self._bus.acknowledge if is_done else self._bus.give_back
-            for copy in shipment.copies.values():
-                await settle(copy)
+    def _make_ready(self, shipment: _Shipment) -> None:
+        self._ready.append(shipment)
+        self._post_ready()
 
-    async def _ship(self, shipment: _Shipment, transport: Transport) -> bool:
-        """Posts until the receiver has the event or will never take it; False where stopped."""
-        backoff = Backoff(0.5, 30)
-        was_refused = False
-        while not self._is_stopping:
-            answer = await self._post(shipment, transport)
-            match judge(answer):
-                case Verdict.DELIVERED:
-                    self._on_delivered(shipment)
-                    return True
-                case Verdict.REFUSED if was_refused:
-                    reason = str(answer.status)
-                    await self._bury(shipment, answer.status, in_words(answer), reason)
-                    return True
-                case Verdict.REFUSED:
-                    was_refused = True
-                    await asyncio.sleep(_CONFIRM_SECONDS)
-                case Verdict.RETRY:
-                    if backoff.failures >= ATTEMPTS_MAX and self._flow.is_open:
-                        words = f"failed {ATTEMPTS_MAX} times while others went through, "
-                        words += in_words(answer)
-                        await self._bury(shipment, answer.status, words, "attempts")
-                        return True
-                    await asyncio.sleep(backoff.next_seconds())
-            self._retried.inc()
-        return False
+    def _post_ready(self) -> None:
+        """Posts what is ready, as far as there is room for it."""
+        while self._ready and not self._is_stopping and self._flow.has_room():
+            shipment = self._ready.popleft()
+            if self._transport is None:
+                self._print(shipment)
+                self._finish(shipment)
+                continue
+            self._flow.enter()
+            shipment.began = self._loop.time()
+            self._transport.post(shipment.document, partial(self._answered, shipment))
 
-    async def _post(self, shipment: _Shipment, transport: Transport) -> Answer:
-        await self._flow.enter()
-        began = self._loop.time()
-        shipment.is_posting = True
-        try:
-            answer = await transport.post(shipment.document)
-        except asyncio.CancelledError:
-            self._flow.abandon()
-            raise
-        finally:
-            shipment.is_posting = False
-        seconds = self._loop.time() - began
-        self._flow.leave(judge(answer), answer, seconds)
+    def _answered(self, shipment: _Shipment, answer: Answer) -> None:
+        self._answers.append((shipment, answer))
+        self._has_work.set()
+
+    async def work(self) -> None:
+        """Acts on every answer, and tells the stream of every event that is done with; for ever."""
+        while True:
+            await self._has_work.wait()
+            self._has_work.clear()
+            while self._answers:
+                self._on_answer(*self._answers.popleft())
+            while self._settled:
+                await self._bus.acknowledge(self._settled.popleft())
+
+    def _on_answer(self, shipment: _Shipment, answer: Answer) -> None:
+        verdict = judge(answer)
+        seconds = self._loop.time() - shipment.began
+        self._flow.leave(verdict, answer, seconds)
         if self._settings.logging_request_tracking:
             log.info("event %s, %.0f ms: %s", shipment.id, seconds * 1000, in_words(answer))
-        return answer
+        match verdict:
+            case Verdict.DELIVERED:
+                self._on_delivered(shipment)
+            case Verdict.REFUSED if shipment.was_refused:
+                self._bury(shipment, answer.status, in_words(answer), str(answer.status))
+            case Verdict.REFUSED:
+                shipment.was_refused = True
+                self._repeat(shipment, _CONFIRM_SECONDS)
+            case Verdict.RETRY:
+                self._on_failed(shipment, answer)
+            case Verdict.HOLD:
+                self._repeat(shipment, 0)
+        self._post_ready()
 
     def _on_delivered(self, shipment: _Shipment) -> None:
         self._recent.add(shipment.id)
@@ -215,15 +219,46 @@ class Shipper:
         self._latency.observe(max(0, time.time_ns() - shipment.time_ns) / SECOND)
         if self._settings.logging_write_events:
             self._print(shipment)
+        self._finish(shipment)
 
-    def _print(self, shipment: _Shipment) -> bool:
+    def _on_failed(self, shipment: _Shipment, answer: Answer) -> None:
+        backoff = shipment.backoff = shipment.backoff or Backoff(0.5, 30)
+        if backoff.failures >= ATTEMPTS_MAX and self._flow.is_open:
+            words = f"failed {backoff.failures} times while others went through"
+            self._bury(shipment, answer.status, f"{words}, {in_words(answer)}", "attempts")
+        else:
+            self._repeat(shipment, backoff.next_seconds())
+
+    def _repeat(self, shipment: _Shipment, seconds: float) -> None:
+        self._retried.inc()
+        self._loop.call_later(seconds, self._make_ready, shipment)
+
+    def _bury(self, shipment: _Shipment, status: int, words: str, reason: str) -> None:
+        burial = self._make_dead_letter(shipment, status, words, reason)
+        task = self._tasks.create_task(burial)
+        self._burials.add(task)
+        task.add_done_callback(self._burials.discard)
+
+    async def _make_dead_letter(
+        self, shipment: _Shipment, status: int, words: str, reason: str
+    ) -> None:
+        await bury(self._bus, next(iter(shipment.copies.values())), status, words)
+        self._refused.labels(reason).inc()
+        self._finish(shipment)
+
+    def _print(self, shipment: _Shipment) -> None:
         sys.stdout.write(self._settings.redact(shipment.document.decode()) + "\n")
         sys.stdout.flush()
-        return True
 
-    async def _bury(self, shipment: _Shipment, status: int, words: str, reason: str) -> None:
-        await bury(self._bus, shipment.message, status, words)
-        self._refused.labels(reason).inc()
+    def _finish(self, shipment: _Shipment) -> None:
+        del self._held[shipment.id]
+        self._make_room()
+        for copy in shipment.copies.values():
+            self._acknowledge(copy)
+
+    def _acknowledge(self, message: Message) -> None:
+        self._settled.append(message)
+        self._has_work.set()
 
     async def stay_in_progress(self) -> None:
         """Tells the stream, for ever, of all that is here for longer than a moment."""
@@ -247,16 +282,12 @@ class Shipper:
     async def stop(self, seconds: float) -> None:
         """Ends: posts that are under way may take `seconds` more, the rest is given back."""
         self._is_stopping = True
-        tasks = [shipment.task for shipment in self._held.values()]
-        for shipment in self._held.values():
-            if not shipment.is_posting:
-                shipment.task.cancel()
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        # Tasks that were cancelled before they had begun could not give anything back.
-        for shipment in self._held.values():
+        self._flow.stop()
+        end = self._loop.time() + seconds
+        while (self._flow.in_flight or self._settled) and self._loop.time() < end:
+            await asyncio.sleep(0.01)
+        for task in self._burials:
+            task.cancel()
+        for shipment in list(self._held.values()):
             for copy in shipment.copies.values():
                 await self._bus.give_back(copy)

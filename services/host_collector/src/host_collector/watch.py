@@ -29,7 +29,7 @@ async def watch(runtime: Runtime[HostSettings], cursor: bytes | None) -> AsyncIt
     sources: list[Source] = []
     if runtime.settings.oom_enabled:
         sources.append(oom.watch(runtime, await read_cursor(runtime, oom.PART)))
-    if runtime.settings.pkg_enabled:
+    if runtime.settings.pkg_enabled or runtime.settings.pkg_container_enabled:
         sources.append(packages.changes(runtime))
     async with aclosing(merged(sources, runtime.stopping)) as observations:
         async for observed in observations:

@@ -122,4 +122,4 @@ def _package(tree: Tree, path: str, name: str, known: dict[str, Package]) -> Pac
 
 def _is_younger(tree: Tree, path: str, seconds: float) -> bool:
     """Whether `path` is a directory that was changed in the last `seconds`."""
-    return tree.is_folder(path) and time.time() - changed_at(tree, path) / 1e9 < seconds
+    return tree.is_folder(path) and abs(time.time() - changed_at(tree, path) / 1e9) < seconds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from host_collector.packages.roots import Place, pythons
@@ -16,6 +17,7 @@ from host_collector.packages.tree import is_text
 _container = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _interpreter = re.compile(r"(python|pypy)[0-9.]*|node(?:js)?")
 _HINTS_MAX = 256
+_ARGUMENTS_MAX = 3
 _ANCESTORS_MAX = 12
 _BYTES_MAX = 128 * 1024
 
@@ -105,21 +107,31 @@ class Processes:
         kind = _interpreter.fullmatch(exe.name)
         if kind is None:
             return set()
-        arguments = self._text(pid, "cmdline").decode(errors="replace").split("\0")
+        cwd = self._link(pid, "cwd")
+        arguments = [
+            os.path.normpath(os.path.join(cwd, argument))
+            for argument in self._text(pid, "cmdline").decode(errors="replace").split("\0")
+            if argument and not argument.startswith("-")
+        ][:_ARGUMENTS_MAX]
         prefix = str(exe.parent.parent)
         if kind[1]:
-            environment = re.search(rb"(?:^|\0)VIRTUAL_ENV=([^\0]+)", self._text(pid, "environ"))
-            prefixes = {prefix, *(_prefix(argument) for argument in arguments[:2])}
-            if environment:
-                prefixes.add(environment[1].decode(errors="replace"))
+            prefixes = {prefix, *map(_prefix, arguments), *self._environments(pid)}
             return {place for path in prefixes if path.startswith("/")
                     for place in pythons(path.strip("/")) if path.strip("/")}  # fmt: skip
-        starts = [self._link(pid, "cwd"), *(os.path.dirname(a) for a in arguments[1:2])]
         found = {Place("node", f"{prefix}/lib/node_modules".strip("/"))}
-        for start in starts:
+        for start in (cwd, *map(os.path.dirname, arguments[1:])):
             if start.startswith("/"):
-                found |= _projects(PurePosixPath(os.path.normpath(start)))
+                found |= _projects(PurePosixPath(start))
         return found
+
+    def _environments(self, pid: int) -> Iterator[str]:
+        """The virtual environments that the process was started in, by its variables."""
+        for variable in self._text(pid, "environ").decode(errors="replace").split("\0"):
+            name, _, value = variable.partition("=")
+            if name == "VIRTUAL_ENV":
+                yield value
+            elif name == "PATH":  # an image often has its environment first in it, and no more
+                yield _prefix(f"{value.partition(':')[0]}/python")
 
     def _link(self, pid: int | str, name: str) -> str:
         try:

@@ -42,7 +42,8 @@ def read(tree: Tree, path: str, before: tuple[Package, ...]) -> Look:
         if suffix not in _METADATA:
             continue
         changed_ns = changed_at(tree, f"{path}/{name}")
-        age = time.time() - changed_ns / 1e9
+        # Also of a time to come: the clock may have been set back since.
+        age = abs(time.time() - changed_ns / 1e9)
         if name.startswith("~"):
             unfinished |= age < LEFTOVER_SECONDS
         elif (package := _package(tree, path, name, suffix, changed_ns)) is None:

@@ -1,0 +1,37 @@
+# From nothing but make and python3 >= 3.11. Settings such as INFRA_TOKEN pass through from the environment.
+.DEFAULT_GOAL := help
+.PHONY: help run test check lock bench clean
+BIN := .venv/bin
+SERVICES := $(patsubst %/pyproject.toml,%,$(wildcard services/*/pyproject.toml))
+INSTALLED := .venv/.installed
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+
+run: $(INSTALLED) ## the whole agent on this machine, until Ctrl-C; ARGS='--state DIR'
+	@exec $(BIN)/agentctl up $(ARGS)
+
+test: $(INSTALLED) ## all tests, with real parts where they are at hand
+	@$(BIN)/pytest -q
+
+check: $(INSTALLED) ## format, lint, types, who may import whom, each service alone
+	@$(BIN)/ruff format --check --quiet && $(BIN)/ruff check --quiet
+	@$(BIN)/mypy --no-error-summary shared/src $(SERVICES:%=%/src)
+	@$(BIN)/lint-imports > .venv/imports.log || { cat .venv/imports.log; false; }
+	@PYTHON=$(BIN)/python tests/isolation.sh $(BIN)/uv
+
+lock: $(INSTALLED) ## the newest versions of all dependencies, with hashes
+	@$(BIN)/uv lock --upgrade
+	@$(BIN)/uv export -q --all-packages --all-groups --no-emit-workspace --no-emit-index-url --no-header --no-annotate -o requirements.lock
+
+bench: $(INSTALLED) ## what it costs: time and memory
+	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done
+
+clean: ## removes what was made here; the agent's state stays
+	@rm -rf .venv .*_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.lock shared/pyproject.toml $(SERVICES:%=%/pyproject.toml)
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 is too old: 3.11 or newer is needed")'
+	@echo 'installing into .venv (once, about a minute)'
+	@python3 -m venv .venv && $(BIN)/pip install -q --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install -q --offline --python $(BIN)/python --no-deps -e shared $(SERVICES:%=-e %) && touch $@
