@@ -6,7 +6,7 @@ import time
 
 import msgspec
 
-from docker_collector.state import Cursor, Seen, State
+from docker_collector.state import CURSOR_BYTES_MAX, Cursor, Seen, State
 from docker_collector.translate import Message
 from shared.events import event_id
 
@@ -73,3 +73,13 @@ def test_the_cursor_of_a_usual_host_takes_a_few_kilobytes() -> None:
     for number in range(1000):
         state.note(event_id(number), message("start", f"{event_id(number % 20)}", number))
     assert len(state.cursor({})) < 8_000
+
+
+def test_a_cursor_stays_below_what_the_broker_takes_however_long_the_names_are() -> None:
+    state = State("unix:///s", None)
+    for number in range(5_000):
+        state.containers[event_id(number) * 2] = Seen("n" * 120, "i" * 160, number < 500, 10**18)
+    images = {f"sha256:{event_id(number) * 2}": ("t" * 200,) * 5 for number in range(2_000)}
+    assert len(state.cursor(images)) <= CURSOR_BYTES_MAX
+    kept = reloaded(state).containers
+    assert all(kept[event_id(number) * 2].running for number in range(500))

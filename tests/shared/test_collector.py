@@ -1,8 +1,12 @@
-"""The window: whatever the order of acknowledgements, the cursor is that of the safe prefix."""
+"""The window: whatever the order of acknowledgements, the cursor is that of the safe prefix.
+
+And the cursor of the last event is stored, also where the stop interrupts the storing of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from itertools import takewhile
 
 import pytest
@@ -10,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import collector
-from shared.bus import Acknowledgement, NoAcknowledgement
-from shared.collector import Observed, Window
+from shared.bus import Acknowledgement, BusError, NoAcknowledgement
+from shared.collector import Observed, Window, collect
 from shared.events import DockerEvent, Event
-from shared.health import Health
+from shared.health import Condition, Health
+from shared.retry import Backoff
+from shared.service import Runtime
+from shared.settings import ServiceSettings
 
 
 class ScriptedBus:
@@ -23,10 +30,15 @@ class ScriptedBus:
         self.publishes: dict[str, asyncio.Future[Acknowledgement]] = {}
         self.attempts = 0
 
-    async def publish(self, subject: str, payload: bytes, message_id: str) -> Acknowledgement:
+    async def begin_publish(
+        self, subject: str, payload: bytes, message_id: str
+    ) -> asyncio.Future[Acknowledgement]:
         self.attempts += 1
         self.publishes[message_id] = asyncio.get_running_loop().create_future()
-        return await self.publishes[message_id]
+        return self.publishes[message_id]
+
+    async def publish(self, subject: str, payload: bytes, message_id: str) -> Acknowledgement:
+        return await (await self.begin_publish(subject, payload, message_id))
 
 
 def observed(number: int) -> Observed:
@@ -116,3 +128,61 @@ async def test_a_cursor_that_moves_alone_waits_for_the_events_before_it() -> Non
         bus.publishes["0"].set_result(Acknowledgement(1))
         await window.drain()
     assert window.cursors == {"": b"0", "other": b"alone"}
+
+
+class ForgetfulBus:
+    """Stands for the bus, to answer no first attempt to store a cursor."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, bytes] = {}
+        self.asked = asyncio.Event()
+
+    async def until_ready(self, *buckets: str) -> None:
+        pass
+
+    async def get(self, bucket: str, key: str) -> bytes | None:
+        return None
+
+    async def put(self, bucket: str, key: str, value: bytes) -> None:
+        if not self.asked.is_set():
+            self.asked.set()
+            await asyncio.Event().wait()
+        self.stored[key] = value
+
+
+async def test_a_cursor_whose_storing_the_stop_interrupts_is_stored_all_the_same() -> None:
+    bus, stopping = ForgetfulBus(), asyncio.Event()
+
+    async def watch(runtime: Runtime[ServiceSettings], _: bytes | None) -> AsyncIterator[Observed]:
+        yield Observed(None, b"last")
+        await runtime.stopping.wait()
+
+    runtime = Runtime(ServiceSettings(), Health("test", "host"), bus, stopping)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(collect(watch)(runtime))
+        await bus.asked.wait()
+        stopping.set()
+    assert bus.stored == {"test.host": b"last"}
+
+
+async def test_a_cursor_that_cannot_be_stored_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that is larger than the broker takes: it would be tried again for ever."""
+    monkeypatch.setattr(collector.Backoff, "next_seconds", fail_at_once)
+    health = Health("test", "host")
+    conditions = []
+
+    async def attempt() -> str:
+        conditions.append(health.report().conditions.get("cursor"))
+        if len(conditions) < 9:
+            raise BusError("maximum payload exceeded")
+        return "stored"
+
+    assert await collector._persist(health, attempt) == "stored"
+    assert conditions[:6] == [None] * 6
+    assert conditions[-1] == Condition(False, "maximum payload exceeded")
+    assert health.report().conditions["cursor"].ok
+
+
+def fail_at_once(backoff: Backoff) -> float:
+    backoff.failures += 1
+    return 0.0

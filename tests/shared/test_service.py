@@ -219,14 +219,14 @@ async def test_it_stops_at_once_while_nobody_has_made_the_streams(start: Any) ->
 async def test_it_stops_while_the_broker_is_away_and_reads_again_at_the_next_start(
     streams: Bus, start: Any, nats_server: NatsServer
 ) -> None:
-    running = await start(COUNT="50000", DRAIN_SECONDS="1")
+    running = await start(COUNT="20000", DRAIN_SECONDS="1")
     await until_stored(streams, 500)
     nats_server.signal(signal.SIGKILL)
     assert await running.end(signal.SIGTERM) == 0
     assert "the next start reads them again" in running.log
     nats_server.start()
-    await start(COUNT="50000")
-    await until_stored(streams, 50000)
+    await start(COUNT="20000")
+    await until_stored(streams, 20000)
 
 
 async def test_health_ready_and_metrics(streams: Bus, start: Any, nats_server: NatsServer) -> None:

@@ -48,6 +48,8 @@ def test_every_kind_is_read() -> None:
         ("LOGGING_LEVEL", "loud", "invalid enum value 'loud'; set it to one of debug, info"),
         ("INTERVAL", "soon", "expected a duration; write it like 30s"),
         ("ENABLED", "maybe", "expected bool, got str; set it to true or false"),
+        ("NATS_URL", "http://broker", "not the address of a broker; write it like nats://"),
+        ("NATS_URL", "nats://broker:99999", "port out of range 0-65535; write it like nats://"),
         ("COUNT", "many", "expected int, got str; set it to a whole number"),
     ],
 )
@@ -59,6 +61,15 @@ def test_a_mistake_is_one_line_with_the_variable_and_the_remedy(
     text = str(caught.value)
     assert text.startswith(f"{variable}={value}: {line}")
     assert "\n" not in text
+
+
+def test_no_broker_at_all_is_a_mistake_and_a_brokers_password_never_shows() -> None:
+    with pytest.raises(SettingsError, match=r"^NATS_URL=: not the address of a broker; "):
+        load(Settings, {"NATS_URL": ","})
+    with pytest.raises(SettingsError) as caught:
+        load(Settings, {"NATS_URL": "nats://good:4222,http://me:pass/word@broker"})
+    assert "word" not in str(caught.value)
+    assert load(Settings, {"NATS_URL": "broker:4222,tls://me:pw@[::1]"}).nats_url
 
 
 def test_a_secret_comes_from_a_file_and_never_shows(tmp_path: Path) -> None:

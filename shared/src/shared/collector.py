@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from shared import AGENT_VERSION
-from shared.bus import Bus, BusError
+from shared.bus import Acknowledgement, Bus, BusError
 from shared.events import EVENT_BYTES_MAX, Event, Gap, encode, event_id
 from shared.health import Health
 from shared.retry import Backoff
@@ -36,6 +36,7 @@ T = TypeVar("T")
 WINDOW_EVENTS_MAX = 1024
 """How many events may be published and not yet acknowledged; at the limit the source waits."""
 _CURSOR_SECONDS_MIN = 0.2
+_CURSOR_FAILURES = 5  # so many may come of a broker that starts again, which is said elsewhere
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -96,7 +97,7 @@ async def _pump(watch: Watch[S], runtime: Runtime[S], looking: asyncio.Event) ->
 async def read_cursor(runtime: Runtime[S], part: str = "") -> bytes | None:
     """The stored cursor of this collector on this host; waits while the bus cannot be read."""
     cursor_key = _cursor_key(runtime, part)
-    return await _persist(lambda: runtime.bus.get(CURSORS, cursor_key))
+    return await _persist(runtime.health, lambda: runtime.bus.get(CURSORS, cursor_key))
 
 
 def _cursor_key(runtime: Runtime[S], part: str) -> str:
@@ -112,29 +113,48 @@ async def _keep_cursors(window: Window, runtime: Runtime[S]) -> None:
 
 async def _store_cursors(window: Window, runtime: Runtime[S]) -> None:
     window.moved.clear()
-    while window.cursors:
-        part, cursor = window.cursors.popitem()
-        await _persist(partial(runtime.bus.put, CURSORS, _cursor_key(runtime, part), cursor))
+    for part, cursor in list(window.cursors.items()):
+        cursor_key = _cursor_key(runtime, part)
+        await _persist(runtime.health, partial(runtime.bus.put, CURSORS, cursor_key, cursor))
+        # Forgotten only now: the end of a service interrupts this, and then stores what is left.
+        if window.cursors[part] is cursor:
+            del window.cursors[part]
 
 
-async def _persist(attempt: Callable[[], Awaitable[T]]) -> T:
-    """What `attempt` returns, once the bus lets it."""
+async def _persist(health: Health, attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` returns, once the bus lets it; where that takes long, health says so."""
     backoff = Backoff()
     while True:
         try:
-            return await attempt()
+            done = await attempt()
+            break
         except BusError as error:
             log.debug("%s", error)
+            if backoff.failures >= _CURSOR_FAILURES:
+                health.set("cursor", False, str(error))
             await asyncio.sleep(backoff.next_seconds())
+    if backoff.failures > _CURSOR_FAILURES:
+        health.set("cursor", True, "kept")
+    return done
+
+
+class _Outgoing(NamedTuple):
+    """What is published of an event."""
+
+    subject: str
+    payload: bytes
+    message_id: str
 
 
 class _Entry:
     """One observation on its way to safety."""
 
-    __slots__ = ("observed", "safe", "since")
+    __slots__ = ("kind", "message", "observed", "safe", "since")
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: Observed, message: _Outgoing | None, kind: str = "") -> None:
         self.observed = observed
+        self.message = message
+        self.kind = kind
         self.since = time.monotonic()
         self.safe = observed.event is None
 
@@ -166,14 +186,19 @@ class Window:
         return time.monotonic() - self._entries[0].since if self._entries else 0.0
 
     async def put(self, observed: Observed) -> None:
-        """Takes one observation; waits while the window is full."""
-        await self._until_at_most(WINDOW_EVENTS_MAX - 1)
-        entry = _Entry(observed)
-        self._entries.append(entry)
+        """Takes one observation; waits while the window is full, then until a quarter is free."""
+        if len(self._entries) >= WINDOW_EVENTS_MAX:
+            await self._until_at_most(WINDOW_EVENTS_MAX * 3 // 4)
         if observed.event is None:
+            self._entries.append(_Entry(observed, None))
             self._advance()
-        else:
-            self._tasks.create_task(self._publish(entry, observed.event))
+            return
+        event, payload = _within_bounds(observed.event)
+        message = _Outgoing(subject_of(event), payload, event.id)
+        entry = _Entry(observed, message, event.body.__class__.__name__)
+        self._entries.append(entry)
+        answer = await self._bus.begin_publish(*message)
+        answer.add_done_callback(partial(self._on_answer, entry))
 
     async def drain(self) -> None:
         """Waits until everything that was put is safe."""
@@ -184,21 +209,33 @@ class Window:
             self._room.clear()
             await self._room.wait()
 
-    async def _publish(self, entry: _Entry, event: Event) -> None:
-        event, payload = _within_bounds(event)
-        subject = subject_of(event)
+    def _on_answer(self, entry: _Entry, answer: asyncio.Future[Acknowledgement]) -> None:
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if error is None:
+            self._is_safe(entry, answer.result())
+        else:
+            self._tasks.create_task(self._repeat(entry, error))
+
+    async def _repeat(self, entry: _Entry, error: BaseException) -> None:
+        """Publishes again until it is acknowledged: refused or unanswered, the event is still ours,
+        and so is its place in the order."""
+        assert entry.message is not None
         backoff = Backoff(0.1, 10)
         while True:
+            self._health.set("stream", False, str(error))
+            await asyncio.sleep(backoff.next_seconds())
             try:
-                answer = await self._bus.publish(subject, payload, event.id)
+                answer = await self._bus.publish(*entry.message)
                 break
-            except BusError as error:
-                # Refused or unanswered, the event is still ours, and so is its place in the order.
-                self._health.set("stream", False, str(error))
-                await asyncio.sleep(backoff.next_seconds())
-        if backoff.failures:
-            self._health.set("stream", True, "accepts events")
-        self._published.labels(event.body.__class__.__name__).inc()
+            except BusError as another:
+                error = another
+        self._health.set("stream", True, "accepts events")
+        self._is_safe(entry, answer)
+
+    def _is_safe(self, entry: _Entry, answer: Acknowledgement) -> None:
+        self._published.labels(entry.kind).inc()
         if answer.duplicate:
             self._duplicates.inc()
         entry.safe = True

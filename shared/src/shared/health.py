@@ -37,6 +37,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     figures: dict[str, float]
     """What can be counted: events published, the oldest unacknowledged age …"""
     last_error: str = ""
+    last_error_at: float = 0.0
+    """Seconds since the epoch."""
 
 
 class Health:
@@ -46,12 +48,14 @@ class Health:
         self.service = service
         self.origin = origin
         self.last_error = ""
+        self._last_error_at = 0.0
         self.registry = CollectorRegistry()
         self.started = time.time()
-        self._conditions = {"bus": Condition(False, "connecting")}
+        self._conditions: dict[str, Condition] = {}
         self._figures: dict[str, Callable[[], float]] = {}
         self._ready = self.gauge("ready", "1 while every condition of the service holds.")
         self.gauge("info", "The agent's version.", "version").labels(AGENT_VERSION).set(1)
+        self.expect("bus", "connecting")
         self.figure(
             "oldest_unacknowledged_seconds", "Age of the oldest event that is not safe yet.",
             lambda: 0.0,
@@ -71,6 +75,10 @@ class Health:
             self.gauge(name, text).set_function(lambda: self._figures[name]())
         self._figures[name] = read
 
+    def expect(self, name: str, detail: str) -> None:
+        """States what does not hold yet, as is usual at a start, and so is not worth a warning."""
+        self._conditions[name] = Condition(False, detail)
+
     def set(self, name: str, ok: bool, detail: str) -> None:
         """States a condition; whenever it turns bad or good again, that is logged."""
         before = self._conditions.get(name)
@@ -80,7 +88,7 @@ class Health:
 
     def error(self, text: str) -> None:
         """Keeps and logs the last thing that went wrong, in words."""
-        self.last_error = text
+        self.last_error, self._last_error_at = text, time.time()
         log.warning("%s", text)
 
     def report(self) -> Report:
@@ -95,5 +103,5 @@ class Health:
         return Report(
             service=self.service, origin=self.origin, version=AGENT_VERSION, ready=ready,
             started=self.started, conditions=conditions, figures=figures,
-            last_error=self.last_error,
+            last_error=self.last_error, last_error_at=self._last_error_at,
         )  # fmt: skip

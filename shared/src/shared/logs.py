@@ -1,7 +1,8 @@
 """Logging for an unattended program: one line an entry, a name and its values, to stderr.
 
 What a source says is untrusted text. A line break or a control character in it must not make a
-second line, or a colour, in somebody's terminal, so every entry is escaped as a whole.
+second entry, or a colour, in somebody's terminal, so every entry is escaped as a whole. Only the
+traceback of a fault takes more lines, each of them indented, as no entry is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import traceback
+from typing import Any
 
 
 class _OneLine(logging.Formatter):
@@ -16,8 +19,12 @@ class _OneLine(logging.Formatter):
 
     converter = staticmethod(time.gmtime)
 
-    def format(self, record: logging.LogRecord) -> str:
-        return escape(super().format(record))
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        return escape(super().formatMessage(record))
+
+    def formatException(self, fault: Any) -> str:  # noqa: N802 - the library's name
+        lines = "".join(traceback.format_exception(*fault)).splitlines()
+        return "\n".join(f"    {escape(line)}" for line in lines)
 
 
 def escape(text: str) -> str:

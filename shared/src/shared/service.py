@@ -75,17 +75,22 @@ def run(name: str, work: Work[S], settings_type: type[S]) -> None:
     except BaseExceptionGroup as group:
         settings_errors = group.subgroup(SettingsError)
         if settings_errors is not None:
-            sys.exit(_unusable(name, settings_errors.exceptions[0]))
-        log.exception("ended by a fault")
+            sys.exit(_unusable(name, settings_errors))
+        log.exception("ended by a fault: %s", _first(group))
         sys.exit(1)
 
 
 def _unusable(name: str, error: BaseException) -> int:
     """Says in one line what is wrong with the settings, and returns the exit status for it."""
+    print(logs.escape(f"{name}: {_first(error)}"), file=sys.stderr)  # noqa: T201 - no log yet
+    return EXIT_SETTINGS
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error itself, or the first one that a group holds."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    print(logs.escape(f"{name}: {error}"), file=sys.stderr)  # noqa: T201 - before there is a log
-    return EXIT_SETTINGS
+    return error
 
 
 async def _serve(name: str, work: Work[S], settings: S) -> None:

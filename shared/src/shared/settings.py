@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -115,7 +116,29 @@ def load(settings_type: type[S], environ: Mapping[str, str]) -> S:
         text = _text(field.name.upper(), types[field.name], environ)
         if text is not None:
             values[field.name] = _convert(field.name, types[field.name], text)
-    return settings_type(**values)
+    settings = settings_type(**values)
+    for url in settings.nats_url or ("",):
+        _check_broker(url)
+    return settings
+
+
+def _check_broker(url: str) -> None:
+    """Refuses what no broker can have as its address: the client would wait for it for ever."""
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        is_broker = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
+        problem = "" if is_broker else "not the address of a broker"
+    except ValueError as error:
+        problem = _problem(error)
+    if problem:
+        raise SettingsError(
+            f"NATS_URL={without_userinfo(url)}", problem, "write it like nats://127.0.0.1:4222"
+        )
+
+
+def without_userinfo(url: str) -> str:
+    """`nats://user:password@host` as it may be shown: `nats://********@host`."""
+    return re.sub(r"(?<=//).*@|^.*@", "********@", url)
 
 
 def _text(variable: str, wanted: Any, environ: Mapping[str, str]) -> str | None:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 RECENT_STORED = 2 * RING_EVENTS
 _RECENT_MAX = 8 * RING_EVENTS
 _DIGEST_BYTES = 8
+CURSOR_BYTES_MAX = 900_000
+"""The broker takes messages of 1 MiB."""
 _CONTAINERS_MAX = 4000
 _IMAGES_MAX = 1000
 _DESTROYED_MAX = 1024
@@ -126,20 +128,28 @@ class State:
         }
 
     def cursor(self, images: dict[str, tuple[str, ...]]) -> bytes:
-        """The cursor that holds now, encoded."""
+        """The cursor that holds now, encoded: at most CURSOR_BYTES_MAX."""
+        containers_max, images_max = _CONTAINERS_MAX, _IMAGES_MAX
+        while len(encoded := self._encode(images, containers_max, images_max)) > CURSOR_BYTES_MAX:
+            containers_max, images_max = containers_max // 2, images_max // 2
+        return encoded
+
+    def _encode(
+        self, images: dict[str, tuple[str, ...]], containers_max: int, images_max: int
+    ) -> bytes:
         recent = list(itertools.islice(reversed(self._recent), RECENT_STORED))
         containers = self.containers
-        if len(containers) > _CONTAINERS_MAX:
+        if len(containers) > containers_max:
             # What must not be forgotten is who was running.
             ordered = sorted(containers.items(), key=lambda item: not item[1].running)
-            containers = dict(ordered[:_CONTAINERS_MAX])
+            containers = dict(ordered[:containers_max])
         return msgspec.json.encode(
             Cursor(
                 address=self.address,
                 latest=self.latest,
                 recent=b"".join(reversed(recent)),
                 containers=containers,
-                images=dict(itertools.islice(images.items(), _IMAGES_MAX)),
+                images=dict(itertools.islice(images.items(), images_max)),
                 unreconciled=self.unreconciled,
             )
         )

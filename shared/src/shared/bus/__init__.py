@@ -25,7 +25,7 @@ import msgspec
 from shared.bus.client import Client, Msg, TolerantClient
 from shared.bus.pull import Message, Puller
 from shared.retry import Backoff
-from shared.settings import ServiceSettings, SettingsError
+from shared.settings import ServiceSettings, SettingsError, without_userinfo
 
 # isort: split
 # After shared.bus.client, which decides what nats-py brings along.
@@ -85,7 +85,9 @@ class Bus:
         self._jetstream = client.jetstream()
         self._inbox = client.new_inbox()
         self._tokens = itertools.count(1)
-        self._unanswered: dict[str, asyncio.Future[Acknowledgement]] = {}
+        self._unanswered: dict[str, tuple[asyncio.Future[Acknowledgement], float]] = {}
+        """By token: who waits for the answer, and until when by the loop's clock."""
+        self._expiry: asyncio.TimerHandle | None = None
         self._connected = asyncio.Event()
         self._closed = asyncio.Event()
         self._buckets: dict[str, KeyValue] = {}
@@ -148,17 +150,30 @@ class Bus:
         """Publishes once and waits for the stream's word that the message is stored.
 
         `headers` are ASCII texts of one line each; the id becomes one more of them.
-        Waits first while the broker is away, so that nothing is kept in a buffer of the client.
 
         Raises:
             NoAcknowledgement: none came in `ACKNOWLEDGEMENT_SECONDS_MAX`. Publish again with the
                 same id: the stream keeps one copy.
             Refused: the stream answered with an error.
         """
+        return await (await self.begin_publish(subject, payload, message_id, headers))
+
+    async def begin_publish(
+        self, subject: str, payload: bytes, message_id: str, headers: dict[str, str] | None = None
+    ) -> asyncio.Future[Acknowledgement]:
+        """Publishes once, and returns what will hold the stream's word, or why there is none.
+
+        The same as `publish`, for a caller with many on their way: it costs no task and no timer
+        of its own. Waits first while the broker is away, so that nothing is kept in a buffer of
+        the client.
+        """
         await self._connected.wait()
+        loop = asyncio.get_running_loop()
         token = str(next(self._tokens))
-        answer: asyncio.Future[Acknowledgement] = asyncio.get_running_loop().create_future()
-        self._unanswered[token] = answer
+        answer: asyncio.Future[Acknowledgement] = loop.create_future()
+        self._unanswered[token] = answer, loop.time() + ACKNOWLEDGEMENT_SECONDS_MAX
+        if self._expiry is None:
+            self._expiry = loop.call_later(ACKNOWLEDGEMENT_SECONDS_MAX, self._expire)
         try:
             await self._client.publish(
                 subject,
@@ -166,41 +181,52 @@ class Bus:
                 reply=f"{self._inbox}.{token}",
                 headers={**(headers or {}), "Nats-Msg-Id": message_id},
             )
-            async with asyncio.timeout(ACKNOWLEDGEMENT_SECONDS_MAX):
-                return await answer
-        except TimeoutError:
-            raise NoAcknowledgement(f"no acknowledgement on {subject}") from None
         except nats.errors.Error as error:
-            raise NoAcknowledgement(str(error)) from error
-        finally:
-            del self._unanswered[token]
+            self._end(token, NoAcknowledgement(str(error)))
+        return answer
 
-    async def _on_answer(self, message: Msg) -> None:
-        answer = self._unanswered.get(message.subject.rpartition(".")[2])
+    def _end(self, token: str, outcome: Acknowledgement | BusError) -> None:
+        """Gives a publish its outcome, unless it has one or nobody waits for it any more."""
+        answer, _ = self._unanswered.pop(token, (None, 0.0))
         if answer is None or answer.done():
             return
+        if isinstance(outcome, Acknowledgement):
+            answer.set_result(outcome)
+        else:
+            answer.set_exception(outcome)
+
+    def _expire(self) -> None:
+        """Ends the publishes whose time is over; the oldest stand first, as all have the same."""
+        loop = asyncio.get_running_loop()
+        self._expiry = None
+        for token, (_, deadline) in list(self._unanswered.items()):
+            if deadline > loop.time():
+                self._expiry = loop.call_at(deadline, self._expire)
+                break
+            self._end(token, NoAcknowledgement("no acknowledgement in time"))
+
+    async def _on_answer(self, message: Msg) -> None:
+        token = message.subject.rpartition(".")[2]
         if (message.headers or {}).get("Status") == "503":
-            answer.set_exception(Refused(503, "no stream takes this subject"))
+            self._end(token, Refused(503, "no stream takes this subject"))
             return
         try:
             reply = _answer.decode(message.data)
         except msgspec.DecodeError as error:
-            answer.set_exception(NoAcknowledgement(f"an answer that is none: {error}"))
+            self._end(token, NoAcknowledgement(f"an answer that is none: {error}"))
             return
-        if reply.error:
-            refusal = reply.error
+        if refusal := reply.error:
             description = refusal.get("description", "refused without a reason")
-            answer.set_exception(Refused(refusal.get("code", 0), description))
+            self._end(token, Refused(refusal.get("code", 0), description))
         else:
-            answer.set_result(Acknowledgement(reply.seq, reply.duplicate))
+            self._end(token, Acknowledgement(reply.seq, reply.duplicate))
 
     def _on_disconnect(self) -> None:
         """Ends the waiting for answers that cannot come any more."""
         self._connected.clear()
         self.on_connection(False)
-        for answer in self._unanswered.values():
-            if not answer.done():
-                answer.set_exception(NoAcknowledgement("the broker went away"))
+        for token in list(self._unanswered):
+            self._end(token, NoAcknowledgement("the broker went away"))
 
     def _on_connect(self) -> None:
         """Lets publishes through, and has pullers ask anew: their requests died with the server."""
@@ -369,7 +395,8 @@ async def connect(settings: ServiceSettings, name: str) -> Bus:
             break
         except (nats.errors.Error, OSError, TimeoutError) as error:
             if backoff.failures == 3:
-                log.info("waiting for the broker at %s: %s", ", ".join(settings.nats_url), error)
+                places = ", ".join(map(without_userinfo, settings.nats_url))
+                log.info("waiting for the broker at %s: %s", places, error)
             await asyncio.sleep(backoff.next_seconds())
     await client.subscribe(f"{bus._inbox}.*", cb=bus._on_answer)  # noqa: SLF001
     bus._connected.set()  # noqa: SLF001
