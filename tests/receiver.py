@@ -17,6 +17,9 @@ TOKEN = "c4nary-70ken-0f-7he-1nfra-app"
 """The token that tests use: it must be found nowhere but in a request's path."""
 
 
+How = Literal["answer", "hang", "cut", "reset", "garbage", "truncate", "drip", "flood", "close"]
+
+
 @dataclass(frozen=True)
 class Request:
     """One request as it came."""
@@ -40,12 +43,10 @@ class Reply:
     status: int = 200
     body: bytes = b"{}"
     headers: dict[str, str] = field(default_factory=dict)
-    how: Literal["answer", "hang", "cut", "reset", "garbage", "truncate", "drip", "close"] = (
-        "answer"
-    )
+    how: How = "answer"
     """`hang`: says nothing. `cut`: closes without a word. `reset`: the same with a TCP reset.
     `garbage`: answers what is no HTTP. `truncate`: closes within the answer's body. `drip`: sends
-    the answer byte for byte and never ends. `close`: answers and closes the connection."""
+    the answer byte for byte. `flood`: sends a body without end. `close`: answers and closes."""
     seconds: float = 0.0
     """How long it takes its time before."""
     stores: bool | None = None
@@ -148,6 +149,11 @@ class Receiver:
                 writer.write(b"\x00\xff\x00 this is no HTTP \r\n\r\n" * 20)
                 await writer.drain()
                 return False
+            case "flood":
+                writer.write(f"HTTP/1.1 {reply.status} Whatever\r\n\r\n".encode())
+                while True:
+                    writer.write(b"x" * 65536)
+                    await writer.drain()
         answer = _encode(reply)
         if reply.how == "drip":
             for byte in answer:

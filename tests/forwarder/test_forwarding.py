@@ -35,9 +35,11 @@ from shared.subjects import (
 
 
 async def acknowledged(connection: bus.Bus) -> bool:
-    """Whether JetStream waits for no acknowledgement and has nothing left to deliver."""
+    """Whether everything in the stream was delivered, and JetStream waits for no word on it."""
+    last = (await connection.api("STREAM.INFO.EVENTS"))["state"]["last_seq"]
     info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
-    return bool(info["num_pending"] + info["num_ack_pending"] == 0)
+    waiting = info["num_pending"] + info["num_ack_pending"]
+    return bool(info["delivered"]["stream_seq"] == last and not waiting)
 
 
 async def until_acknowledged(connection: bus.Bus, seconds: float = 10) -> None:
@@ -265,7 +267,11 @@ async def test_a_copy_is_not_sent_again_after_delivery_nor_while_in_flight(
     for _ in range(3):
         await connection.send("events.x", body)
     await eventually(lambda: receiver.stored["x"] == 1)
+    await until_acknowledged(connection)
     await connection.send("events.x", body)
+    async with asyncio.timeout(5):
+        while (await connection.api("STREAM.INFO.EVENTS"))["state"]["last_seq"] != 4:
+            await asyncio.sleep(0.01)
     await until_acknowledged(connection)
     assert len(receiver.requests) == 1
 
@@ -286,22 +292,39 @@ async def test_host_facts_come_with_the_events(
     assert receiver.documents[1]["os.kernel"] == "6.1.0"
 
 
-async def test_waiting_events_are_not_delivered_to_another(
-    start: Start, publisher: Publisher, verify: Oracle, receiver: Receiver, connection: bus.Bus,
+async def test_waiting_events_are_not_delivered_again(
+    start: Start,
+    publisher: Publisher,
+    verify: Oracle,
+    receiver: Receiver,
+    connection: bus.Bus,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Held for longer than the stream waits: without a word it would deliver them again."""
     monkeypatch.setattr(streams_module, "ACK_WAIT_SECONDS", 1)
     monkeypatch.setattr(ship_module, "ACK_WAIT_SECONDS", 1)
     receiver.reply = Reply(403)
     await start()
-    await publisher.publish(600)
-    await asyncio.sleep(3.5)
+    await publisher.publish(50)
+    await asyncio.sleep(3)
     info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
-    assert info["num_redelivered"] == 0
-    # No more of them are here than there is room for; the rest waits in the stream.
-    assert info["num_ack_pending"] <= ship_module.HELD_EVENTS_MAX
-    assert info["num_pending"] >= 600 - ship_module.HELD_EVENTS_MAX
+    assert (info["num_ack_pending"], info["num_redelivered"]) == (50, 0)
+    receiver.reply = Reply()
+    await verify(seconds=30)
+
+
+async def test_a_long_backlog_waits_in_the_stream(
+    start: Start, publisher: Publisher, verify: Oracle, receiver: Receiver, connection: bus.Bus
+) -> None:
+    """Memory does not grow with the backlog: no more than 512 events are here."""
+    receiver.reply = Reply(403)
+    forwarder = await start()
+    await publisher.publish(1500)
+    await eventually(lambda: forwarder.figure("held") > 500)
+    await asyncio.sleep(0.5)
+    info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
+    assert info["num_ack_pending"] <= 512
+    assert info["num_pending"] >= 1500 - 512
     receiver.reply = Reply()
     await verify(seconds=30)
 
@@ -426,13 +449,24 @@ async def test_dry_run_prints_every_document_and_sends_none(
 
 
 async def test_sent_documents_are_printed_when_asked_for(
-    start: Start, publisher: Publisher, verify: Oracle, capsys: pytest.CaptureFixture[str]
+    start: Start,
+    publisher: Publisher,
+    receiver: Receiver,
+    connection: bus.Bus,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Without the token, even where an event's own text has it."""
     await start(logging_write_events=True, tags=("env:dev",))
+    action = f"exec_start: curl {receiver.url}/{TOKEN}/event"
+    body = {"event": "docker", "type": "container", "actor_id": "x", "action": action}
+    await connection.publish("events.docker.x", encode_broken(body=body), "x")
     await publisher.publish(2)
-    await verify()
-    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [document["tags"] for document in printed] == [["source:agent", "env:dev"]] * 2
+    await eventually(lambda: len(receiver.stored) == 3)
+    await until_acknowledged(connection)
+    out = capsys.readouterr().out
+    printed = [json.loads(line) for line in out.splitlines()]
+    assert [document["tags"][1:] for document in printed] == [["env:dev"]] * 3
+    assert TOKEN not in out
 
 
 async def test_the_token_shows_nowhere(

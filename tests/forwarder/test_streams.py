@@ -59,7 +59,7 @@ async def test_they_are_made_as_configured(streams: Streams, connection: bus.Bus
     events = (await connection.api("STREAM.INFO.EVENTS"))["config"]
     assert (events["retention"], events["discard"], events["storage"]) == ("limits", "new", "file")
     consumer = (await connection.api("CONSUMER.INFO.EVENTS.forwarder"))["config"]
-    assert consumer["ack_wait"] == 30_000_000_000
+    assert consumer["ack_wait"] == 15_000_000_000
     assert consumer["max_deliver"] == -1
     await connection.put(HOSTS, "web-01", b"{}")
     assert await connection.get(HOSTS, "web-01") == b"{}"

@@ -41,7 +41,6 @@ async def bury(bus: Bus, message: Message, status: int, reason: str) -> None:
     # Its own id, or one that is the same at every delivery: a second copy is not stored.
     message_id = _ascii(message.id) or f"{EVENTS_STREAM}:{message.sequence}"
     subject = dead_subject(_clean(message.subject))
-    log.warning("dead letter %s on %s: %s", message_id, message.subject, reason)
     backoff = Backoff(0.2, 10)
     while True:
         try:

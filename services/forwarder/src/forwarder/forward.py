@@ -36,6 +36,8 @@ async def forward(runtime: Runtime[ForwarderSettings]) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             shipper = Shipper(runtime, puller, facts, transport, tasks)
+            if transport is None:
+                runtime.health.set("receiver", True, "dry run: without INFRA_TOKEN nothing is sent")
             helpers = [
                 tasks.create_task(streams.keep(puller), name="streams"),
                 tasks.create_task(facts.refresh(), name="facts"),

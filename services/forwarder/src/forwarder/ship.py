@@ -15,12 +15,12 @@ from collections import deque
 from functools import partial
 
 import msgspec
-from prometheus_client import Histogram
 
 from forwarder.dead import bury, excerpt
 from forwarder.enrich import encode, enrich
 from forwarder.facts import Facts
 from forwarder.flow import Flow
+from forwarder.latency import Latency
 from forwarder.recent import RecentIds
 from forwarder.settings import ForwarderSettings
 from forwarder.streams import ACK_WAIT_SECONDS
@@ -45,7 +45,6 @@ ATTEMPTS_MAX = 100
 between two attempts that is the better part of an hour; then it would keep the stream from being
 trimmed, until that is full."""
 _CONFIRM_SECONDS = 0.5
-_LATENCY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600)
 
 
 class _Shipment:
@@ -86,6 +85,7 @@ class Shipper:
     ) -> None:
         self._bus = runtime.bus
         self._settings = runtime.settings
+        self._health = runtime.health
         self._puller = puller
         self._facts = facts
         self._transport = transport
@@ -100,6 +100,7 @@ class Shipper:
         self._has_work = asyncio.Event()
         self._burials: set[asyncio.Task[None]] = set()
         self._recent = RecentIds()
+        self._delivered = 0  # and not counted yet
         self._is_stopping = False
         self._loop = asyncio.get_running_loop()
         self._taken_at = 0.0
@@ -110,10 +111,11 @@ class Shipper:
         self._retried = health.counter("posts_repeated", "Posts that were not the event's first.")
         self._refused = health.counter("events_refused", "Events made dead letters.", "reason")
         self._repeated = health.counter("events_repeated", "Copies not sent a second time.")
-        self._latency = Histogram(
-            "latency_seconds", "From an event at its source to the receiver's answer.", (),
-            "agent", health.service, registry=health.registry, buckets=_LATENCY_SECONDS,
-        )  # fmt: skip
+        self._latency = Latency(
+            f"agent_{health.service}_latency_seconds",
+            "From an event at its source to the receiver's answer.",
+        )
+        health.registry.register(self._latency)
         health.figure("held", "Events that are being shipped.", lambda: len(self._held))
         health.figure("in_flight", "Posts without an answer yet.", lambda: self._flow.in_flight)
         health.figure("concurrency", "Posts allowed at once.", lambda: int(self._flow.limit))
@@ -190,6 +192,8 @@ class Shipper:
             self._has_work.clear()
             while self._answers:
                 self._on_answer(*self._answers.popleft())
+            self._shipped.inc(self._delivered)
+            self._delivered = 0
             while self._settled:
                 await self._bus.acknowledge(self._settled.popleft())
 
@@ -215,7 +219,7 @@ class Shipper:
 
     def _on_delivered(self, shipment: _Shipment) -> None:
         self._recent.add(shipment.id)
-        self._shipped.inc()
+        self._delivered += 1
         self._latency.observe(max(0, time.time_ns() - shipment.time_ns) / SECOND)
         if self._settings.logging_write_events:
             self._print(shipment)
@@ -242,8 +246,10 @@ class Shipper:
     async def _make_dead_letter(
         self, shipment: _Shipment, status: int, words: str, reason: str
     ) -> None:
-        await bury(self._bus, next(iter(shipment.copies.values())), status, words)
+        message = next(iter(shipment.copies.values()))
+        await bury(self._bus, message, status, words)
         self._refused.labels(reason).inc()
+        self._health.error(f"made event {shipment.id} on {message.subject} a dead letter: {words}")
         self._finish(shipment)
 
     def _print(self, shipment: _Shipment) -> None:

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 Config = dict[str, Any]
 
-ACK_WAIT_SECONDS = 30
+ACK_WAIT_SECONDS = 15
 """After so long without a word on it, the stream delivers an event again."""
 MAX_ACK_PENDING = 2048
 """How many events all forwarders together may hold unacknowledged."""
@@ -125,7 +125,7 @@ class Streams:
         self._bytes = self._dead_letters = 0
         self.made = asyncio.Event()
         """Set once they have been made for the first time."""
-        health.set(_CONDITION, False, "not made yet")
+        health.expect(_CONDITION, "not made yet")
         health.figure("lag", "Events in the stream not shipped yet.", lambda: self.lag)
         health.figure("stream_bytes", "Bytes in the stream of events.", lambda: self._bytes)
         health.figure("stream_bytes_max", "At which the stream is full.", lambda: self._bytes_max)
