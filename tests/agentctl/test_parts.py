@@ -52,6 +52,15 @@ async def test_a_part_that_does_not_stop_in_time_is_killed() -> None:
     assert not deaf.condition.ok
 
 
+async def test_a_part_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    shown: list[str] = []
+    part = Supervised("p", (str(tmp_path / "absent"),), {}, lambda _, line: shown.append(line))
+    running = asyncio.create_task(part.run())
+    await eventually(lambda: sum("cannot be started" in line for line in shown) == 2)
+    await part.stop(1)
+    assert await running == 1
+
+
 async def test_a_part_can_be_stopped_while_it_waits_to_start_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

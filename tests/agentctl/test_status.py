@@ -18,12 +18,13 @@ from shared.subjects import STATUS
 
 Start = Callable[..., Awaitable[Any]]
 
+STARTED = time.time() - 90000
 DOCKER = Report(
-    service="docker", origin="web-01", version="0.1.0", ready=True, started=time.time() - 3725,
+    service="docker", origin="web-01", version="0.1.0", ready=True, started=STARTED,
     conditions={"source": Condition(True, "Docker Engine 29.0")}, figures={},
 )  # fmt: skip
 FORWARDER = Report(
-    service="forwarder", origin="web-01", version="0.1.0", ready=True, started=time.time() - 3725,
+    service="forwarder", origin="web-01", version="0.1.0", ready=True, started=STARTED,
     conditions={"receiver": Condition(True, "takes events")}, figures={"lag": 0.0},
 )  # fmt: skip
 
@@ -61,9 +62,9 @@ async def test_one_screen_tells_parts_sources_buffer_lag_and_refusals(
     screen = [" ".join(line.split()) for line in status.out]
     assert screen[:5] == [
         "PART ORIGIN STATE RUNNING VERSION",
-        "docker web-01 ready 1 h 2 m 0.1.0",
+        "docker web-01 ready 1 d 1 h 0.1.0",
         "source: Docker Engine 29.0",
-        "forwarder web-01 ready 1 h 2 m 0.1.0",
+        "forwarder web-01 ready 1 d 1 h 0.1.0",
         "receiver: takes events",
     ]
     assert screen[6].startswith("buffer ")
@@ -79,6 +80,7 @@ async def test_something_that_is_not_ready_is_marked_and_makes_it_1(
 ) -> None:
     holding = msgspec.structs.replace(
         FORWARDER, ready=False, last_error="403 Forbidden",
+        last_error_at=STARTED,
         conditions={"receiver": Condition(False, "holding: the token is refused")},
     )  # fmt: skip
     await answering(events, holding, DOCKER)
@@ -86,7 +88,7 @@ async def test_something_that_is_not_ready_is_marked_and_makes_it_1(
     assert await status.end() == 1
     await status.shows("NOT READY")
     await status.shows("  ! receiver: holding: the token is refused")
-    await status.shows("last error  forwarder: 403 Forbidden")
+    await status.shows("last error  1 d 1 h ago, forwarder: 403 Forbidden")
 
 
 async def test_a_forwarder_that_does_not_answer_makes_it_1(
@@ -130,7 +132,10 @@ async def test_a_broker_that_lets_nobody_in_is_one_line(start: Start) -> None:
     assert "NATS_USER" in line
 
 
-async def test_an_address_that_is_none_is_one_line(start: Start) -> None:
-    status = await start("-m", "agentctl", "status", "--nats", "nats://host:port")
+@pytest.mark.parametrize("address", ["nats://host:port", "http://host", "nats://[::1]:1"])
+async def test_an_address_that_is_none_or_leads_nowhere_is_one_line(
+    start: Start, address: str
+) -> None:
+    status = await start("-m", "agentctl", "status", "--nats", address)
     assert await status.end() == 1
     assert len(status.err) == 1

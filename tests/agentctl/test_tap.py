@@ -147,5 +147,15 @@ def test_the_subject_of_the_filters() -> None:
     assert subject_for(options(source="docker")) == "events.docker.*.>"
     assert subject_for(options(origin="a.b")) == "events.*.a_b.>"
     assert subject_for(options(subject="dead.>")) == "dead.>"
+    assert subject_for(options(subject="events.*.web-01.>")) == "events.*.web-01.>"
     with pytest.raises(CommandError, match="leave --source"):
         subject_for(options(subject="events.>", source="docker"))
+
+
+@pytest.mark.parametrize(
+    "subject", ["docker.>", "events..x", "events.>.x", "events.a b", "eventsx"]
+)
+def test_a_subject_on_which_nothing_can_come_is_refused(subject: str) -> None:
+    """The broker would take some of these, and the tap would wait for ever."""
+    with pytest.raises(CommandError, match="no event has such a subject; write it like"):
+        subject_for(options(subject=subject))

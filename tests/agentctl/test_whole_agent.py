@@ -30,7 +30,8 @@ def up(start: Start, tmp_path: Path, receiver: Receiver) -> Callable[..., Awaita
             **{
                 "INFRA_TOKEN": TOKEN, "EVENTS_RECEIVER_URL": receiver.url,
                 "CONTAINER_EVENTS_ENABLED": "false", "CLOUD_METADATA_ENABLED": "false",
-                "PKG_ENABLED": "false", "DOCKER_TRANSPORT": f"unix://{tmp_path}/no-engine.sock",
+                "PKG_ENABLED": "false", "PKG_CONTAINER_ENABLED": "false",
+                "DOCKER_TRANSPORT": f"unix://{tmp_path}/no-engine.sock",
             } | environ,
         )  # fmt: skip
 
@@ -52,6 +53,8 @@ async def test_start_and_stop_are_delivered_though_everything_stops_together(
     assert titles(receiver) == ["agent_started", "agent_stopped"]
     assert set(receiver.stored.values()) == {1}
     assert not any(TOKEN in line for line in agent.out + agent.err)
+    # An ordinary start and stop give nobody a reason to worry.
+    assert not any("forwarder  | WARNING" in line for line in agent.out)
 
 
 async def test_a_killed_agent_is_reported_by_its_next_start(
@@ -91,5 +94,5 @@ async def test_a_setting_that_the_forwarder_cannot_use_ends_it_soon(
 ) -> None:
     agent = await up(REGION="MARS", DRAIN_SECONDS="60")
     assert await agent.end() == 2
-    (line,) = (line for line in agent.out if "REGION=MARS" in line)
-    assert "US or EU" in line
+    assert agent.out[-1].startswith("agentctl: forwarder: REGION=MARS: ")
+    assert "US or EU" in agent.out[-1]

@@ -32,6 +32,10 @@ LINES: dict[str, Body] = {
     "container 0123456789ab exec_start: sh -c ls": DockerEvent(
         type="container", action="exec_start: sh -c ls", actor_id=ID
     ),
+    "container shop rename (was web)": DockerEvent(
+        type="container", action="rename", actor_id=ID,
+        attributes={"name": "shop", "oldName": "/web"},
+    ),
     "network bridge connect (container 0123456789ab)": DockerEvent(
         type="network", action="connect", actor_id="f" * 64,
         attributes={"name": "bridge", "container": ID},

@@ -40,12 +40,7 @@ def _executable() -> Path:
 
 
 def _configuration(state: State, url: str) -> str:
-    """Loopback only, one user, no monitoring port, and nothing acknowledged before it is on disk.
-
-    max_payload: the record of a host's packages in a key-value bucket is about 1 MB, which the
-    default of 1 MB would refuse; 8 MB is the most that the server takes without a warning. Events
-    are held to their own, smaller bound by the stream.
-    """
+    """Loopback only, one user, no monitoring port; acknowledged is only what is on disk."""
     parts = urlsplit(url)
     # The server reads strings as JSON writes them, all but the escapes of `ensure_ascii`.
     quoted = partial(json.dumps, ensure_ascii=False)
@@ -53,7 +48,6 @@ def _configuration(state: State, url: str) -> str:
 # Written by `agentctl up` at every start: changes here are lost.
 listen: "127.0.0.1:{parts.port}"
 authorization {{ user: {quoted(parts.username)}, password: {quoted(parts.password)} }}
-max_payload: 8MB
 log_file: {quoted(str(state.directory / "nats-server.log"))}
 logfile_size_limit: 4MB
 logfile_max_num: 2

@@ -88,6 +88,8 @@ class Supervised:
         """`show` is given every line of its log, and with `with_output` what it prints as well."""
         self.name = name
         self.condition = Condition(False, "not started yet")
+        self.last_line = ""
+        """Of what it printed: with settings that it cannot use, what is wrong with them."""
         self._command = command
         self._environment = environment
         self._show = show
@@ -146,11 +148,15 @@ class Supervised:
 
     async def _run_once(self) -> int:
         # A session of its own: the terminal's Ctrl-C is for agentctl, which stops them in order.
-        self._process = process = await asyncio.create_subprocess_exec(
-            *self._command, env=self._environment, stdin=asyncio.subprocess.DEVNULL,
-            stdout=self._stdout, stderr=asyncio.subprocess.PIPE, limit=_LINE_BYTES_MAX,
-            start_new_session=True, preexec_fn=_end_with_parent(os.getpid()),
-        )  # fmt: skip
+        try:
+            self._process = process = await asyncio.create_subprocess_exec(
+                *self._command, env=self._environment, stdin=asyncio.subprocess.DEVNULL,
+                stdout=self._stdout, stderr=asyncio.subprocess.PIPE, limit=_LINE_BYTES_MAX,
+                start_new_session=True, preexec_fn=_end_with_parent(os.getpid()),
+            )  # fmt: skip
+        except OSError as error:  # such as no memory left: the others go on
+            self._show(self.name, f"cannot be started: {error}")
+            return 1
         if self._stopping.is_set():
             self._signal(signal.SIGTERM)
         self._say(True, f"process {process.pid}")
@@ -167,7 +173,8 @@ class Supervised:
                 continue
             if not line:
                 return
-            self._show(self.name, line.decode(errors="replace").rstrip())
+            self.last_line = line.decode(errors="replace").rstrip()
+            self._show(self.name, self.last_line)
 
 
 def _end_with_parent(parent: int) -> Callable[[], None] | None:

@@ -34,7 +34,10 @@ def settings_for(url: str, settings: S) -> S:
     """
     try:
         parts = urlsplit(url if "://" in url else f"nats://{url}")
-        address = f"{parts.scheme}://{parts.hostname or '127.0.0.1'}:{parts.port or 4222}"
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        address = f"{parts.scheme}://{host or '127.0.0.1'}:{parts.port or 4222}"
+        if parts.scheme not in ("nats", "tls"):
+            raise ValueError(f"{parts.scheme}:// is not the address of a broker")
     except ValueError as error:
         raise CommandError(f"--nats: {error}; write it like nats://127.0.0.1:4222") from None
     if not parts.username:

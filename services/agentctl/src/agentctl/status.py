@@ -25,7 +25,7 @@ async def show(options: argparse.Namespace) -> int:
         flow = await _flow(connection)
     known = sorted((r for r in reports if r is not None), key=lambda r: (r.origin, r.service))
     lines = [*_parts(known), "", *flow]
-    lines += [f"last error  {r.service}: {r.last_error}" for r in known if r.last_error]
+    lines += [_last_error(report) for report in known if report.last_error]
     missing = FORWARDER not in {report.service for report in known}
     if missing:
         lines.append("The forwarder does not answer, so nothing is shipped; start it.")
@@ -54,6 +54,11 @@ def _parts(reports: list[Report]) -> list[str]:
             mark = " " if condition.ok else "!"
             lines.append(f"  {mark} {name}: {condition.detail}")
     return lines
+
+
+def _last_error(report: Report) -> str:
+    when = f"{span(time.time() - report.last_error_at)} ago, " if report.last_error_at else ""
+    return f"last error  {when}{report.service}: {report.last_error}"
 
 
 async def _flow(connection: Bus) -> list[str]:

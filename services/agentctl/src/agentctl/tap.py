@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import re
 import sys
 from contextlib import aclosing
 
@@ -16,6 +17,8 @@ from shared.bus import Message
 from shared.events import decode
 from shared.logs import escape
 from shared.subjects import DEAD_STREAM, EVENTS_STREAM, token
+
+_subject = re.compile(r"(events|dead)(\.[^\s.>]+)*(\.>)?")
 
 
 async def show(options: argparse.Namespace) -> int:
@@ -42,12 +45,16 @@ def subject_for(options: argparse.Namespace) -> str:
     """The subject to listen on: the one that was named, or that of a source and an origin.
 
     Raises:
-        CommandError: both were named.
+        CommandError: both were named, or nothing can ever come on what was named.
     """
     source, origin = options.source, options.origin
     if options.subject:
         if source or origin:
             raise CommandError("a SUBJECT says it all; leave --source and --origin out")
+        if not _subject.fullmatch(options.subject):
+            raise CommandError(
+                f"{options.subject}: no event has such a subject; write it like 'events.docker.>'"
+            )
         return str(options.subject)
     if not source and not origin:
         return "events.>"

@@ -11,6 +11,7 @@ import asyncio
 import datetime
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -80,7 +81,8 @@ class Agent:
         self._health = Health("agentctl", settings.hostname)
         self._connection: Bus | None = None
         self._stopping = asyncio.Event()
-        self._exit_status = 0
+        self._unusable = ""
+        """What a part said of settings that it cannot use."""
 
     async def run(self, broker_command: tuple[str, ...], parts: tuple[Part, ...]) -> int:
         """Starts everything, and returns once it is told to stop and everything has ended."""
@@ -101,7 +103,11 @@ class Agent:
             looking.cancel()
             await asyncio.wait([looking])
             await server.stop(KILL_SECONDS)
-        return self._exit_status
+        if self._unusable:
+            # Once more, as the last line: the stop of the others has hidden the first.
+            self._screen.show(f"agentctl: {self._unusable}")
+            return EXIT_SETTINGS
+        return 0
 
     def _supervise(self, part: Part) -> Supervised:
         environment = part.environment(self._environ)
@@ -120,7 +126,8 @@ class Agent:
     async def _keep(self, process: Supervised) -> None:
         """Keeps one process running; settings that it cannot use stop the whole agent."""
         if await process.run() == EXIT_SETTINGS and not self._stopping.is_set():
-            self._exit_status = EXIT_SETTINGS
+            self._unusable = process.last_line
+            self._screen.show(f"stopping: {process.name} cannot use its settings")
             self._stopping.set()
 
     async def _stop(self, turns: Mapping[int, list[Supervised]]) -> None:
@@ -161,7 +168,8 @@ class Agent:
             f"{AGENT_NAME} {AGENT_VERSION} on {self._settings.hostname}",
             f"  parts   {', '.join(part.name for part in parts)}",
             f"  state   {state.directory}",
-            f"  broker  {self._settings.nats_url[0]}, its password is in {state.url_file}",
+            f"  broker  {self._settings.nats_url[0]}",
+            f"  watch   nats --server \"$(cat {shlex.quote(str(state.url_file))})\" sub 'events.>'",
         ):
             self._screen.show(line)
         if not self._settings.infra_token:

@@ -71,6 +71,8 @@ def _docker(body: DockerEvent) -> str:
         if body.attributes.get(key)
     ]
     container = body.attributes.get("container", "")
+    if body.attributes.get("oldName"):
+        details.append(f"was {body.attributes['oldName'].removeprefix('/')}")
     if body.type != "container" and container:
         details.append(f"container {container[:_ID_CHARACTERS]}")
     if body.synthetic:
