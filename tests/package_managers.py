@@ -81,6 +81,38 @@ class Dpkg:
         ]  # fmt: skip
 
 
+class Apt:
+    """apt-get over a `Dpkg`, with a repository of its own."""
+
+    def __init__(self, dpkg: Dpkg) -> None:
+        self.dpkg = dpkg
+        self.apt = tool("apt-get")
+        tool("dpkg-scanpackages")
+        self.folder = dpkg.root.parent / "apt"
+        for name in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):
+            (self.folder / name).mkdir(parents=True)
+        (self.folder / "etc/sources.list").write_text(f"deb [trusted=yes] file:{dpkg.built} ./\n")
+        options = "".join(f'    "{option}";\n' for option in dpkg.command()[1:])
+        self.configuration = self.folder / "apt.conf"
+        self.configuration.write_text(
+            f'Dir "{self.folder}"; Dir::Etc "etc"; Dir::Etc::SourceParts "none";\n'
+            f'Dir::State "state"; Dir::State::status "{dpkg.admin}/status"; Dir::Cache "cache";\n'
+            f'Dir::Log "{self.folder}"; APT::Sandbox::User "root"; DPkg::Options {{\n{options}}};\n'
+        )
+
+    def update(self) -> None:
+        """Takes every package that was built into the repository."""
+        index = subprocess.check_output(
+            [tool("dpkg-scanpackages"), "--multiversion", "."], cwd=self.dpkg.built,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        (self.dpkg.built / "Packages").write_bytes(index)
+        self("update")
+
+    def __call__(self, *arguments: str) -> None:
+        run(self.apt, "-qy", *arguments, APT_CONFIG=str(self.configuration))
+
+
 class Rpm:
     """rpm with a root of its own."""
 

@@ -156,7 +156,8 @@ class Host:
             *wrapper,
             sys.executable, "-m", "host_collector", stderr=PIPE, cwd="/",
             env=os.environ
-            | {"NATS_URL": self.url, "HOSTNAME_ALIAS": "web-01", "PKG_ENABLED": "false"},
+            | {"NATS_URL": self.url, "HOSTNAME_ALIAS": "web-01", "PKG_ENABLED": "false",
+               "PKG_CONTAINER_ENABLED": "false"},
         )  # fmt: skip
         self.collector = Collector(process)
         async with asyncio.timeout(15):
@@ -215,24 +216,30 @@ async def test_processes_killed_at_once_are_told_once_each_whatever_their_names(
     assert all(event.origin == "web-01" for event in host.events)
 
 
-async def test_a_kill_in_a_container_names_the_container(host: Host) -> None:
+async def test_a_kill_in_a_container_names_the_container(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its id, and by the name that the engine's record of it below HOST_ROOT has for it."""
     info = await asyncio.to_thread(subprocess.run, ["docker", "info"], capture_output=True)
     if info.returncode != 0:
         pytest.skip("there is no Docker Engine here")
-    await until_the_kernel_tells_all_of(1)
-    await host.start()
     name = f"host-oom-test-{os.getpid()}"
     image = "python:3.11-slim-bookworm"
     code = "held = [b'x' * 2**20 for _ in range(200)]"
-    command = ["docker", "run", "--detach", "--name", name, "--memory", "16m", image, "python"]
+    command = ["docker", "create", "--name", name, "--memory", "16m", image, "python", "-c", code]
     try:
-        run = await asyncio.to_thread(
-            subprocess.run, [*command, "-c", code], check=True, capture_output=True
-        )
+        identity = await asyncio.to_thread(subprocess.check_output, command, text=True)
+        record = tmp_path / "var/lib/docker/containers" / identity.strip()
+        record.mkdir(parents=True)
+        (record / "config.v2.json").write_text(json.dumps({"Name": f"/{name}"}))
+        monkeypatch.setenv("HOST_ROOT", str(tmp_path))
+        await until_the_kernel_tells_all_of(1)
+        await host.start()
+        await asyncio.to_thread(subprocess.run, ["docker", "start", name], check=True)
         await host.until_told(kills=1)
         (kill,) = host.kills
         assert kill.process == "python"
-        assert kill.container_id == run.stdout.decode().strip()
+        assert (kill.container_id, kill.container_name) == (identity.strip(), name)
         assert kill.pod_uid == ""
     finally:
         await asyncio.to_thread(subprocess.run, ["docker", "rm", "-f", name], capture_output=True)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
+from host_collector import packages, watch
+from host_collector.settings import HostSettings
 from host_collector.watch import HELD_MAX, merged
 from shared.collector import Observed
+from shared.health import Health
+from shared.service import Runtime
 
 
 class Numbers:
@@ -79,3 +84,25 @@ async def test_a_source_that_ends_unasked_is_a_fault() -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="ended by itself")):
         async for _ in merged([ended()], asyncio.Event()):
             pass
+
+
+@pytest.mark.parametrize(
+    ("host", "containers", "looks"),
+    [(True, False, True), (False, True, True), (True, True, True), (False, False, False)],
+)
+async def test_packages_of_containers_are_told_whether_those_of_the_host_are_or_not(
+    monkeypatch: pytest.MonkeyPatch, host: bool, containers: bool, looks: bool
+) -> None:
+    async def changes(runtime: Runtime[HostSettings]) -> AsyncGenerator[Observed, None]:
+        yield Observed(None, b"looked")
+        await runtime.stopping.wait()
+
+    monkeypatch.setattr(packages, "changes", changes)
+    wanted = HostSettings(oom_enabled=False, pkg_enabled=host, pkg_container_enabled=containers)
+    bus: Any = None
+    runtime = Runtime(wanted, Health("host", "web-01"), bus, asyncio.Event())
+    found = []
+    asyncio.get_running_loop().call_later(0.1, runtime.stopping.set)
+    async for observed in watch.watch(runtime, None):
+        found.append(observed.cursor)
+    assert found == ([b"looked"] if looks else [])

@@ -133,7 +133,7 @@ async def test_a_container_that_starts_later_is_known_and_then_followed(
         _install(container.root, "base", "1.1")
         await run.until(lambda: len(_of(run, container)) == 2, seconds=2)
         container.end()
-        await run.quiet(2.5)
+        await run.quiet(1.8)
         _install(container.root, "base", "1.2")
         container.start()
         await run.until(lambda: len(_of(run, container)) == 4, seconds=6)
@@ -172,7 +172,7 @@ async def test_no_link_leads_out_of_a_container(container: Container, tmp_path: 
         status.symlink_to(outside / "var/lib/dpkg/status")
         _install(outside, "secret", "2.0")
         (packages / "hidden-1.0.dist-info").rename(packages / "hidden-2.0.dist-info")
-        await run.quiet(2.5)
+        await run.quiet(1.8)
         status.unlink()
         _install(container.root, "base", "1.0")
         _install(container.root, "own", "1.0")
@@ -185,7 +185,7 @@ async def test_containers_are_left_alone_when_they_are_not_wanted(container: Con
     container.start()
     (container.root.parent / "host").mkdir()
     async with Run(container.root.parent / "host", pkg_container_enabled=False) as run:
-        await run.quiet(2.5)
+        await run.quiet(1.8)
         _install(container.root, "added", "2.0")
         await run.quiet()
         assert run.words() == []
@@ -225,5 +225,5 @@ async def test_an_installation_in_a_container_of_docker_has_its_name_and_image(
         assert (body.container_id, body.container_name) == (identity, name)
         assert body.container_image == IMAGE
         await asyncio.to_thread(run_command, "docker", "rm", "-f", name)
-        await run.quiet(2.5)
+        await run.quiet(1.8)
         assert [word for word in run.words() if word.startswith("removed")] == []

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from package_managers import Dpkg, locked
+from package_managers import Apt, Dpkg, locked
 from package_run import Run
 
 from host_collector.packages import dpkg as reader
@@ -37,6 +37,32 @@ async def test_each_installation_and_removal_is_one_event_within_two_seconds(dpk
         assert (await run.until_told(3))[2:] == ["removed deb alpha 2:1.0-1"]
         await asyncio.to_thread(dpkg, "-P", "beta")
         assert (await run.until_told(4))[3:] == ["removed deb beta 3.1"]
+
+
+async def test_apt_get_installs_upgrades_reinstalls_and_removes(dpkg: Dpkg) -> None:
+    """One command, in which apt runs dpkg several times; a dependency is told as what it is."""
+    apt = Apt(dpkg)
+    for name in ("alpha", "beta"):
+        dpkg.build(name, "1.0", "Depends: core\n")
+    dpkg.build("core", "1.0")
+    await asyncio.to_thread(apt.update)
+    async with Run(dpkg.root) as run:
+        await asyncio.to_thread(apt, "install", "alpha", "beta")
+        told = await run.until_told(3)
+        assert told == [f"installed deb {name} 1.0" for name in ("alpha", "beta", "core")]
+        await asyncio.to_thread(apt, "install", "--reinstall", "alpha", "core")
+        dpkg.build("alpha", "2.0", "Depends: core\n")
+        dpkg.build("core", "1.1")
+        await asyncio.to_thread(apt.update)
+        await asyncio.to_thread(apt, "upgrade")
+        assert (await run.until_told(7))[3:] == [
+            "removed deb alpha 1.0 -> 2.0", "installed deb alpha 2.0 <- 1.0",
+            "removed deb core 1.0 -> 1.1", "installed deb core 1.1 <- 1.0",
+        ]  # fmt: skip
+        await asyncio.to_thread(apt, "remove", "alpha")
+        assert (await run.until_told(8))[7:] == ["removed deb alpha 2.0"]
+        await asyncio.to_thread(apt, "purge", "--autoremove", "beta", "core")
+        assert (await run.until_told(10))[8:] == ["removed deb beta 1.0", "removed deb core 1.1"]
 
 
 async def test_an_upgrade_is_two_linked_events_and_a_downgrade_too(dpkg: Dpkg) -> None:

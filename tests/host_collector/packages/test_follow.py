@@ -19,7 +19,7 @@ from package_run import Run
 
 from host_collector.packages import follow, notify, roots
 from host_collector.packages.containers import ContainerGone, tree_of
-from host_collector.packages.processes import Processes
+from host_collector.packages.processes import HOST, Processes
 from host_collector.packages.tree import tree_at
 from host_collector.settings import HostSettings
 from shared.settings import SettingsError, load
@@ -219,7 +219,7 @@ async def test_a_disk_that_is_mounted_brings_its_packages_with_it(
             (stage / "site-packages").mkdir(parents=True)
             await asyncio.to_thread(run_command, "mount", "--bind", disk, stage / "site-packages")
             stage.rename(target / "python3.12")
-            await run.quiet(2.5)
+            await run.quiet(1.8)
             assert run.words() == []
             _python(disk, "new", "1.0")
             assert await run.until_told(1, 3) == ["installed python3 new 1.0"]
@@ -296,6 +296,48 @@ def test_a_process_number_that_is_another_process_now_is_not_entered(tmp_path: P
     (proc / "9/cgroup").write_text("0::/user.slice")
     with pytest.raises(ContainerGone), tree_of(processes, "ab" * 32, ""):
         pass
+
+
+@pytest.mark.parametrize(
+    ("exe", "cwd", "command", "environ", "expected"),
+    [
+        ("/usr/bin/python3", "/", "/srv/venv/bin/python -u app.py", "", "srv/venv"),
+        ("/usr/bin/python3", "/srv/app", ".venv/bin/python app.py", "", "srv/app/.venv"),
+        ("/usr/bin/python3", "/", "/usr/bin/python3 -s -E -u /opt/x/y/bin/gunicorn", "", "opt/x/y"),
+        ("/usr/bin/python3", "/", "python app.py", "VIRTUAL_ENV=/v", "v"),
+        ("/usr/bin/python3", "/", "python app.py", "PATH=/v/bin:/usr/bin", "v"),
+        ("/usr/bin/node", "/srv", "node --check app/server.js", "", "srv/app/node_modules"),
+        ("/usr/bin/node", "/srv/app/src", "node", "", "srv/app/node_modules"),
+        ("/opt/node/bin/node", "/", "node /srv/app/main.js", "", "srv/app/node_modules"),
+        ("/opt/node/bin/node", "/", "node", "", "opt/node/lib/node_modules"),
+    ],
+)  # fmt: skip
+def test_where_a_process_runs_packages_from(
+    tmp_path: Path, exe: str, cwd: str, command: str, environ: str, expected: str
+) -> None:
+    """By its program, its directory, its arguments, also relative ones, and its variables."""
+    proc = tmp_path / "proc"
+    _process(proc, "self", "0::/", "mnt:[1]")
+    _process(proc, "7", "0::/", "mnt:[1]")
+    (proc / "7/exe").symlink_to(exe)
+    (proc / "7/cwd").symlink_to(cwd)
+    (proc / "7/cmdline").write_text(command.replace(" ", "\0") + "\0")
+    (proc / "7/environ").write_text(f"HOME=/root\0{environ}\0")
+    packages = "" if expected.endswith("node_modules") else "/lib/python*/site-packages"
+    found = Processes(str(proc)).look()[HOST]
+    assert expected + packages in {place.pattern for place in found}
+
+
+def test_a_usual_place_stays_one_when_a_process_names_it(tmp_path: Path) -> None:
+    """Else the first package there would not be told if its installer was seen running first."""
+    proc = tmp_path / "proc"
+    _process(proc, "self", "0::/", "mnt:[1]")
+    for pid, exe in ("7", "/usr/bin/node"), ("8", "/usr/local/bin/python3"):
+        _process(proc, pid, "0::/", "mnt:[1]")
+        (proc / pid / "exe").symlink_to(exe)
+    found = Processes(str(proc)).look()[HOST]
+    assert len(found) == 7
+    assert found <= set(roots.PLACES)
 
 
 def _process(proc: Path, pid: str, cgroup: str, namespace: str) -> None:

@@ -73,6 +73,11 @@ class Told:
             self.words.append(words_of(events.decode(message.data)))
         return self.words
 
+    async def all_at_the_end_of(self, collector: Collector) -> list[str]:
+        """All there is once it has stopped in an orderly way, and so told what it still held."""
+        assert await asyncio.to_thread(collector.end, signal.SIGTERM) == 0
+        return await self.all()
+
     async def let_cursors(self, stored: bool) -> None:
         """Makes the bucket take cursors, or refuse them."""
         config = (await self._bus.manager.stream_info(f"KV_{CURSORS}")).config
@@ -131,8 +136,9 @@ async def test_what_happened_while_it_was_down_is_told(
     assert await told.until(4) == [*expected, "installed deb gamma 1.0"]
     assert collector.end(signal.SIGTERM) == 0
     collector.start()
-    await asyncio.sleep(2)
-    assert len(await told.all()) == 4
+    await asyncio.to_thread(dpkg, "-i", dpkg.build("delta", "1.0"))
+    assert (await told.until(5))[4:] == ["installed deb delta 1.0"]
+    assert len(await told.all_at_the_end_of(collector)) == 5
 
 
 @pytest.mark.parametrize("killed_at", [1, 40, 299, 300])
@@ -149,9 +155,8 @@ async def test_killed_in_the_midst_of_telling_three_hundred(
     await asyncio.to_thread(dpkg, "-i", dpkg.build("later", "1.0"))
     collector.start()
     words = await told.until(301)
-    await asyncio.sleep(1)
     assert len(words) == len(set(words)) == 301
-    assert len(await told.all()) == 301
+    assert len(await told.all_at_the_end_of(collector)) == 301
 
 
 async def test_killed_between_the_last_event_and_the_cursor(
@@ -171,8 +176,7 @@ async def test_killed_between_the_last_event_and_the_cursor(
     await asyncio.to_thread(dpkg, "-i", dpkg.build("later", "1.0"))
     collector.start()
     assert (await told.until(5))[4:] == ["installed deb later 1.0"]
-    await asyncio.sleep(1)
-    assert len(await told.all()) == 5
+    assert len(await told.all_at_the_end_of(collector)) == 5
 
 
 async def test_killed_again_and_again_while_packages_come(
@@ -192,9 +196,11 @@ async def test_killed_again_and_again_while_packages_come(
         await asyncio.sleep(chance.uniform(0, 0.1))
         collector.start()
         await running.wait()
-    words = await told.until(12)
-    await asyncio.sleep(1)
-    assert sorted(await told.all()) == sorted(f"installed deb p{n} 1.0" for n in range(12)), words
+    await told.until(12)
+    await asyncio.to_thread(dpkg, "-i", dpkg.build("p12", "1.0"))
+    await told.until(13)
+    words = await told.all_at_the_end_of(collector)
+    assert sorted(words) == sorted(f"installed deb p{n} 1.0" for n in range(13))
 
 
 def _install_many(dpkg: Dpkg, count: int) -> None:

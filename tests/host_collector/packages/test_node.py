@@ -54,7 +54,7 @@ async def test_a_project_tells_its_whole_tree(tmp_path: Path) -> None:
         await asyncio.to_thread(npm, "install", beta)
         assert await run.until_told(1) == ["installed node beta 2.0.0"]
         await asyncio.to_thread(npm, "ci")
-        await run.quiet(2.5)
+        await run.quiet(1.8)
         await asyncio.to_thread(npm, "install", newer)
         assert (await run.until_told(3))[1:] == [
             "removed node alpha 1.0.0 -> 1.1.0", "installed node alpha 1.1.0 <- 1.0.0",

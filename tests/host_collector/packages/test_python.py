@@ -121,7 +121,7 @@ async def test_an_environment_that_is_made_anew_tells_the_difference(tmp_path: P
         _info(venv / f"{name}-1.0.dist-info/METADATA", name, "1.0")
     async with Run(tmp_path / "host") as run_:
         venv.parent.rename(tmp_path / "away")
-        await run_.quiet(2.5)
+        await run_.quiet(1.8)
         assert run_.words() == []
         _info(venv / "alpha-1.0.dist-info/METADATA", "alpha", "1.0")
         _info(venv / "beta-2.0.dist-info/METADATA", "beta", "2.0")

@@ -14,12 +14,16 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from host_collector import kmsg
 from host_collector.kmsg import KernelLog
 from host_collector.oom_follower import AUDIT_SECONDS, PART, Cursor, Follower
+from host_collector.packages.containers import name_and_image
+from host_collector.packages.tree import tree_at
 from host_collector.settings import HostSettings
 from shared.collector import Observed
+from shared.events import OutOfMemory
 from shared.service import Runtime
 
 log = logging.getLogger(__name__)
@@ -43,7 +47,7 @@ async def watch(
             kernel_log = kernel_log or _opened(runtime, told=tried)
             tried = True
             for observed in follower.take(kernel_log.read() if kernel_log else ()):
-                yield observed
+                yield _named(observed, runtime.settings.host_root)
             if kernel_log and not kernel_log.drained:
                 await asyncio.sleep(0)  # others want to run too
                 continue
@@ -70,6 +74,25 @@ def count_kills() -> int | None:
         if name == "oom_kill":
             return int(value)
     return None
+
+
+def _named(observed: Observed, host_root: str) -> Observed:
+    """The same, with the name of the container that the process lived in.
+
+    It stays empty where the engine keeps its record in an unusual place, or has removed it already,
+    and in a host that cannot be read: the kill is told all the same.
+    """
+    event = observed.event
+    if event is None or not isinstance(event.body, OutOfMemory) or not event.body.container_id:
+        return observed
+    try:
+        with tree_at(host_root or "/") as host:
+            name, _ = name_and_image(host, event.body.container_id)
+    except OSError as error:
+        log.debug("%s", error)
+        return observed
+    body = structs.replace(event.body, container_name=name)
+    return structs.replace(observed, event=structs.replace(event, body=body))
 
 
 def _cursor(stored: bytes | None) -> Cursor | None:

@@ -7,7 +7,7 @@
     slots             what was there at the last look that is safe
 
 Between two rounds of looking, which run in a worker thread, the collector waits for a notification
-of the kernel, for a second at most.
+of the kernel, for a few seconds at most.
 """
 
 from __future__ import annotations

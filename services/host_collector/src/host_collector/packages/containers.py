@@ -63,14 +63,16 @@ def _open_root(processes: Processes, container: str) -> int:
     return root
 
 
-def name_and_image(processes: Processes, host: Tree, container: str) -> tuple[str, str]:
-    """What the engine calls a container and its image, where its files on the host say so."""
-    # Docker keeps its record of a container beside the /etc/hostname that it mounts into it.
-    beside = processes.mounted(container, "/etc/hostname").rpartition("/")[0]
-    for folder in (beside.strip("/"), f"var/lib/docker/containers/{container}"):
+def name_and_image(host: Tree, container: str, record: str = "") -> tuple[str, str]:
+    """What the engine calls a container and its image, where its files on the host say so.
+
+    Args:
+        record: the directory of Docker's record of it, where that is known not to be the usual one.
+    """
+    for folder in (record, f"var/lib/docker/containers/{container}"):
         try:
-            record = host.read(f"{folder}/config.v2.json", _CONFIG_BYTES_MAX)
-            found = msgspec.json.decode(record, type=_Container)
+            config = host.read(f"{folder}/config.v2.json", _CONFIG_BYTES_MAX)
+            found = msgspec.json.decode(config, type=_Container)
             return found.name.removeprefix("/"), found.config.image
         except (OSError, Unreadable, msgspec.DecodeError):
             continue

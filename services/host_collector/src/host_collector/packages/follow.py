@@ -26,9 +26,10 @@ from shared.settings import SettingsError
 
 log = logging.getLogger(__name__)
 
-ROUND_SECONDS = 2.0
+ROUND_SECONDS = 4.0
 """The most between two rounds, and how often new processes, and containers with them, are looked
-for. A root of the host is looked at as often, although the kernel tells of its changes."""
+for: listing them is most of what an idle host costs. A root of the host is looked at as often,
+although the kernel tells of its changes."""
 UNWATCHED_SECONDS = 1.0
 """How often a root is looked at that could not be watched."""
 CONTAINER_SECONDS = 30.0
@@ -223,8 +224,10 @@ class Follower:
         if container == HOST:
             return "", ""
         if container not in self._names:
+            # Docker keeps its record of a container beside the /etc/hostname it mounts into it.
+            beside = self._processes.mounted(container, "/etc/hostname").rpartition("/")[0]
             with tree_of(self._processes, HOST, self._host_root) as host:
-                self._names[container] = name_and_image(self._processes, host, container)
+                self._names[container] = name_and_image(host, container, beside.strip("/"))
         return self._names[container]
 
     def _take_notes(self, now: float) -> None:

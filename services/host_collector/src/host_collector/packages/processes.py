@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from host_collector.packages.roots import Place, pythons
+from host_collector.packages.roots import Place, nodes, pythons
 from host_collector.packages.tree import is_text
 
 _container = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
@@ -118,7 +118,7 @@ class Processes:
             prefixes = {prefix, *map(_prefix, arguments), *self._environments(pid)}
             return {place for path in prefixes if path.startswith("/")
                     for place in pythons(path.strip("/")) if path.strip("/")}  # fmt: skip
-        found = {Place("node", f"{prefix}/lib/node_modules".strip("/"))}
+        found = {nodes(prefix.strip("/"))}
         for start in (cwd, *map(os.path.dirname, arguments[1:])):
             if start.startswith("/"):
                 found |= _projects(PurePosixPath(start))

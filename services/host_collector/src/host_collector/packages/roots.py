@@ -27,7 +27,7 @@ class Place(msgspec.Struct, frozen=True, order=True):
 
 
 _HOMES = ("root", "home/*")
-_PYTHON_PREFIXES = ("usr", "usr/local")
+_SYSTEM_PREFIXES = ("usr", "usr/local")
 _USER_PYTHON_PREFIXES = (
     ".pyenv/versions/*", ".local/share/pipx/venvs/*", ".local/pipx/venvs/*",
     ".local/share/uv/tools/*", ".local/share/uv/python/*",
@@ -40,8 +40,9 @@ _USER_NODE_PREFIXES = (
 )  # fmt: skip
 
 
-def pythons(prefix: str, system: bool = False) -> list[Place]:
+def pythons(prefix: str) -> list[Place]:
     """Where a Python that is installed at `prefix` has its packages."""
+    system = prefix in _SYSTEM_PREFIXES
     return [
         Place("python", f"{prefix}/{lib}/{version}/{folder}", system)
         for lib in ("lib", "lib64")
@@ -51,24 +52,30 @@ def pythons(prefix: str, system: bool = False) -> list[Place]:
     ]  # fmt: skip
 
 
+def nodes(prefix: str) -> Place:
+    """Where a Node that is installed at `prefix` has its global packages."""
+    path = f"{prefix}/lib/node_modules".lstrip("/")
+    return Place("node", path, system=prefix in _SYSTEM_PREFIXES)
+
+
 def _places() -> Iterable[Place]:
     yield Place("deb", "var/lib/dpkg", system=True)
     yield Place("deb-folder", "var/lib/dpkg/status.d", system=True)
     for path in ("var/lib/rpm", "usr/lib/sysimage/rpm", "usr/share/rpm"):
         yield Place("rpm", path, system=True)
-    for prefix in _PYTHON_PREFIXES:
-        yield from pythons(prefix, system=True)
-        yield Place("node", f"{prefix}/lib/node_modules", system=True)
+    for prefix in _SYSTEM_PREFIXES:
+        yield from pythons(prefix)
+        yield nodes(prefix)
     for home in _HOMES:
         yield Place("python", f"{home}/.local/lib/python*/site-packages", system=True)
         for prefix in _USER_PYTHON_PREFIXES:
             yield from pythons(f"{home}/{prefix}")
         for prefix in _USER_NODE_PREFIXES:
-            yield Place("node", f"{home}/{prefix}/lib/node_modules")
+            yield nodes(f"{home}/{prefix}")
     for prefix in ("opt/*", "opt/*/envs/*", "opt/pipx/venvs/*"):
         yield from pythons(prefix)
     for prefix in ("opt/*", "usr/local/nvm/versions/node/*", "usr/local/n/versions/node/*"):
-        yield Place("node", f"{prefix}/lib/node_modules")
+        yield nodes(prefix)
 
 
 PLACES = tuple(_places())
