@@ -56,3 +56,19 @@ async def test_a_service_can_name_its_source_for_cursors_and_health(connection: 
     await collect(watch)(runtime)
     assert await connection.get(CURSORS, "test.cluster") == b"1"
     assert health.report().origin == "cluster"
+
+
+async def test_a_collector_that_is_stopped_while_it_starts_still_tells_what_it_has(
+    connection: Bus,
+) -> None:
+    """The stop of the agent, for one."""
+    await connection.manager.create_key_value(bucket=CURSORS)
+    stopping = asyncio.Event()
+    stopping.set()
+
+    async def watch(runtime: Runtime[ServiceSettings], _: bytes | None) -> AsyncIterator[Observed]:
+        yield Observed(None, b"told")
+
+    runtime = Runtime(ServiceSettings(), Health("test", "here"), connection, stopping)
+    await collect(watch)(runtime)
+    assert await connection.get(CURSORS, "test.here") == b"told"

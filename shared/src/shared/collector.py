@@ -9,6 +9,7 @@ taken from the generator: that is the back-pressure.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -36,6 +37,7 @@ T = TypeVar("T")
 WINDOW_EVENTS_MAX = 1024
 """How many events may be published and not yet acknowledged; at the limit the source waits."""
 _CURSOR_SECONDS_MIN = 0.2
+_LOOKING_SECONDS_MAX = 1.0
 _CURSOR_FAILURES = 5  # so many may come of a broker that starts again, which is said elsewhere
 
 
@@ -65,8 +67,11 @@ def collect(watch: Watch[S]) -> Work[S]:
             looking = asyncio.Event()
             pump = tasks.create_task(_pump(watch, runtime, looking), name="pump")
             await runtime.stopping.wait()
+            # Just started, it may still have a stop to tell; without streams it holds nothing.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(looking.wait(), _LOOKING_SECONDS_MAX)
             if not looking.is_set():
-                pump.cancel()  # it holds nothing that could be brought to safety
+                pump.cancel()
             _, late = await asyncio.wait([pump], timeout=runtime.settings.drain_seconds)
             if late:
                 log.warning("stopping with events not yet safe: the next start reads them again")
