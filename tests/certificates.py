@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
 import shutil
+import ssl
 import subprocess
 from pathlib import Path
 
