@@ -162,14 +162,3 @@ def test_no_header_however_damaged_breaks_the_reader(header: bytes) -> None:
     with suppress(ValueError):
         package = reader.package_of(1, header)
         assert package is None or package.name
-
-
-async def test_an_older_database_is_said_not_to_be_read_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "host/var/lib/rpm").mkdir(parents=True)
-    (tmp_path / "host/var/lib/rpm/Packages").write_bytes(b"\0" * 12 + b"\x61\x15\x06\0")
-    async with Run(tmp_path / "host", pkg_interval=1.0) as run:
-        await run.quiet(3)
-    said = [record for record in caplog.records if "Berkeley" in record.getMessage()]
-    assert len(said) == 1

@@ -184,12 +184,6 @@ class Follower:
                 began_empty = found.began_empty and tree_id in self._known.settled
                 origin = self._origin(root, name, image)
                 new.append(self._follow(root, origin, began_empty, found.inode))
-        older = roots.older_database(tree) if tree_id not in self._searched else None
-        if older is not None and "rpm" in self._settings.pkg_kinds:
-            self._warn_once(
-                f"rpm packages of {_where(tree_id)} are not told: /{older} is a Berkeley or NDB "
-                "database, which is not read"
-            )
         self._searched.add(tree_id)
         return new
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 import msgspec
 
-from host_collector.packages import rpm
 from host_collector.packages.node import LOCK
 from host_collector.packages.readers import READERS, manager_of
 from host_collector.packages.tree import Tree, Unreadable
@@ -122,18 +121,6 @@ def _found(tree: Tree, place: Place, path: str) -> Found | None:
     # A file system that was mounted here brings its packages with it.
     began_empty = place.system and folder.st_dev == above.st_dev
     return Found(kind, path, began_empty, (folder.st_dev, folder.st_ino))
-
-
-def older_database(tree: Tree) -> str | None:
-    """The directory of a database of rpm in a format that is not read, where there is one."""
-    for place in PLACES:
-        if place.kind == "rpm" and not rpm.mark(tree, place.pattern):
-            try:
-                if rpm.mark_older(tree, place.pattern):
-                    return place.pattern
-            except OSError:
-                continue
-    return None
 
 
 def parents(tree: Tree) -> list[str]:

@@ -1,25 +1,34 @@
-"""Reads the database of rpm where it is SQLite (rpm 4.16 and later: RHEL 9, Fedora, Amazon 2023).
+"""Reads the database of rpm: SQLite (rpm 4.16 and later: RHEL 9, Fedora, Amazon 2023) or older.
 
 Never opened in place: SQLite and librpm leave locks and files beside a live database, and readers
 of rpm's older formats have damaged it (osquery#2623, #3178). The file and its write-ahead log are
-copied, the copy is read, and a copy during which anything changed is thrown away.
+copied, the copy is read, and a copy during which anything changed is thrown away. The older formats
+are read without librpm and without Berkeley DB: see `rpm_backends`.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import sqlite3
+import stat
 import struct
 import tempfile
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
 from host_collector.packages.inventory import Look, Package
 from host_collector.packages.locks import is_locked
+from host_collector.packages.rpm_backends import Header, bdb_headers, ndb_headers
 from host_collector.packages.tree import Tree, Unreadable
 
 DATABASE_BYTES_MAX = 1024 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
+_SQLITE = "rpmdb.sqlite"
+_OLDER = {"Packages.db": ndb_headers, "Packages": bdb_headers}
+_DATABASES = (_SQLITE, *_OLDER)
+"""The files of the formats, the newest first: a database that was converted may leave its older."""
 
 # Tags and types of a header: rpm's documentation, "Package Format" and rpmtag.h.
 _NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
@@ -39,8 +48,20 @@ def busy(tree: Tree, path: str) -> bool:
 
 def mark(tree: Tree, path: str) -> tuple[int, ...]:
     """What changes with every change of the database; empty where there is none."""
-    database = tree.mark(f"{path}/rpmdb.sqlite")
-    return database and database + tree.mark(f"{path}/rpmdb.sqlite-wal")
+    name = _database(tree, path)
+    if name is None:
+        return ()
+    return tree.mark(f"{path}/{name}") + tree.mark(f"{path}/{name}-wal")
+
+
+def _database(tree: Tree, path: str) -> str | None:
+    """The name of the database's file in the directory `path`."""
+    for name in _DATABASES:
+        found = tree.stat(f"{path}/{name}")
+        # On installation media `Packages` is a directory.
+        if found is not None and stat.S_ISREG(found.st_mode):
+            return name
+    return None
 
 
 def read(tree: Tree, path: str, before: tuple[Package, ...]) -> Look:
@@ -51,20 +72,21 @@ def read(tree: Tree, path: str, before: tuple[Package, ...]) -> Look:
         Unreadable: it changed meanwhile, or is damaged.
     """
     marked = mark(tree, path)
-    changed = tree.stat(f"{path}/rpmdb.sqlite")
+    name = _database(tree, path) or _SQLITE
+    changed = tree.stat(f"{path}/{name}")
     with tempfile.TemporaryDirectory(prefix="rpmdb-") as folder:
-        copy = Path(folder, "rpmdb.sqlite")
-        _copy(tree, f"{path}/rpmdb.sqlite", copy)
-        if tree.mark(f"{path}/rpmdb.sqlite-wal"):
-            _copy(tree, f"{path}/rpmdb.sqlite-wal", Path(folder, "rpmdb.sqlite-wal"))
+        copy = Path(folder, name)
+        _copy(tree, f"{path}/{name}", copy)
+        if tree.mark(f"{path}/{name}-wal"):
+            _copy(tree, f"{path}/{name}-wal", Path(folder, f"{name}-wal"))
         if mark(tree, path) != marked:
-            raise Unreadable(f"/{path}/rpmdb.sqlite changed while it was copied")
+            raise Unreadable(f"/{path}/{name} changed while it was copied")
         try:
             packages = _packages(copy)
         except sqlite3.Error as error:
-            raise Unreadable(f"/{path}/rpmdb.sqlite: {error}") from error
+            raise Unreadable(f"/{path}/{name}: {error}") from error
         except ValueError as error:
-            raise Unreadable(f"/{path}/rpmdb.sqlite holds a damaged header: {error}") from error
+            raise Unreadable(f"/{path}/{name} is damaged: {error}") from error
     return Look(packages, changed.st_mtime_ns if changed else 0)
 
 
@@ -81,10 +103,19 @@ def _copy(tree: Tree, path: str, target: Path) -> None:
 
 
 def _packages(database: Path) -> tuple[Package, ...]:
-    with closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute("SELECT hnum, blob FROM Packages ORDER BY hnum")
-        packages = (package_of(number, header) for number, header in rows)
-        return tuple(package for package in packages if package is not None)
+    if database.name == _SQLITE:
+        with closing(sqlite3.connect(database)) as connection:
+            return _described(connection.execute("SELECT hnum, blob FROM Packages ORDER BY hnum"))
+    with (
+        database.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return _described(_OLDER[database.name](data))
+
+
+def _described(headers: Iterable[Header]) -> tuple[Package, ...]:
+    packages = (package_of(number, header) for number, header in headers)
+    return tuple(package for package in packages if package is not None)
 
 
 def package_of(number: int, header: bytes) -> Package | None:
@@ -139,8 +170,3 @@ def _fields(header: bytes) -> dict[int, str | int]:
                 raise ValueError(f"its field {tag} leads out of it")
             fields[tag] = _NUMBER.unpack_from(header, start)[0]
     return fields
-
-
-def mark_older(tree: Tree, path: str) -> tuple[int, ...]:
-    """As `mark`, for the formats that are not read: Berkeley DB, and SUSE's NDB."""
-    return tree.mark(f"{path}/Packages") or tree.mark(f"{path}/Packages.db")
