@@ -178,8 +178,9 @@ async def test_hold_and_go_on(
     await publisher.publish(50)
     await eventually(lambda: not forwarder.receiver_says[0])
     await asyncio.sleep(0.5)
-    # Those in flight at first, and after them one at a time.
-    assert len(receiver.requests) <= 20
+    # Those in flight at first (16), and after them one at a time, after pauses that are drawn by
+    # chance and may be short. A flow that did not hold would have sent all 50, again and again.
+    assert len(receiver.requests) <= 30
     ok, words = forwarder.receiver_says
     assert not ok
     assert f"answered {status}" in words
