@@ -91,6 +91,7 @@ async def test_it_shows_every_event_and_stops_in_order(agent: Agent) -> None:
 async def test_a_stop_waits_for_what_was_told_last_to_be_shipped(agent: Agent) -> None:
     up = await agent.up(SHIP_SECONDS="0.5")
     await up.shows("agent started")
+    await up.shows("container stub-")  # a part that still starts would tell its event last
     assert await up.end(signal.SIGINT) == 0
     assert agent.shipped[-1] == "agent.stopped"
 
