@@ -156,7 +156,7 @@ def test_kubernetes() -> None:
         "os.host": "node-3",
         "title": "BackOff Pod shop/web-1",
         "message": "Back-off restarting failed container",
-        "severity": "warning",
+        "severity": "Warning",
         "kubernetes.namespace": "shop",
         "kubernetes.name": "web-1",
         "kubernetes.cluster.name": "prod",
@@ -174,7 +174,7 @@ def test_kubernetes() -> None:
 def test_kubernetes_event_that_says_little() -> None:
     result = document(KubernetesEvent(uid="u", resource_version="7"), origin="prod")
     assert result["message"] == "Kubernetes event"
-    assert result["severity"] == "info"
+    assert result["severity"] == "Normal"
     assert result["os.host"] == "prod"
     assert result["kubernetes.cluster.name"] == "prod"
 
@@ -310,7 +310,7 @@ def test_every_document_has_what_the_receiver_wants(body: Body, facts: HostFacts
     assert result["type"] == "infra"
     assert result["message"]
     assert result["title"]
-    assert result["severity"] in ("info", "warning", "error")
+    assert result["severity"] in ("info", "warning", "error", "Normal")
     assert encode(result)
     for name in result:
         parents = [name[:dot] for dot, character in enumerate(name) if character == "."]

@@ -200,7 +200,9 @@ def _kubernetes(body: KubernetesEvent, cluster: str) -> Document:
         "title": " ".join(word for word in (body.reason, body.kind, name) if word) or nothing,
         # The receiver wants a message; an event without one has a reason.
         "message": body.message or body.reason or nothing,
-        "severity": WARNING if body.type == "Warning" else INFO,
+        # The cluster's own word, as today's agent sends it: Sematext's screen of a cluster's events
+        # is stacked by Normal and Warning.
+        "severity": body.type or "Normal",
         "tags": [f"{key}:{value}" for key, value in sorted(body.labels.items())][:_LABEL_TAGS_MAX],
         "kubernetes.namespace": body.namespace,
         "kubernetes.name": body.name,
