@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broker import NatsServer
@@ -28,3 +29,19 @@ async def connection(nats_server: NatsServer) -> AsyncIterator[bus.Bus]:
     connected = await bus.connect(ServiceSettings(nats_url=(nats_server.url,)), "test")
     yield connected
     await connected.close()
+
+
+@pytest.fixture
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A `PrivateEngine` of this test."""
+    from private_engine import PrivateEngine  # where it is asked for: it imports the SDK
+
+    folder = tmp_path_factory.mktemp("e")
+    (folder / "daemon.json").write_text('{"live-restore": false}')
+    private = PrivateEngine(folder)
+    try:
+        private.start()
+        private.import_image()
+        yield private
+    finally:
+        private.destroy()

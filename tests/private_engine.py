@@ -7,6 +7,7 @@ routes behind. `missing()` says why there can be none here.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import io
@@ -24,6 +25,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import docker
 
@@ -82,8 +84,11 @@ class PrivateEngine:
 
     def _answers(self) -> bool:
         # Not asked through the SDK, which leaves the socket of a failed attempt open.
-        with socket.socket(socket.AF_UNIX) as knock:
-            return knock.connect_ex(self.address.removeprefix("unix://")) == 0
+        with socket.socket(socket.AF_UNIX) as knock, contextlib.suppress(OSError):
+            knock.connect(self.address.removeprefix("unix://"))
+            knock.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return knock.recv(64).startswith(b"HTTP/1.0 200")
+        return False
 
     def import_image(self) -> None:
         """Makes the image `box:1`."""
@@ -105,8 +110,13 @@ class PrivateEngine:
         if self.client is not None:
             self.client.close()
         if self._process is not None and self._process.poll() is None:
+            containerd = int((self.folder / "exec/containerd/containerd.pid").read_text())
             self._process.send_signal(number)
             self._process.wait(30)
+            # It dies with the engine, a moment later; the next engine would take it for alive.
+            deadline = time.monotonic() + 10
+            while Path(f"/proc/{containerd}").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
 
     def reload(self) -> None:
         """Has the engine read its configuration again."""
@@ -123,6 +133,27 @@ class PrivateEngine:
         mounts = Path("/proc/self/mounts").read_text()
         for mount in sorted(re.findall(rf"\S+ ({re.escape(str(self.folder))}\S*)", mounts))[::-1]:
             subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
+
+
+class Oracle:
+    """What `docker events` says: the engine's own client."""
+
+    def __init__(self, engine: PrivateEngine) -> None:
+        self._path = engine.folder / "oracle"
+        command = ["docker", "-H", engine.address, "events", "--format", "{{json .}}"]
+        with self._path.open("wb") as out:
+            self._process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
+        # It says nothing when it is ready, so it is made to print something.
+        while not self.lines():
+            engine.client.images.get("box:1").tag("oracle", "ready")
+            time.sleep(0.02)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._path.read_bytes().split(b"\n")[:-1]]
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 def _ip(*arguments: str) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 import docker
 import pytest
 from broker import NatsServer, eventually
+from documents import assert_tells_of
 from receiver import TOKEN, Receiver
 
 from forwarder.enrich import enrich
-from shared.events import DockerEvent, decode
+from shared.events import decode
 
 SOCKET = Path("/var/run/docker.sock")
 FIXTURES = Path(__file__).parents[1] / "docker_collector" / "fixtures"
@@ -29,20 +30,7 @@ def test_every_recorded_message_of_an_engine_becomes_a_document_with_its_tags(ev
     assert len(lines) > 10
     for line in lines:
         event = decode(line)
-        body = event.body
-        assert isinstance(body, DockerEvent)
-        document = enrich(event, None)
-        assert document["message"].startswith("Docker Event: ")
-        assert document["container.object"] == body.type
-        assert document["container.status"] == body.action
-        assert document["timestamp"] == event.time
-        assert document["event.id"] == event.id
-        assert document["severity"] in ("info", "warning", "error")
-        if body.type == "container" and body.action != "prune":
-            assert document["container.id"] == body.actor_id
-            assert document["container.name"] == body.attributes["name"]
-            assert document["container.image"] == document["container.from"]
-            assert document["container.image"] == body.attributes["image"]
+        assert_tells_of(enrich(event, None), event)
 
 
 @pytest.fixture
