@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import datetime
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from http import HTTPStatus
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from agentctl.state import CommandError, State
 from shared import bus
-from shared.events import SECOND
-from shared.retry import Backoff
 from shared.settings import Secret, ServiceSettings, load
 
 CONNECT_SECONDS_MAX = 3
@@ -104,63 +99,3 @@ async def _why_out_of_reach(url: str) -> str | None:
         return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
     writer.close()
     return None
-
-
-async def lookup(connection: bus.Bus, call: str) -> dict[str, Any] | None:
-    """What JetStream says of a stream or a consumer; None where there is none. Raises BusError."""
-    try:
-        return await connection.api(call)
-    except bus.Refused as refusal:
-        if refusal.code != HTTPStatus.NOT_FOUND:
-            raise
-        return None
-
-
-async def follow(
-    connection: bus.Bus, stream: str, subject: str, since: datetime.datetime | int
-) -> AsyncGenerator[bus.Message, None]:
-    """What is stored on `subject` from `since` on (a time or a sequence), then what comes.
-
-    It outlives the broker's restarts, and waits for the stream to be made: it goes on behind the
-    last message it had.
-    """
-    backoff = Backoff(0.05, 1)
-    while True:
-        try:
-            made = await connection.api(
-                f"CONSUMER.CREATE.{stream}",
-                {"stream_name": stream, "config": _onlooker(subject, since)},
-            )
-        except bus.BusError:
-            await asyncio.sleep(backoff.next_seconds())
-            continue
-        backoff.reset()
-        puller = connection.pull(stream, made["name"], window=256)
-        watching = asyncio.create_task(_stop_when_missing(puller))
-        try:
-            async with aclosing(puller.__aiter__()) as messages:  # type: ignore[type-var]
-                async for message in messages:
-                    since = message.sequence + 1
-                    yield message
-        finally:
-            watching.cancel()
-
-
-def _onlooker(subject: str, since: datetime.datetime | int) -> dict[str, Any]:
-    """A consumer that acknowledges nothing, and that the server forgets when nobody asks it."""
-    start = (
-        {"deliver_policy": "by_start_sequence", "opt_start_seq": since}
-        if isinstance(since, int)
-        else {"deliver_policy": "by_start_time", "opt_start_time": since.isoformat()}
-    )
-    return start | {
-        "filter_subject": subject,
-        "ack_policy": "none",
-        "mem_storage": True,
-        "inactive_threshold": 30 * SECOND,
-    }
-
-
-async def _stop_when_missing(puller: bus.Puller) -> None:
-    await puller.missing.wait()
-    puller.stop()

@@ -7,12 +7,13 @@ import time
 
 import msgspec
 
-from agentctl.reaching import broker, lookup
-from agentctl.words import size, span
+from agentctl.reaching import broker
 from shared.bus import Bus
 from shared.health import Report
 from shared.logs import escape
+from shared.streams import lookup
 from shared.subjects import DEAD_STREAM, EVENTS_STREAM, FORWARDER, STATUS
+from shared.words import size, span
 
 ANSWER_SECONDS = 0.5
 """How long the parts may take to answer: they do in milliseconds, or not at all."""

@@ -10,12 +10,13 @@ from contextlib import aclosing
 
 import msgspec
 
-from agentctl import words
-from agentctl.reaching import broker, follow
+from agentctl.reaching import broker
 from agentctl.state import CommandError
+from shared import words
 from shared.bus import Message
 from shared.events import decode
 from shared.logs import escape
+from shared.streams import follow
 from shared.subjects import DEAD_STREAM, EVENTS_STREAM, token
 
 _subject = re.compile(r"(events|dead)(\.[^\s.>]+)*(\.>)?")

@@ -23,16 +23,17 @@ import msgspec
 
 from agentctl import broker, tap
 from agentctl.parts import FIRST, LAST, PARTS, SECOND, Part, Supervised, without_secrets
-from agentctl.reaching import follow, settings_for
+from agentctl.reaching import settings_for
 from agentctl.screen import Screen
 from agentctl.state import State
-from agentctl.words import moment
 from shared import AGENT_NAME, AGENT_VERSION, bus
 from shared.bus import Bus, BusError, BusLost, Msg
 from shared.health import Health
 from shared.service import EXIT_SETTINGS
 from shared.settings import Secret, ServiceSettings, load
+from shared.streams import follow
 from shared.subjects import EVENTS_STREAM, EVENTS_SUBJECTS, FORWARDER, STATUS
+from shared.words import moment
 
 SHIP_SECONDS_MAX = 5
 """How long a stop waits for the receiver to take what was told last."""

@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import logging
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -91,7 +92,7 @@ class Bus:
         self._connected = asyncio.Event()
         self._closed = asyncio.Event()
         self._buckets: dict[str, KeyValue] = {}
-        self._pullers: list[Puller] = []
+        self._pullers: weakref.WeakSet[Puller] = weakref.WeakSet()
         self.on_connection: Callable[[bool], None] = lambda up: None
         """Called whenever the broker goes away (False) or comes back (True)."""
 
@@ -316,7 +317,7 @@ class Bus:
     def pull(self, stream: str, consumer: str, window: int) -> Puller:
         """Messages of a durable consumer, at most `window` of them asked for ahead."""
         puller = Puller(self._client, stream, consumer, window)
-        self._pullers.append(puller)
+        self._pullers.add(puller)
         return puller
 
     async def acknowledge(self, message: Message) -> None:

@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from agentctl import words
+from shared import words
 from shared.events import (
     AgentLifecycle,
     Body,

@@ -1,0 +1,105 @@
+"""Looking on at a stream that somebody else owns: what it holds, and what comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+from collections.abc import AsyncGenerator, AsyncIterator
+from http import HTTPStatus
+from typing import Any
+
+from shared.bus import Bus, BusError, Message, Puller, Refused
+from shared.events import SECOND
+from shared.retry import Backoff
+
+Since = datetime.datetime | int
+"""From where on: a time, or a number in the stream."""
+_WINDOW = 256
+
+
+async def lookup(bus: Bus, call: str) -> dict[str, Any] | None:
+    """What JetStream says of a stream or a consumer; None where there is none. Raises BusError."""
+    try:
+        return await bus.api(call)
+    except Refused as refusal:
+        if refusal.code != HTTPStatus.NOT_FOUND:
+            raise
+        return None
+
+
+async def follow(
+    bus: Bus, stream: str, subject: str, since: Since
+) -> AsyncGenerator[Message, None]:
+    """What is stored on `subject` from `since` on, then what comes; never ends.
+
+    It outlives the broker's restarts, and waits for the stream to be made: it goes on behind the
+    last message it had.
+    """
+    backoff = Backoff(0.05, 1)
+    while True:
+        try:
+            async with _onlooker(bus, stream, subject, since) as (_, messages):
+                backoff.reset()
+                async for message in messages:
+                    since = message.sequence + 1
+                    yield message
+        except BusError:
+            await asyncio.sleep(backoff.next_seconds())
+
+
+async def stored(
+    bus: Bus, stream: str, subject: str, since: Since
+) -> AsyncGenerator[Message, None]:
+    """What is stored on `subject` from `since` on, and no more: nothing where there is no stream.
+
+    Raises:
+        BusError: the broker went away before all of it was read.
+    """
+    try:
+        async with _onlooker(bus, stream, subject, since) as (count, messages):
+            if not count:
+                return
+            async for message in messages:
+                yield message
+                if not message.pending:
+                    return
+    except Refused as refusal:
+        if refusal.code != HTTPStatus.NOT_FOUND:
+            raise
+        return
+    raise BusError(f"the broker went away while {stream} was read")
+
+
+@contextlib.asynccontextmanager
+async def _onlooker(
+    bus: Bus, stream: str, subject: str, since: Since
+) -> AsyncIterator[tuple[int, AsyncGenerator[Message, None]]]:
+    """How many messages are waiting, and all that come until the server has forgotten us.
+
+    Its consumer acknowledges nothing, and the server drops it when nobody asks it any more.
+    """
+    start = (
+        {"deliver_policy": "by_start_sequence", "opt_start_seq": since}
+        if isinstance(since, int)
+        else {"deliver_policy": "by_start_time", "opt_start_time": since.isoformat()}
+    )
+    config = start | {
+        "filter_subject": subject,
+        "ack_policy": "none",
+        "mem_storage": True,
+        "inactive_threshold": 30 * SECOND,
+    }
+    made = await bus.api(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
+    puller = bus.pull(stream, made["name"], _WINDOW)
+    watching = asyncio.create_task(_stop_when_missing(puller))
+    try:
+        async with contextlib.aclosing(aiter(puller)) as messages:  # type: ignore[type-var]
+            yield made["num_pending"], messages  # type: ignore[misc]
+    finally:
+        watching.cancel()
+
+
+async def _stop_when_missing(puller: Puller) -> None:
+    await puller.missing.wait()
+    puller.stop()
