@@ -20,7 +20,7 @@ import msgspec
 from shared import AGENT_NAME, AGENT_VERSION, bus, listener, logs
 from shared.bus import Msg
 from shared.health import Health
-from shared.settings import ServiceSettings, SettingsError, load
+from shared.settings import ServiceSettings, SettingsError, load, unknown
 from shared.subjects import STATUS
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ def run(name: str, work: Work[S], settings_type: type[S]) -> None:
     try:
         settings = load(settings_type, os.environ)
         logs.set_up(name, settings.logging_level)
+        if names := unknown(settings_type, os.environ):
+            log.warning("not known here and without effect: %s", ", ".join(names))
         asyncio.run(_serve(name, work, settings))
     except SettingsError as error:
         sys.exit(_unusable(name, error))

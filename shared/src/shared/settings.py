@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -60,6 +60,10 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What every service reads. A service's own settings inherit these."""
+
+    family: ClassVar[str] = ""
+    """A regular expression: how the variables begin that this service answers for. Each beginning
+    belongs to one service, so that a name that nobody knows is reported once; see `unknown`."""
 
     nats_url: tuple[str, ...] = ("nats://127.0.0.1:4222",)
     """The broker; several servers of one cluster, comma-separated. `tls://` asks for TLS."""
@@ -120,6 +124,16 @@ def load(settings_type: type[S], environ: Mapping[str, str]) -> S:
     for url in settings.nats_url or ("",):
         _check_broker(url)
     return settings
+
+
+def unknown(settings_type: type[ServiceSettings], environ: Mapping[str, str]) -> list[str]:
+    """The variables that are set and of the service's family, but none of its settings."""
+    known = {field.name.upper() for field in msgspec.structs.fields(settings_type)}
+    return sorted(
+        name for name, text in environ.items()
+        if text and settings_type.family and re.match(settings_type.family, name)
+        and name not in known and name.removesuffix("_FILE") not in known
+    )  # fmt: skip
 
 
 def _check_broker(url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import ClassVar
 
 from docker.errors import DockerException
 from docker.utils import parse_host
@@ -24,6 +25,8 @@ _PATTERNS = (
 
 class DockerSettings(ServiceSettings, frozen=True, kw_only=True):
     """The settings of the Docker collector."""
+
+    family: ClassVar[str] = "CONTAINER_"
 
     docker_transport: str = ""
     """Where the engine is: `unix:///var/run/docker.sock` or `tcp://host:2376`. Unset, it is where

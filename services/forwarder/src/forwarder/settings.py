@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import ClassVar
 from urllib.parse import SplitResult, quote, urlsplit
 
 from shared.settings import Duration, Port, Secret, ServiceSettings, SettingsError
@@ -27,6 +28,11 @@ _REDACTED = "********"
 
 class ForwarderSettings(ServiceSettings, frozen=True, kw_only=True):
     """The forwarder's settings, beside those of every service."""
+
+    family: ClassVar[str] = (
+        "INFRA_|LOGS_|TRACES_|AIMONITORING_|EVENTS_|PROXY_|LOGGING_|JOURNAL_|PIPELINE_"
+        "|SERVER_BASE_URL|COMMAND_SERVER_URL|CONFIG_FILE"
+    )
 
     infra_token: Secret = Secret("")
     """The token of the Infra App. Without one every document is printed instead of sent."""

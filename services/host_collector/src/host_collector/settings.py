@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from shared.settings import Duration, ServiceSettings, SettingsError
 
 
 class HostSettings(ServiceSettings, frozen=True, kw_only=True):
     """What every service reads, and what of the host shall be told."""
+
+    family: ClassVar[str] = "PKG_|CONFIGS_|OOM_"
 
     oom_enabled: bool = True
     """Tell the processes that the kernel's out-of-memory killer ends."""

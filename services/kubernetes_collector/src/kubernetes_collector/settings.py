@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -11,6 +11,8 @@ from shared.settings import Duration, ServiceSettings, SettingsError
 
 class KubernetesSettings(ServiceSettings, frozen=True, kw_only=True):
     """Which cluster is watched, and which of its events are told."""
+
+    family: ClassVar[str] = "KUBERNETES_(?!SERVICE_|PORT)"  # those a cluster sets in every pod
 
     kubernetes_enabled: bool = True
     kubernetes_events_enabled: bool = True
