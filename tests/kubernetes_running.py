@@ -52,7 +52,7 @@ class Collecting:
             sample.value
             for metric in self.health.registry.collect()
             for sample in metric.samples
-            if sample.name in (f"agent_kubernetes_{name}_total", f"agent_kubernetes_{name}")
+            if sample.name in (f"sematext_agent_{name}_total", f"sematext_agent_{name}")
             and labels.items() <= sample.labels.items()
         )
 

@@ -350,7 +350,7 @@ async def test_a_bus_that_is_away_never_stops_the_reading(engine: FakeEngine) ->
         (stream,) = engine.streams
         await stream.drain()
         figures = lambda: run.health.report().figures  # noqa: E731
-        await eventually(lambda: figures()["backlog"] >= 2700)
+        await eventually(lambda: figures()["backlog_messages"] >= 2700)
         assert stream.transport.get_write_buffer_size() == 0
         run.bus_is_there.set()
         await run.until_settled(*["start"] * 3000)
@@ -368,7 +368,7 @@ async def test_more_than_the_memory_holds_is_a_gap_with_its_count(
             engine.emit("start", f"x{number}")
         (stream,) = engine.streams
         await stream.drain()
-        await eventually(lambda: run.health.report().figures["backlog"] >= 99)
+        await eventually(lambda: run.health.report().figures["backlog_messages"] >= 99)
         await asyncio.sleep(0.1)
         run.bus_is_there.set()
         await eventually(lambda: "gap: overflow" in run.actions())
@@ -592,7 +592,7 @@ async def test_what_is_held_is_told_before_the_end(engine: FakeEngine) -> None:
         run.bus_is_there.clear()
         for number in range(1000):
             engine.emit("start", f"x{number}")
-        await eventually(lambda: run.health.report().figures["backlog"] >= 700)
+        await eventually(lambda: run.health.report().figures["backlog_messages"] >= 700)
         run.stopping.set()
         await asyncio.sleep(0.05)
         run.bus_is_there.set()

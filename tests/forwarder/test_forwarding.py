@@ -56,7 +56,7 @@ async def test_everything_arrives_once(
     await verify()
     await until_acknowledged(connection)
     assert forwarder.receiver_says[0]
-    assert forwarder.figure("held") == 0
+    assert forwarder.figure("events_held") == 0
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_refused_event_becomes_a_dead_letter_after_one_confirmation(
     assert headers[DEAD_SEQUENCE] == "1"
     assert headers[DEAD_REASON] == "answered 400: no such field"
     assert headers[DEAD_TIME].endswith("Z")
-    assert 'refused_total{reason="400"} 1' in forwarder.metrics()
+    assert 'refused_total{reason="400",service="forwarder"} 1' in forwarder.metrics()
 
 
 async def test_refused_once_by_mistake_is_delivered(
@@ -323,7 +323,7 @@ async def test_a_long_backlog_waits_in_the_stream(
     receiver.reply = Reply(403)
     forwarder = await start()
     await publisher.publish(1500)
-    await eventually(lambda: forwarder.figure("held") > 500)
+    await eventually(lambda: forwarder.figure("events_held") > 500)
     await asyncio.sleep(0.5)
     info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
     assert info["num_ack_pending"] <= 512
@@ -380,7 +380,7 @@ async def test_two_forwarders_share_the_work(
     await publisher.publish(2000)
     await verify()
     for forwarder in forwarders:
-        assert "forwarder_events_shipped_total 0.0" not in forwarder.metrics()
+        assert 'events_shipped_total{service="forwarder"} 0.0' not in forwarder.metrics()
 
 
 async def test_concurrency_grows_while_it_helps(
@@ -390,7 +390,7 @@ async def test_concurrency_grows_while_it_helps(
     forwarder = await start()
     await publisher.publish(2000)
     await verify()
-    assert forwarder.figure("concurrency") > 24
+    assert forwarder.figure("posts_in_flight_limit") > 24
     assert receiver.in_flight_most > 24
 
 

@@ -180,7 +180,7 @@ async def test_a_slow_receiver_slows_the_source_and_memory_stays_bounded(
     await eventually(lambda: running.count("unacknowledged") == 1024)
     await asyncio.sleep(0.2)
     assert running.count("unacknowledged") == 1024
-    assert running.count("frames") <= 1025
+    assert running.count("watch_frames") <= 1025
     gate.set()
     assert revisions(await until_told(streams, 10_000, 60)) == list(range(101, 10_101))
 

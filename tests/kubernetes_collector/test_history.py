@@ -131,7 +131,7 @@ async def test_a_random_history_is_told_whole_and_once(
     cluster.next_list.clear()
     cluster.next_watch.clear()
     last = cluster.add("the last")
-    await eventually(lambda: world.running.count("revision") >= last, 20)
+    await eventually(lambda: world.running.count("resource_version") >= last, 20)
     await world.running.stop()
     events = await told(streams)
     once = revisions(events)

@@ -219,7 +219,7 @@ async def test_etcd_compacted_while_nobody_watched(
     await asyncio.to_thread(plane.compact)
     again = start()
     events = await until(streams, has(*expected))
-    await eventually(lambda: again.count("gaps") == 1)
+    await eventually(lambda: again.count("events_published", kind="Gap") == 1)
     events = await until(streams, lambda told: bool(gaps(told)))
     assert [int(body.resource_version) for body in of_the_test(events)].count(expected[0]) == 1
     assert sorted(int(body.resource_version) for body in of_the_test(events)) == expected
@@ -289,7 +289,7 @@ async def test_events_that_end_their_life_are_no_news(
     try:
         version = post(plane, "short-lived")
         await until(streams, has(version))
-        await eventually(lambda: running.count("frames", type="DELETED") >= 1, 30)
+        await eventually(lambda: running.count("watch_frames", type="DELETED") >= 1, 30)
         later = post(plane, "later")
         events = await until(streams, has(later))
         assert [int(b.resource_version) for b in of_the_test(events)] == [version, later]

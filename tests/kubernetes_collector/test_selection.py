@@ -65,7 +65,7 @@ async def test_what_is_filtered_moves_the_place_and_is_counted(
     last = cluster.add("another")
     assert revisions(await until_told(streams, 1)) == [normal]
     assert (await until_stored(streams, last)).revision == last
-    assert running.count("filtered", filter="type") == 2
+    assert running.count("events_filtered", filter="type") == 2
 
 
 async def test_repeats_are_told_at_most_once_in_the_interval_and_the_last_always(
@@ -115,7 +115,7 @@ async def test_a_stop_tells_the_repeats_that_wait(
     last = cluster.add("loop", count=3)
     running.health.report()
     async with asyncio.timeout(5):
-        while running.count("filtered", filter="interval") < 2:
+        while running.count("events_filtered", filter="interval") < 2:
             await asyncio.sleep(0.01)
     await running.stop()
     assert revisions(await told(streams)) == [101, last]
@@ -130,7 +130,7 @@ async def test_a_newer_telling_by_a_list_replaces_the_repeat_that_waits(
     await until_told(streams, 1)
     cluster.add("loop", count=2)
     async with asyncio.timeout(5):
-        while running.count("filtered", filter="interval") < 1:
+        while running.count("events_filtered", filter="interval") < 1:
             await asyncio.sleep(0.01)
     await cluster.stop()
     newest = cluster.add("loop", count=3)

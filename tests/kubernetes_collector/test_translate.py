@@ -156,7 +156,7 @@ async def test_every_odd_event_comes_through_the_list_and_the_watch(
     for number, fields in enumerate(odd):
         cluster.add(f"watched{number}", **fields)
     events = await until_told(streams, 2 * len(odd))
-    assert running.count("undecodable") == 0
+    assert running.count("records_undecodable") == 0
     assert all(nanoseconds(event.time) for event in events)
     types = {event.body.type for event in events if isinstance(event.body, KubernetesEvent)}
     assert types == {"Warning", "Normal", "Unheard"}

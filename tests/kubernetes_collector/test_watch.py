@@ -218,7 +218,7 @@ async def test_a_cut_line_is_asked_for_again(
     cluster.add("two")
     assert revisions(await until_told(streams, 2)) == [101, 102]
     assert int(cluster.watches()[2].params["resourceVersion"]) == 101
-    assert running.count("undecodable") == 0
+    assert running.count("records_undecodable") == 0
 
 
 async def test_a_garbage_line_is_read_again_and_left_out_when_it_stays(
@@ -239,7 +239,7 @@ async def test_a_garbage_line_is_read_again_and_left_out_when_it_stays(
     cluster.revision = 103
     cluster.next_watch.extend([garbage] * 3)
     assert revisions(await until_told(streams, 2)) == [101, 103]
-    assert running.count("undecodable") == 1
+    assert running.count("records_undecodable") == 1
     places = [watch.params["resourceVersion"] for watch in cluster.watches()]
     assert places == ["100", "100", "101", "101"]
 
@@ -256,7 +256,7 @@ async def test_what_ends_its_life_is_no_news_but_moves_the_place(
     running = collecting()
     assert (await until_stored(streams, 10_100)).revision == 10_100
     assert await told(streams) == []
-    assert running.count("frames", type="DELETED") == 10_000
+    assert running.count("watch_frames", type="DELETED") == 10_000
 
 
 async def test_a_bookmark_moves_the_place(
@@ -270,7 +270,7 @@ async def test_a_bookmark_moves_the_place(
     )
     running = collecting()
     await until_stored(streams, 171)
-    assert running.count("frames", type="other") == 1
+    assert running.count("watch_frames", type="other") == 1
     assert await told(streams) == []
 
 

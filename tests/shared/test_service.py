@@ -238,8 +238,8 @@ async def test_health_ready_and_metrics(streams: Bus, start: Any, nats_server: N
     assert status == 200
     assert report["conditions"]["source"] == {"ok": True, "detail": "counting"}
     _, metrics = await running.page("/metrics")
-    assert 'agent_counting_events_published_total{kind="DockerEvent"} 7.0' in metrics
-    assert "agent_counting_ready 1.0" in metrics
+    assert 'events_published_total{kind="DockerEvent",service="counting"} 7.0' in metrics
+    assert 'sematext_agent_ready{service="counting"} 1.0' in metrics
     answers = await streams.ask_all(STATUS, 0.3)
     assert [json.loads(answer)["service"] for answer in answers] == ["counting"]
 

@@ -177,8 +177,10 @@ class Window:
         """By part: what holds now, because everything before it is safe, and is not stored yet."""
         self.moved = asyncio.Event()
         self._published = health.counter("events_published", "Events safe in the stream.", "kind")
+        # From 0 on, or Prometheus would see no increase in the first one.
+        self._published.labels(Gap.__name__)
         self._duplicates = health.counter("events_duplicate", "Events the stream had already.")
-        health.figure("unacknowledged", "Events published and not yet safe.", self.__len__)
+        health.figure("events_unacknowledged", "Events published and not yet safe.", self.__len__)
         health.figure(
             "oldest_unacknowledged_seconds", "Age of the oldest event that is not safe.", self.age
         )

@@ -47,7 +47,10 @@ class Connection:
         self._ring_in_backlog = False
         self._reader: Reader | None = None
         self._said = ""
-        self._connects = health.counter("connects", "Times the event stream was opened.")
+        self._connects = health.counter("engine_connects", "Times the event stream was opened.")
+        health.figure(
+            "engine_connected", "1 while the engine is followed.", lambda: self.engine is not None
+        )
         self.engine: Engine | None = None
         """The engine, while it is connected."""
 

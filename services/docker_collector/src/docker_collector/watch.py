@@ -36,7 +36,7 @@ async def watch(runtime: Runtime[DockerSettings], cursor: bytes | None) -> Async
     started = time.time_ns()
     state = State(str(where(settings)["base_url"]), cursor)
     backlog = Backlog()
-    health.figure("backlog", "Messages read and not yet on their way.", backlog.__len__)
+    health.figure("backlog_messages", "Messages read and not yet on their way.", backlog.__len__)
     connection = Connection(settings, state, backlog, health)
     follower = Follower(settings, _host(settings), started, state, connection, health)
     keeping = asyncio.create_task(connection.keep(), name="engine")

@@ -28,7 +28,7 @@ from forwarder.transport import Answer, Transport
 from forwarder.verdict import Verdict, in_words, judge
 from shared.bus import Message, Puller
 from shared.events import SECOND, decode, nanoseconds
-from shared.health import Health
+from shared.health import METRICS_PREFIX, Health
 from shared.retry import Backoff
 from shared.service import Runtime
 from shared.subjects import EVENTS_STREAM
@@ -112,13 +112,17 @@ class Shipper:
         self._refused = health.counter("events_refused", "Events made dead letters.", "reason")
         self._repeated = health.counter("events_repeated", "Copies not sent a second time.")
         self._latency = Latency(
-            f"agent_{health.service}_latency_seconds",
+            f"{METRICS_PREFIX}delivery_latency_seconds",
             "From an event at its source to the receiver's answer.",
         )
         health.registry.register(self._latency)
-        health.figure("held", "Events that are being shipped.", lambda: len(self._held))
-        health.figure("in_flight", "Posts without an answer yet.", lambda: self._flow.in_flight)
-        health.figure("concurrency", "Posts allowed at once.", lambda: int(self._flow.limit))
+        health.figure("events_held", "Events that are being shipped.", lambda: len(self._held))
+        health.figure(
+            "posts_in_flight", "Posts without an answer yet.", lambda: self._flow.in_flight
+        )
+        health.figure(
+            "posts_in_flight_limit", "Posts allowed at once.", lambda: int(self._flow.limit)
+        )
         health.figure("holding", "1 while nothing gets through.", lambda: not self._flow.is_open)
         health.figure(
             "oldest_unacknowledged_seconds", "Age here of the oldest event not shipped.", self.age

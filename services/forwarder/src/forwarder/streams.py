@@ -126,9 +126,9 @@ class Streams:
         self.made = asyncio.Event()
         """Set once they have been made for the first time."""
         health.expect(_CONDITION, "not made yet")
-        health.figure("lag", "Events in the stream not shipped yet.", lambda: self.lag)
+        health.figure("lag_events", "Events in the stream not shipped yet.", lambda: self.lag)
         health.figure("stream_bytes", "Bytes in the stream of events.", lambda: self._bytes)
-        health.figure("stream_bytes_max", "At which the stream is full.", lambda: self._bytes_max)
+        health.figure("stream_limit_bytes", "At which the stream is full.", lambda: self._bytes_max)
         health.figure("dead_letters", "Events in the stream DEAD.", lambda: self._dead_letters)
 
     async def make(self) -> None:

@@ -123,7 +123,7 @@ def _opened(runtime: Runtime[HostSettings], *, told: bool) -> KernelLog | None:
         lambda: kernel_log is not None,
     )  # fmt: skip
     health.figure(
-        "kernel_log_malformed", "Records of the kernel's log that could not be read.",
+        "kernel_log_malformed_records", "Records that could not be read since it was opened.",
         lambda: kernel_log.malformed if kernel_log else 0,
     )  # fmt: skip
     return kernel_log

@@ -86,18 +86,19 @@ class Metrics:
     """What is counted. No names of objects in labels: there is no end to them."""
 
     def __init__(self, health: Health) -> None:
-        frames = health.counter("frames", "Frames of the watch.", "type")
+        frames = health.counter("watch_frames", "Frames of the watch.", "type")
         self.frames = {kind: frames.labels(kind) for kind in FRAMES}
         self.other_frames = frames.labels("other")
-        self.filtered = health.counter("filtered", "Events left out by a filter.", "filter")
+        self.filtered = health.counter("events_filtered", "Events left out by a filter.", "filter")
         self.relists = health.counter("relists", "Lists that replaced a watch.", "reason")
         self.short = health.counter("short_watches", "Watches closed at once, without a word.")
-        self.undecodable = health.counter("undecodable", "Lines and items left out as unreadable.")
-        self.gaps = health.counter("gaps", "Spans in which events may be missing.", "reason")
+        self.undecodable = health.counter(
+            "records_undecodable", "Lines and items left out as unreadable."
+        )
         self.last_time = ""
         self.revision = 0
-        health.figure("revision", "The resourceVersion read last.", lambda: self.revision)
-        health.figure("last_event_seconds", "Age of the event told last.", self._last_seconds)
+        health.figure("resource_version", "The resourceVersion read last.", lambda: self.revision)
+        health.figure("last_event_age_seconds", "Age of the event told last.", self._last_seconds)
 
     def _last_seconds(self) -> float:
         return time.time() - nanoseconds(self.last_time) / SECOND if self.last_time else 0.0
@@ -216,7 +217,6 @@ class Follower:
         missing = None
         if self._place is not None:
             missing = gap(self._cluster, self._scope, self._place, reason, began, repeated)
-            self._metrics.gaps.labels(reason).inc(missing is not None)
         self._place = Place(revision, began)
         self._metrics.revision = revision
         self._relist_for, self._oldest_ns = "", None

@@ -100,7 +100,9 @@ def _count(runtime: Runtime[HostSettings], follower: Follower) -> None:
     health = runtime.health
     health.figure("package_roots", "Places that hold packages.", lambda: len(follower.roots))
     health.figure("packages", "Packages known.", lambda: follower.packages)
-    health.figure("containers", "Running containers that are seen.", lambda: follower.containers)
+    health.figure(
+        "containers_seen", "Running containers that are seen.", lambda: follower.containers
+    )
 
 
 def _report(runtime: Runtime[HostSettings], follower: Follower) -> None:

@@ -1,0 +1,100 @@
+"""Every metric that the sources make, as the table of docs/metrics.md.
+
+.venv/bin/python tests/metric_table.py      # writes the table anew
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from shared.health import METRICS_PREFIX
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs/metrics.md"
+_MARKS = "<!-- table -->\n", "<!-- end of table -->\n"
+_OWNERS = {"shared/health.py": "every service", "shared/collector.py": "every collector"}
+
+
+class Metric(NamedTuple):
+    """One metric, as it is spelled where it is made."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    owner: str
+    text: str
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names that a query can use."""
+        if self.kind == "histogram":
+            return tuple(f"{self.name}_{part}" for part in ("bucket", "sum", "count"))
+        return (self.name,)
+
+
+def metrics() -> list[Metric]:
+    """All of them, those of every service first."""
+    sources = [*ROOT.glob("shared/src/**/*.py"), *ROOT.glob("services/*/src/**/*.py")]
+    found: dict[str, Metric] = {}
+    for path in sorted(sources, key=_order):
+        for metric in _made_in(path):
+            found.setdefault(metric.name, metric)
+    return list(found.values())
+
+
+def _order(path: Path) -> tuple[bool, bool, str]:
+    """`shared` before the services, and what every service has before the rest."""
+    return "services" in path.parts, path.name != "health.py", str(path)
+
+
+def _made_in(path: Path) -> Iterator[Metric]:
+    inside = str(path).rpartition("/src/")[2]
+    owner = _OWNERS.get(inside, inside.partition("/")[0])
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        function = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        function = node.func.id if isinstance(node.func, ast.Name) else function
+        kind = {"figure": "gauge", "gauge": "gauge", "counter": "counter", "Latency": "histogram"}
+        if function not in kind or isinstance(node.args[0], ast.Name):
+            continue  # in health.py the name comes from the caller
+        constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        if isinstance(node.args[0], ast.JoinedStr):  # a class of its own adds the prefix itself
+            constants.insert(0, ast.literal_eval(node.args[0].values[-1]))
+        name, text, *labels = map(str, constants)
+        name = METRICS_PREFIX + name + ("_total" if function == "counter" else "")
+        yield Metric(name, kind[function], tuple(labels), owner, text)
+
+
+def table() -> str:
+    """The rows, in Markdown."""
+    lines = ["| metric | type | labels | of | meaning |", "| --- | --- | --- | --- | --- |"]
+    for metric in metrics():
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
+        lines.append(
+            f"| `{metric.name}` | {metric.kind} | {labels} | {metric.owner} | {metric.text} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def documented() -> str:
+    """The table as the document has it."""
+    begin, end = _MARKS
+    return DOCUMENT.read_text().partition(begin)[2].partition(end)[0]
+
+
+def main() -> None:
+    begin, end = map(re.escape, _MARKS)
+    text = DOCUMENT.read_text()
+    table_text = table()
+    DOCUMENT.write_text(
+        re.sub(f"(?<={begin}).*(?={end})", lambda _: table_text, text, flags=re.DOTALL)
+    )
+
+
+if __name__ == "__main__":
+    main()
