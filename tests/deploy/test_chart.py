@@ -1,0 +1,340 @@
+"""The Helm chart: rendered for several sets of values, and held to Kubernetes' rules and to ours.
+
+helm and kubernetes-validate come from `tests/chart_tools.sh .venv/chart-tools`, or from the PATH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from broker import NATS_SERVER
+
+from shared.health import Health
+from shared.pages import application
+from shared.settings import Secret, ServiceSettings, load
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy/helm"
+_PATH = f"{ROOT}/.venv/chart-tools:{os.environ.get('PATH', '')}"
+HELM = shutil.which("helm", path=_PATH) or ""
+VALIDATE = shutil.which("kubernetes-validate", path=_PATH) or ""
+_FETCH = "run tests/chart_tools.sh .venv/chart-tools"
+pytestmark = pytest.mark.skipif(not HELM, reason=f"no helm: {_FETCH}")
+
+OLDEST, NEWEST = "1.25.0", "1.37.0"
+"""Of Kubernetes: the `kubeVersion` of Chart.yaml, and the newest whose schemas are at hand."""
+
+SETS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "all": {
+        "infraToken": "a-token",
+        "clusterName": "prod",
+        "settings": {"LOGGING_LEVEL": "debug", "DRAIN_SECONDS": 5},
+        "image": {"repository": "registry.example/a", "tag": "2", "pullSecrets": [{"name": "p"}]},
+        "node": {
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "priorityClassName": "system-node-critical",
+        },
+        "dockerCollector": {"settings": {"CONTAINER_EVENTS_EXCLUDED": "volume,network"}},
+        "hostCollector": {"settings": {"OOM_ENABLED": False}},
+        "kubernetesCollector": {"replicas": 3, "tolerations": [{"operator": "Exists"}]},
+        "forwarder": {
+            "replicas": 2,
+            "settings": {"REGION": "EU", "STREAM_BYTES_MAX": 2147483648, "PKG_ENABLED": True},
+        },
+        "nats": {"storage": {"className": "fast"}, "affinity": {"nodeAffinity": {}}},
+        "networkPolicy": {
+            "natsClients": [{"namespaceSelector": {}}],
+            "metricsClients": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+        },
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    },
+    "a broker of one's own": {
+        "existingSecret": "sematext",
+        "nats": {
+            "url": "tls://one.example:4222,tls://two.example:4222", "user": "me",
+            "existingSecret": "broker", "ca": True,
+        },
+        "forwarder": {"settings": {"STREAM_REPLICAS": 3}},
+        "networkPolicy": {"natsPorts": [4222, 4223]},
+    },
+    "the least": {
+        "dockerCollector": {"enabled": False},
+        "lifecycleCollector": {"enabled": False},
+        "hostCollector": {"privileged": False},
+        "nats": {"url": "nats://broker:4222"},
+        "networkPolicy": {"enabled": False},
+        "podDisruptionBudget": {"enabled": False},
+    },
+    "one namespace": {
+        "clusterName": "prod",
+        "dockerCollector": {"enabled": False},
+        "hostCollector": {"enabled": False},
+        "lifecycleCollector": {"enabled": False},
+        "kubernetesCollector": {"settings": {"KUBERNETES_EVENTS_NAMESPACE": "shop"}},
+    },
+    "nodes alone": {
+        "kubernetesCollector": {"enabled": False},
+        "forwarder": {"enabled": False},
+        "nats": {"url": "nats://hub:4222"},
+    },
+}  # fmt: skip
+Manifest = dict[str, Any]
+
+
+def helm(*arguments: object) -> str:
+    done = subprocess.run([HELM, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def render(folder: Path, values: dict[str, Any], version: str = NEWEST) -> str:
+    """What `helm install` would apply, as text; with these values."""
+    given = folder / "values.yaml"
+    given.write_text(yaml.safe_dump(values))
+    return helm(
+        "template", "agent", CHART, "--namespace", "sematext", "--values", given,
+        "--kube-version", version,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifest]]:
+    """By the name of a set: its manifests."""
+    folder = tmp_path_factory.mktemp("values")
+    return {name: parse(render(folder, values)) for name, values in SETS.items()}
+
+
+def parse(text: str) -> list[Manifest]:
+    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+
+
+def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
+    """The pods of all workloads, each with its component."""
+    for manifest in manifests:
+        template = manifest.get("spec", {}).get("template")
+        if template:
+            labels = template["metadata"]["labels"]
+            assert labels == manifest["spec"]["selector"]["matchLabels"]
+            yield labels["app.kubernetes.io/component"], template["spec"]
+
+
+def containers(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
+    for _, pod in pods(manifests):
+        for container in pod["containers"]:
+            yield container["name"], container
+
+
+def environment(container: Manifest) -> dict[str, str]:
+    return {one["name"]: one.get("value", "") for one in container["env"]}
+
+
+def settings_of(service: str) -> type[ServiceSettings]:
+    """The settings of a service by its name in the chart, `docker-collector`."""
+    module = importlib.import_module(f"{service.replace('-', '_')}.settings")
+    (found,) = (
+        thing for thing in vars(module).values()
+        if isinstance(thing, type) and issubclass(thing, ServiceSettings)
+        and thing is not ServiceSettings
+    )  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_lint_has_nothing_to_say(name: str, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(SETS[name]))
+    said = helm("lint", "--strict", CHART, "--values", values)
+    assert "WARNING" not in said
+
+
+@pytest.mark.skipif(not VALIDATE, reason=f"no kubernetes-validate: {_FETCH}")
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_the_schemas_of_kubernetes_hold(version: str, tmp_path: Path) -> None:
+    sets = SETS if version == NEWEST else {"all": SETS["all"]}
+    for number, values in enumerate(sets.values()):
+        manifests = parse(render(tmp_path, values, version))
+        known = [one for one in manifests if one["kind"] != "ServiceMonitor"]
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump_all(known))
+    files = sorted(tmp_path.glob("[0-9].yaml"))
+    done = subprocess.run(
+        [VALIDATE, "--strict", "-k", version, *files], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("passed") >= len(files)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_names_are_unique_and_every_reference_leads_somewhere(
+    name: str, rendered: dict[str, list[Manifest]]
+) -> None:
+    manifests = rendered[name]
+    names = [(one["kind"], one["metadata"]["name"]) for one in manifests]
+    assert len(set(names)) == len(names)
+    given = {SETS[name].get("existingSecret"), SETS[name].get("nats", {}).get("existingSecret")}
+    for _, pod in pods(manifests):
+        volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
+        mounted = {m["name"] for c in pod["containers"] for m in c.get("volumeMounts", ())}
+        assert mounted - {"data"} == volumes.keys()
+        for volume in volumes.values():
+            if "secret" in volume and (secret := volume["secret"]["secretName"]) not in given:
+                assert ("Secret", secret) in names
+        assert ("ServiceAccount", pod.get("serviceAccountName")) in names or (
+            "serviceAccountName" not in pod and not pod["automountServiceAccountToken"]
+        )
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_no_container_has_more_rights_than_it_needs(
+    name: str, rendered: dict[str, list[Manifest]]
+) -> None:
+    for service, container in containers(rendered[name]):
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"]
+        if service == "host-collector" and security.get("privileged"):
+            # Nothing else lets a container of Kubernetes read the kernel's log.
+            assert name != "the least"
+            continue
+        assert "privileged" not in security
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        # The engine's socket, and much of what is installed, belongs to root.
+        root = service in ("docker-collector", "host-collector")
+        assert security["runAsNonRoot"] is not root
+        assert (security["runAsUser"] == 0) is root
+    for _, pod in pods(rendered[name]):
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        for container in pod["containers"]:
+            for mount in container.get("volumeMounts", ()):
+                assert mount.get("readOnly") or mount["name"] == "data"
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_only_the_kubernetes_collector_talks_to_the_cluster_and_the_forwarder_has_the_token(
+    name: str, rendered: dict[str, list[Manifest]]
+) -> None:
+    for component, pod in pods(rendered[name]):
+        assert pod["automountServiceAccountToken"] is (component == "kubernetes-collector")
+        if component != "forwarder":
+            assert "infra-token" not in str(pod)
+    forwarder = dict(containers(rendered[name])).get("forwarder", {"env": []})
+    has_token = bool(SETS[name].get("infraToken") or SETS[name].get("existingSecret"))
+    assert ("INFRA_TOKEN_FILE" in environment(forwarder)) is has_token
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_probes_ask_the_pages_that_a_service_has_on_a_port_that_is_its_own(
+    name: str, rendered: dict[str, list[Manifest]]
+) -> None:
+    pages = {getattr(route, "path", "") for route in application(Health("x", "y")).routes}
+    for _, pod in pods(rendered[name]):
+        ports = [port["containerPort"] for c in pod["containers"] for port in c["ports"]]
+        assert len(set(ports)) == len(ports)
+        for container in pod["containers"]:
+            probes = [container[kind]["httpGet"] for kind in ("livenessProbe", "readinessProbe")]
+            assert container["resources"]["requests"]["memory"]
+            assert container["resources"]["limits"]["memory"]
+            if container["name"] == "nats":
+                continue
+            (port,) = (one["containerPort"] for one in container["ports"])
+            assert [probe["path"] for probe in probes] == ["/healthz", "/readyz"]
+            assert {probe["path"] for probe in probes} <= pages
+            assert {probe["port"] for probe in probes} == {port}
+            assert environment(container)["API_SERVER_PORT"] == str(port)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_services_can_use_what_the_chart_sets(
+    name: str, rendered: dict[str, list[Manifest]], tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a-secret")
+    asked = {
+        variable for values in (SETS[name], *SETS[name].values()) if isinstance(values, dict)
+        for variable in values.get("settings", {})
+    }  # fmt: skip
+    for service, container in containers(rendered[name]):
+        if service == "nats":
+            continue
+        assert (ROOT / "services" / service.replace("-", "_")).is_dir()
+        environ = environment(container)
+        fields = {f.name.upper(): f for f in msgspec.structs.fields(settings_of(service))}
+        for variable in environ.keys() - asked:
+            secrets = {f"{n}_FILE" for n, f in fields.items() if isinstance(f.default, Secret)}
+            assert variable in fields.keys() | secrets
+        files = {n: str(secret) for n in environ if n.endswith("_FILE")}
+        load(settings_of(service), environ | files)
+
+
+def test_a_services_settings_win_and_numbers_and_switches_arrive_as_they_were(
+    rendered: dict[str, list[Manifest]],
+) -> None:
+    services = dict(containers(rendered["all"]))
+    assert environment(services["forwarder"]) | {
+        "DRAIN_SECONDS": "5", "STREAM_BYTES_MAX": "2147483648", "PKG_ENABLED": "true",
+        "REGION": "EU", "LOGGING_LEVEL": "debug",
+    } == environment(services["forwarder"])  # fmt: skip
+    assert environment(services["host-collector"])["OOM_ENABLED"] == "false"
+    unprivileged = dict(containers(rendered["the least"]))["host-collector"]
+    assert environment(unprivileged)["PKG_CONTAINER_ENABLED"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"forwarder": {"replica": 2}}, "replica"),
+        ({"settings": {"logging.level": "debug"}}, "logging.level"),
+        ({"infraToken": "two words"}, "infraToken"),
+        ({"nats": {"url": "broker:4222"}}, "/nats/url"),
+        ({"forwarder": {"port": 80}}, "/forwarder/port"),
+    ],
+)
+def test_a_mistake_in_the_values_is_refused(
+    values: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match=re.escape(complaint)):
+        render(tmp_path, values)
+
+
+def test_policies_and_budgets_select_pods_that_there_are(
+    rendered: dict[str, list[Manifest]],
+) -> None:
+    for manifests in rendered.values():
+        components = {component for component, _ in pods(manifests)}
+        for manifest in manifests:
+            spec = manifest.get("spec", {})
+            selector = spec.get("podSelector") or spec.get("selector")
+            if manifest["kind"] in ("PodDisruptionBudget", "Service", "NetworkPolicy"):
+                labels = selector.get("matchLabels", selector)
+                assert labels.get("app.kubernetes.io/component") in components | {None}
+    kinds = [one["kind"] for one in rendered["the least"]]
+    assert not {"NetworkPolicy", "PodDisruptionBudget", "StatefulSet", "Secret"} & set(kinds)
+    assert "DaemonSet" not in [one["kind"] for one in rendered["one namespace"]]
+
+
+async def test_the_brokers_configuration_is_one_and_asks_for_the_password(
+    rendered: dict[str, list[Manifest]], tmp_path: Path
+) -> None:
+    (given,) = (one for one in rendered["defaults"] if one["kind"] == "ConfigMap")
+    text = given["data"]["nats.conf"].replace("/data", str(tmp_path)).replace("http: 8222", "")
+    configuration = tmp_path / "nats.conf"
+    configuration.write_text(text)
+    command = (NATS_SERVER, "-t", "-c", configuration)
+    environ = {**os.environ, "NATS_PASSWORD": "p4ssword"}
+    tested = await asyncio.create_subprocess_exec(*command, env=environ)
+    assert await tested.wait() == 0
+    del environ["NATS_PASSWORD"]
+    refused = await asyncio.create_subprocess_exec(*command, env=environ)
+    assert await refused.wait() != 0
