@@ -25,17 +25,34 @@ def free_port() -> int:
 class NatsServer:
     """A real nats-server with JetStream, that can be killed and started again on its store."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, configuration: str = "") -> None:
         self.store = store
+        self._configuration = store / "nats.conf"
+        self.configure(configuration)
         self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, configuration: str) -> None:
+        """Sets what counts from the next start on, or after SIGHUP, beside address and store."""
+        self._configuration.write_text(configuration)
 
     def start(self) -> None:
         """Starts the server and waits until it takes connections."""
         with (self.store / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [NATS_SERVER, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", self.store],
+                [
+                    NATS_SERVER,
+                    "-a",
+                    "127.0.0.1",
+                    "-p",
+                    str(self.port),
+                    "-js",
+                    "-sd",
+                    self.store,
+                    "-c",
+                    self._configuration,
+                ],
                 stderr=log,
             )
         wait_for_port(self.port)

@@ -10,8 +10,16 @@ import pytest
 from broker import NatsServer, eventually
 
 from shared import bus
-from shared.bus import Bus, ConsumerConfig, Message, NoAcknowledgement, Refused, StreamConfig
-from shared.settings import ServiceSettings
+from shared.bus import (
+    Bus,
+    BusError,
+    ConsumerConfig,
+    Message,
+    NoAcknowledgement,
+    Refused,
+    StreamConfig,
+)
+from shared.settings import Secret, ServiceSettings
 
 
 @pytest.fixture
@@ -290,3 +298,53 @@ async def test_connecting_waits_for_a_broker_that_starts_later(nats_server: Nats
     nats_server.start()
     async with asyncio.timeout(10):
         await (await connecting).close()
+
+
+async def test_a_right_to_listen_that_is_taken_and_given_back(nats_server: NatsServer) -> None:
+    """The broker drops the subscription for answers, and does not make it anew by itself."""
+
+    def permit(permissions: str) -> None:
+        users = f"users: [ {{ user: u, password: p {permissions} }}, {{ user: v, password: p }} ]"
+        nats_server.configure(f"authorization {{ {users} }}")
+
+    permit("")
+    nats_server.signal(signal.SIGTERM)
+    nats_server.start()
+    settings = ServiceSettings(
+        nats_url=(nats_server.url,), nats_user="u", nats_password=Secret("p")
+    )
+    connection = await bus.connect(settings, "test")
+    watching = asyncio.create_task(connection.watch())
+    await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
+    await connection.publish("events.a", b"", "1")
+    permit(', permissions: { subscribe: { deny: ">" } }')
+    nats_server.signal(signal.SIGHUP)
+    with pytest.raises(BusError):
+        await connection.publish("events.a", b"", "2")
+    permit("")
+    nats_server.signal(signal.SIGHUP)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await connection.publish("events.a", b"", "3")
+                break
+            except BusError:
+                continue
+    watching.cancel()
+    await connection.close()
+
+
+async def test_no_more_bytes_come_than_were_asked_for(stream: Bus) -> None:
+    for number in range(8):
+        await stream.publish("events.a", b"x" * 9_000, str(number))
+    puller = stream.pull("EVENTS", "forwarder", window=16)
+    puller.resize(16, bytes_max=30_000)
+    taken = []
+    async with asyncio.timeout(5):
+        async for message in puller:
+            taken.append(message.sequence)
+            if len(taken) == 3:
+                puller.resize(0, 0)  # no room until these are done with
+                break
+    info = await stream.api("CONSUMER.INFO.EVENTS.forwarder")
+    assert (len(taken), info["num_ack_pending"], info["num_pending"]) == (3, 3, 5)

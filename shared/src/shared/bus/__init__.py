@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import re
 import ssl
 import weakref
 from collections.abc import Awaitable, Callable
@@ -76,6 +77,7 @@ class _PublishAnswer(msgspec.Struct):
 
 
 _answer = msgspec.json.Decoder(_PublishAnswer)
+_lost_subscription = re.compile(r"(?i)permissions violation for subscription to \W*_INBOX")
 
 
 class Bus:
@@ -93,6 +95,8 @@ class Bus:
         self._closed = asyncio.Event()
         self._buckets: dict[str, KeyValue] = {}
         self._pullers: weakref.WeakSet[Puller] = weakref.WeakSet()
+        self._lost_inbox = False
+        """Whether the broker has taken a subscription away on which answers come."""
         self.on_connection: Callable[[bool], None] = lambda up: None
         """Called whenever the broker goes away (False) or comes back (True)."""
 
@@ -116,6 +120,9 @@ class Bus:
         while not self._closed.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), timeout=1)
+            if self._lost_inbox:
+                self._lost_inbox = False
+                await self._client.force_reconnect()
             reader = self._client._reading_task  # noqa: SLF001 - there is no public sign of it
             deaf = self._client.is_connected and reader is not None and reader.done()
             if deaf and deaf_before:
@@ -221,6 +228,14 @@ class Bus:
             self._end(token, Refused(refusal.get("code", 0), description))
         else:
             self._end(token, Acknowledgement(reply.seq, reply.duplicate))
+
+    def _on_error(self, error: Exception) -> None:
+        """Notes that no answer can come any more: the broker was told, while we are connected, to
+        let us listen no longer. It does not give a subscription back together with the right to
+        it, so each has to be made anew."""
+        log.debug("bus: %s", error)
+        if _lost_subscription.search(str(error)):
+            self._lost_inbox = True
 
     def _on_disconnect(self) -> None:
         """Ends the waiting for answers that cannot come any more."""
@@ -361,7 +376,7 @@ async def connect(settings: ServiceSettings, name: str) -> Bus:
 
     # A callback that raises would end the client's reconnecting, so these only set and log.
     async def on_error(error: Exception) -> None:
-        log.debug("bus: %s", error)
+        bus._on_error(error)  # noqa: SLF001
 
     async def on_disconnect() -> None:
         bus._on_disconnect()  # noqa: SLF001

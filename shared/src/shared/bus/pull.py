@@ -53,8 +53,9 @@ class Message(msgspec.Struct, frozen=True):
 class Puller:
     """A steady flow of messages from a durable consumer: `async for message in puller`.
 
-    It keeps requests for up to `window` messages open at the server and renews them at half.
-    Iteration ends after `stop`, when the messages already here have been taken.
+    It keeps one request open at the server, for up to `window` messages, and makes the next when
+    all of them have come: of a request that ended so, the server does not say how many bytes it
+    had left. Iteration ends after `stop`, when the messages already here have been taken.
     """
 
     def __init__(self, client: Client, stream: str, consumer: str, window: int) -> None:
@@ -63,6 +64,7 @@ class Puller:
         self._name = f"{stream}/{consumer}"
         self._inbox = client.new_inbox()
         self._window = window
+        self._bytes_max = 0  # of the next request; 0 for any number
         self._wanted = 0  # asked for and not yet here
         # Not an asyncio.Queue, whose get and put are a dozen calls for every message.
         self._here: deque[Message] = deque()
@@ -82,7 +84,7 @@ class Puller:
             while self._here or not self._stopped:
                 if self._here:
                     yield self._here.popleft()
-                    if self._wanted + len(self._here) <= self._window // 2:
+                    if not self._wanted:
                         await self._ask()
                 else:
                     self._stirred.clear()
@@ -97,21 +99,22 @@ class Puller:
         self._stopped = True
         self._stirred.set()
 
-    def resize(self, window: int) -> None:
-        """Changes how many messages are asked for ahead."""
-        self._window = window
-        if window and self._wanted + len(self._here) <= window // 2:
+    def resize(self, window: int, bytes_max: int = 0) -> None:
+        """Changes how many messages are asked for ahead, and how many bytes they may have."""
+        self._window, self._bytes_max = window, bytes_max
+        if window and not self._wanted:
             self._renewal.set()
 
     async def _ask(self) -> None:
-        batch = self._window - self._wanted - len(self._here)
-        if self._stopped or batch <= 0 or not self._client.is_connected:
+        batch = self._window - len(self._here)
+        if self._stopped or self._wanted or batch <= 0 or not self._client.is_connected:
             return
-        self._wanted += batch
+        self._wanted = batch
         request = {
             "batch": batch,
             "expires": PULL_SECONDS * 1_000_000_000,
             "idle_heartbeat": int(HEARTBEAT_SECONDS * 1_000_000_000),
+            "max_bytes": self._bytes_max,
         }
         with contextlib.suppress(nats.errors.Error):
             await self._client.publish(
@@ -163,9 +166,10 @@ class Puller:
             if not self.missing.is_set():
                 log.warning("the consumer %s does not exist: %s", self._name, description or status)
             self.missing.set()
-        # 408 is a request that came to its end. After any other word, such as a change of leader,
-        # the next request waits a little, or two hosts would talk as fast as they can.
-        self._refused = status != "408"
+        # 408 is a request that came to its end, as is one whose bytes do not hold the next message.
+        # After any other word, such as a change of leader, the next request waits a little, or two
+        # hosts would talk as fast as they can.
+        self._refused = status != "408" and "MaxBytes" not in description
         # What an ended request still wanted is not coming. Where the server does not say how much
         # that was, all of it is asked anew.
         unsent = headers.get("Nats-Pending-Messages", "")
