@@ -14,6 +14,7 @@ from forwarder.streams import Streams, consumer_config
 from shared import bus
 from shared.events import EVENT_BYTES_MAX
 from shared.health import Health
+from shared.settings import ServiceSettings
 from shared.subjects import CURSORS, DEAD_STREAM, EVENTS_STREAM, FORWARDER, HOSTS
 
 SETTINGS = ForwarderSettings(stream_bytes_max=8 * 1024 * 1024)
@@ -203,3 +204,42 @@ async def test_they_wait_for_a_broker_that_is_away(
     assert not making.done()
     nats_server.start()
     await asyncio.wait_for(making, 10)
+
+
+@pytest.fixture
+async def on_a_small_disk(nats_server: NatsServer) -> AsyncIterator[bus.Bus]:
+    """A connection to a broker that may lay aside 300 MiB, and not the 1.2 GiB of the defaults."""
+    nats_server.stop()
+    nats_server.configure("jetstream { max_file_store: 300MiB }")
+    nats_server.start()
+    connected = await bus.connect(ServiceSettings(nats_url=(nats_server.url,)), "test")
+    yield connected
+    await connected.close()
+
+
+async def test_the_stream_of_events_takes_what_a_small_disk_has(on_a_small_disk: bus.Bus) -> None:
+    for _ in range(2):  # a second start finds it so, and leaves it
+        health = Health("forwarder", "test")
+        streams = Streams(on_a_small_disk, ForwarderSettings(), health)
+        await streams.make()
+        events = (await on_a_small_disk.api("STREAM.INFO.EVENTS"))["config"]
+        assert events["max_bytes"] == 64 * 1024 * 1024
+        assert health.last_error == ""
+        await streams._look()
+        assert health.report().figures["stream_bytes_max"] == 64 * 1024 * 1024
+
+
+async def test_a_disk_that_is_too_small_is_said(on_a_small_disk: bus.Bus) -> None:
+    settings = ForwarderSettings(dead_bytes_max=1024 * 1024 * 1024)
+    health = Health("forwarder", "test")
+    making = asyncio.create_task(Streams(on_a_small_disk, settings, health).make())
+
+    def said() -> str:
+        return health.report().conditions["streams"].detail
+
+    await eventually(lambda: "no room" in said())
+    assert said() == (
+        "the broker's disk has no room for the 1073741824 bytes of the stream DEAD; make room, or "
+        "set STREAM_BYTES_MAX and DEAD_BYTES_MAX lower (500)"
+    )
+    making.cancel()

@@ -22,7 +22,7 @@ _TAG_CHARACTERS_MAX = 1024
 """Of a name and of a value: https://sematext.com/docs/tags/custom-tags/"""
 _tag = re.compile(r"[A-Za-z0-9_\-=+.]+(:[A-Za-z0-9_\-=+.]*)?")
 _host = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9a-fA-F:]+\]?")
-_STREAM_BYTES_MIN = 1024 * 1024
+STREAM_BYTES_MIN = 1024 * 1024
 _REDACTED = "********"
 
 
@@ -85,10 +85,10 @@ class ForwarderSettings(ServiceSettings, frozen=True, kw_only=True):
                 f"STREAM_REPLICAS={self.stream_replicas}", "not possible", "set it to 1, 3 or 5"
             )
         for name in ("stream_bytes_max", "dead_bytes_max"):
-            if (size := getattr(self, name)) < _STREAM_BYTES_MIN:
+            if (size := getattr(self, name)) < STREAM_BYTES_MIN:
                 raise SettingsError(
                     f"{name.upper()}={size}", "too small to be of use",
-                    f"set it to {_STREAM_BYTES_MIN} bytes at least",
+                    f"set it to {STREAM_BYTES_MIN} bytes at least",
                 )  # fmt: skip
 
     def _check_receiver(self, url: str) -> None:

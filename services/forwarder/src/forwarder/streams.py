@@ -12,9 +12,9 @@ import contextlib
 import logging
 import time
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
-from forwarder.settings import ForwarderSettings
+from forwarder.settings import STREAM_BYTES_MIN, ForwarderSettings
 from shared.bus import Bus, BusError, Puller, Refused
 from shared.events import EVENT_BYTES_MAX, SECOND
 from shared.health import Health
@@ -44,6 +44,7 @@ HEADER_BYTES_MAX = 8 * 1024
 BUCKET_BYTES_MAX = 64 * 1024 * 1024
 LOOK_SECONDS = 2.0
 _NOT_FOUND = 404
+_NO_ROOM = "insufficient storage"
 _CONDITION = "streams"
 
 
@@ -70,7 +71,8 @@ def stream_configs(settings: ForwarderSettings) -> list[Config]:
         "max_bytes": settings.dead_bytes_max,
         "discard": "old",
     }
-    return [events, dead, *(_bucket(name, settings.stream_replicas) for name in (CURSORS, HOSTS))]
+    # The large one last: it takes what the disk has left.
+    return [*(_bucket(name, settings.stream_replicas) for name in (CURSORS, HOSTS)), dead, events]
 
 
 def _bucket(name: str, replicas: int) -> Config:
@@ -153,17 +155,42 @@ class Streams:
         except Refused as refusal:
             if refusal.code != _NOT_FOUND:
                 raise
-            await self._bus.api(f"STREAM.CREATE.{name}", config)
-            log.info("made the stream %s", name)
+            made = await self._fit("CREATE", config)
+            log.info("made the stream %s of %d bytes", name, made["max_bytes"])
             return
         if all(existing.get(field) == value for field, value in config.items()):
             return
         try:
-            await self._bus.api(f"STREAM.UPDATE.{name}", existing | config)
+            await self._fit("UPDATE", existing | config, at_least=existing["max_bytes"])
             log.info("updated the stream %s", name)
         except Refused as refusal:
             # Somebody made it in a way that cannot be changed. It still carries events.
             self._health.error(f"the stream {name} stays as it is: {refusal}")
+
+    async def _fit(self, call: str, config: Config, at_least: int = STREAM_BYTES_MIN) -> Config:
+        """Makes or updates a stream as large as the broker's disk lets it be; returns what it made.
+
+        The broker lays aside what a stream may hold. Of the stream of events it is better to have
+        a small one than none: it is bound to be full only while the receiver is away.
+        """
+        name = config["name"]
+        while True:
+            try:
+                answer = await self._bus.api(f"STREAM.{call}.{name}", config)
+                return cast(Config, answer["config"])
+            except Refused as refusal:
+                if _NO_ROOM not in str(refusal):
+                    raise
+                half = config["max_bytes"] // 2
+                if name != EVENTS_STREAM or half < at_least:
+                    raise Refused(
+                        refusal.code,
+                        f"the broker's disk has no room for the {config['max_bytes']} bytes of the "
+                        f"stream {name}; make room, or set STREAM_BYTES_MAX and DEAD_BYTES_MAX "
+                        "lower",
+                    ) from None
+                config = config | {"max_bytes": half}
+                log.warning("the broker's disk has no room: the stream %s has %d bytes", name, half)
 
     async def _make_consumer(self) -> None:
         try:
@@ -209,6 +236,7 @@ class Streams:
             stream = await self._bus.api(f"STREAM.INFO.{EVENTS_STREAM}")
             consumer = await self._bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
             dead = await self._bus.api(f"STREAM.INFO.{DEAD_STREAM}")
+            self._bytes_max = stream["config"]["max_bytes"]
             await self._trim(stream, consumer)
         except Refused as refusal:
             self._health.set(_CONDITION, False, str(refusal))
