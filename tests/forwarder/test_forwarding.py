@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import signal
 import time
 from typing import Any
 
 import msgspec
 import pytest
-from broker import eventually
-from forwarding import Oracle, Publisher, Start, dead_letters
+from broker import NatsServer, eventually
+from forwarding import Oracle, Publisher, Start, an_event, dead_letters
 from receiver import TOKEN, Receiver, Reply, Request
 
 from forwarder import ship as ship_module
 from forwarder import streams as streams_module
 from shared import bus
-from shared.events import HostFacts, event_id
+from shared.events import AgentLifecycle, HostFacts, encode, event_id
 from shared.settings import Duration, Secret
 from shared.subjects import (
     DEAD_REASON,
@@ -31,6 +32,7 @@ from shared.subjects import (
     HOSTS,
     key,
     replay_id,
+    subject_of,
 )
 
 
@@ -510,3 +512,57 @@ async def test_the_token_shows_nowhere(
     assert len(receiver.requests) > 12
     for text in (captured.out, captured.err, caplog.text, report, seen, repr(letters)):
         assert TOKEN not in text.lower()
+
+
+async def test_what_the_stream_may_have_given_to_another_is_left_to_it(
+    start: Start, publisher: Publisher, verify: Oracle, receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A forwarder that was frozen for longer than the stream waits does not ship what it holds."""
+    monkeypatch.setattr(streams_module, "ACK_WAIT_SECONDS", 2)
+    monkeypatch.setattr(ship_module, "ACK_WAIT_SECONDS", 2)
+    forwarder = await start()
+    await publisher.publish(1)
+    await verify()
+    monkeypatch.setattr(ship_module, "LEASE_SECONDS", -1.0)
+    await publisher.publish(20)
+    await eventually(lambda: "events_let_go_total 20.0" in forwarder.metrics())
+    assert len(receiver.stored) == 1
+    monkeypatch.setattr(ship_module, "LEASE_SECONDS", 1.5)
+    await verify(seconds=20)
+
+
+async def test_what_is_held_is_bounded_in_bytes(
+    start: Start, publisher: Publisher, verify: Oracle, receiver: Receiver, connection: bus.Bus
+) -> None:
+    receiver.reply = Reply(503)
+    forwarder = await start()
+    large = AgentLifecycle(state="started", run="x" * 200_000)
+    for number in range(100):
+        event = an_event(number, body=large)
+        await connection.publish(subject_of(event), encode(event), event.id)
+        publisher.acknowledged.add(event.id)
+    await eventually(lambda: forwarder.figure("held_bytes") > ship_module.HELD_BYTES_MAX / 2)
+    await asyncio.sleep(0.5)
+    assert forwarder.figure("held_bytes") < 1.5 * ship_module.HELD_BYTES_MAX
+    assert forwarder.figure("held") < 100
+    receiver.reply = Reply()
+    await verify(seconds=30)
+    assert forwarder.figure("held_bytes") == 0
+
+
+async def test_a_stop_without_a_broker_ships_nothing_more(
+    start: Start, publisher: Publisher, receiver: Receiver, nats_server: NatsServer,
+    connection: bus.Bus,
+) -> None:  # fmt: skip
+    """The broker could not be told, so the next start would ship it once more."""
+    receiver.replies.append(Reply(503, headers={"Retry-After": "3"}))
+    forwarder = await start(drain_seconds=Duration(6))
+    await publisher.publish()
+    await eventually(lambda: not forwarder.receiver_says[0])
+    await publisher.publish(50)
+    await eventually(lambda: forwarder.figure("held") == 51)
+    nats_server.signal(signal.SIGKILL)
+    await eventually(lambda: not connection.is_connected)
+    await forwarder.stop()
+    assert receiver.stored.total() == 0

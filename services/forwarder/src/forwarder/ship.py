@@ -8,6 +8,7 @@ nobody else gets it; and a copy of an event that is here or was delivered alread
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import time
@@ -26,17 +27,21 @@ from forwarder.settings import ForwarderSettings
 from forwarder.streams import ACK_WAIT_SECONDS
 from forwarder.transport import Answer, Transport
 from forwarder.verdict import Verdict, in_words, judge
-from shared.bus import Message, Puller
+from shared.bus import BusError, Message, Puller
 from shared.events import SECOND, decode, nanoseconds
 from shared.health import METRICS_PREFIX, Health
 from shared.retry import Backoff
 from shared.service import Runtime
-from shared.subjects import EVENTS_STREAM
+from shared.subjects import EVENTS_STREAM, FORWARDER
 
 log = logging.getLogger(__name__)
 
 HELD_EVENTS_MAX = 512
 """How many events may be here at once; the rest waits in the stream."""
+HELD_BYTES_MAX = 16 * 1024 * 1024
+"""How many bytes their messages and documents may have together."""
+LEASE_SECONDS = ACK_WAIT_SECONDS * 2 / 3
+"""So long after its last word on them the stream has certainly given no event here to another."""
 QUIET_SECONDS = 1.0
 """So long no event may have come before a stop takes the stream for empty: what stops together with
 the forwarder still tells of it."""
@@ -50,10 +55,18 @@ _CONFIRM_SECONDS = 0.5
 class _Shipment:
     """One event on its way, and the copies of its message that wait for the same end."""
 
-    __slots__ = ("backoff", "began", "copies", "document", "id", "since", "time_ns", "was_refused")
+    __slots__ = (
+        "backoff", "began", "bytes", "copies", "document", "id", "since", "term", "time_ns",
+        "was_refused",
+    )  # fmt: skip
 
-    def __init__(self, message: Message, message_id: str, document: bytes, time_ns: int) -> None:
+    def __init__(
+        self, message: Message, message_id: str, document: bytes, time_ns: int, term: int
+    ) -> None:
         self.id = message_id
+        self.bytes = len(message.data) + len(document)
+        self.term = term
+        """Of the shipper, when it came here: see `Shipper._is_late`."""
         self.copies = {message.sequence: message}
         self.document = document
         self.time_ns = time_ns
@@ -93,6 +106,7 @@ class Shipper:
         self._tasks = tasks
         self._flow = Flow(runtime.health, runtime.settings.receiver, self._post_ready)
         self._held: dict[str, _Shipment] = {}
+        self._held_bytes = 0
         self._ready: deque[_Shipment] = deque()
         self._answers: deque[tuple[_Shipment, Answer]] = deque()
         self._settled: deque[Message] = deque()
@@ -104,7 +118,11 @@ class Shipper:
         self._is_stopping = False
         self._loop = asyncio.get_running_loop()
         self._taken_at = 0.0
+        self._spoke_at = self._loop.time()
+        """When the stream was last told what is here, and has heard it."""
+        self._term = 0
         self._count(runtime.health)
+        self._make_room()
 
     def _count(self, health: Health) -> None:
         self._shipped = health.counter("events_shipped", "Events the receiver has taken.")
@@ -123,6 +141,8 @@ class Shipper:
         health.figure(
             "posts_in_flight_limit", "Posts allowed at once.", lambda: int(self._flow.limit)
         )
+        self._let_go = health.counter("events_let_go", "Events left to the stream unshipped.")
+        health.figure("events_held_bytes", "Bytes of those events.", lambda: self._held_bytes)
         health.figure("holding", "1 while nothing gets through.", lambda: not self._flow.is_open)
         health.figure(
             "oldest_unacknowledged_seconds", "Age here of the oldest event not shipped.", self.age
@@ -135,6 +155,9 @@ class Shipper:
 
     def take(self, message: Message) -> None:
         """Begins to ship what `message` holds."""
+        if self._is_late():  # it was sent before a freeze of this process, for all that is known
+            self._let_go.inc()
+            return
         self._taken_at = self._loop.time()
         try:
             event = decode(message.data)
@@ -152,22 +175,38 @@ class Shipper:
             self._repeated.inc()
             held.copies[message.sequence] = message
         else:
-            shipment = _Shipment(message, message_id, document, time_ns)
-            self._held[message_id] = shipment
-            self._make_room()
+            shipment = _Shipment(message, message_id, document, time_ns, self._term)
+            self._hold(shipment)
             self._make_ready(shipment)
 
     def _take_unreadable(self, message: Message, problem: str) -> None:
-        shipment = _Shipment(message, f"{EVENTS_STREAM}:{message.sequence}", b"", 0)
+        shipment = _Shipment(message, f"{EVENTS_STREAM}:{message.sequence}", b"", 0, self._term)
         if shipment.id not in self._held:
-            self._held[shipment.id] = shipment
+            self._hold(shipment)
             words = f"cannot be decoded: {problem}; it begins with {excerpt(message.data)}"
             self._bury(shipment, 0, words, "undecodable")
 
+    def _is_late(self) -> bool:
+        """Whether the stream may have given what is here to another forwarder meanwhile: this
+        process was frozen, or the broker does not hear it. To ship it now could tell it twice."""
+        return self._loop.time() - self._spoke_at > LEASE_SECONDS
+
+    def _hold(self, shipment: _Shipment) -> None:
+        self._held[shipment.id] = shipment
+        self._held_bytes += shipment.bytes
+        self._make_room()
+
+    def _release(self, shipment: _Shipment) -> None:
+        del self._held[shipment.id]
+        self._held_bytes -= shipment.bytes
+        self._make_room()
+
     def _make_room(self) -> None:
         """Has no more come than there is room for, and never only a few at a time."""
-        room = HELD_EVENTS_MAX - len(self._held)
-        self._puller.resize(room if room >= HELD_EVENTS_MAX // 4 else 0)
+        room, room_bytes = HELD_EVENTS_MAX - len(self._held), HELD_BYTES_MAX - self._held_bytes
+        is_worth_it = room >= HELD_EVENTS_MAX // 4 and room_bytes >= HELD_BYTES_MAX // 4
+        # Of the bytes half are for the messages, as much again for their documents.
+        self._puller.resize(room if is_worth_it else 0, room_bytes // 2)
 
     def _make_ready(self, shipment: _Shipment) -> None:
         self._ready.append(shipment)
@@ -177,6 +216,10 @@ class Shipper:
         """Posts what is ready, as far as there is room for it."""
         while self._ready and not self._is_stopping and self._flow.has_room():
             shipment = self._ready.popleft()
+            if shipment.term != self._term or self._is_late():
+                self._let_go.inc()
+                self._release(shipment)  # and the stream delivers it again
+                continue
             if self._transport is None:
                 self._print(shipment)
                 self._finish(shipment)
@@ -261,8 +304,7 @@ class Shipper:
         sys.stdout.flush()
 
     def _finish(self, shipment: _Shipment) -> None:
-        del self._held[shipment.id]
-        self._make_room()
+        self._release(shipment)
         for copy in shipment.copies.values():
             self._acknowledge(copy)
 
@@ -274,16 +316,29 @@ class Shipper:
         """Tells the stream, for ever, of all that is here for longer than a moment."""
         while True:
             await asyncio.sleep(ACK_WAIT_SECONDS / 3)
+            if self._is_late():
+                log.warning("frozen or cut off for long: what is here is left to the stream")
+                self._term += 1
+            speaking_at = self._loop.time()
             newest = time.monotonic() - ACK_WAIT_SECONDS / 6
             for shipment in list(self._held.values()):
-                if shipment.since < newest:
+                if shipment.since < newest and shipment.term == self._term:
                     for copy in list(shipment.copies.values()):
                         await self._bus.in_progress(copy)
+            with contextlib.suppress(BusError):
+                # Its answer comes after all that the broker had sent before.
+                await self._bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+                self._spoke_at = speaking_at
+                self._post_ready()
 
     async def drain(self, seconds: float) -> None:
-        """Ships what still comes, until nothing does, for `seconds` at most."""
+        """Ships what still comes, until nothing does, for `seconds` at most.
+
+        Without a broker nothing more is shipped: nobody could be told, and the next start would
+        ship it once more.
+        """
         now = begun = self._loop.time()
-        while now < begun + seconds and self._flow.is_open:
+        while now < begun + seconds and self._flow.is_open and self._bus.is_connected:
             if not self._held and now > max(begun, self._taken_at) + QUIET_SECONDS:
                 break
             await asyncio.sleep(0.02)
