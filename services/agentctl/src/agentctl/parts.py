@@ -134,6 +134,10 @@ class Supervised:
             self.kill()
             await self._ended.wait()
 
+    def restart(self) -> None:
+        """Asks it to end; it is started again then."""
+        self._signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """Ends it at once."""
         self._signal(signal.SIGKILL)

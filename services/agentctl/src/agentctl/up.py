@@ -11,6 +11,7 @@ import asyncio
 import datetime
 import os
 import re
+import secrets
 import shlex
 import signal
 import sys
@@ -18,10 +19,12 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
+from functools import partial
+from pathlib import Path
 
 import msgspec
 
-from agentctl import broker, tap
+from agentctl import broker, tap, vigil
 from agentctl.parts import FIRST, LAST, PARTS, SECOND, Part, Supervised, without_secrets
 from agentctl.reaching import settings_for
 from agentctl.screen import Screen
@@ -59,13 +62,14 @@ def up(state: State, environ: Mapping[str, str], parts: tuple[Part, ...] = PARTS
     settings = load(UpSettings, environ)
     with state.held():
         url = state.broker_url()
-        command = broker.command(state, url)
+        system_password = secrets.token_urlsafe(24)
+        command = broker.command(state, url, system_password)
         screen = Screen(sys.stdout)
         try:
-            agent = Agent(environ, settings_for(url, settings), screen)
+            agent = Agent(environ, settings_for(url, settings), screen, state.directory)
             here = tuple(part for part in parts if part.is_here(environ))
             agent.introduce(state, here)
-            return asyncio.run(agent.run(command, here))
+            return asyncio.run(agent.run(command, here, system_password))
         finally:
             screen.close()
 
@@ -73,10 +77,14 @@ def up(state: State, environ: Mapping[str, str], parts: tuple[Part, ...] = PARTS
 class Agent:
     """All processes of the agent on this machine."""
 
-    def __init__(self, environ: Mapping[str, str], settings: UpSettings, screen: Screen) -> None:
+    def __init__(
+        self, environ: Mapping[str, str], settings: UpSettings, screen: Screen, store: Path
+    ) -> None:
+        """`store` is a folder on the disk that the broker writes to."""
         self._environ = environ
         self._settings = settings
         self._screen = screen
+        self._store = store
         self._run_id = uuid.uuid4().hex
         self._processes: list[Supervised] = []
         self._health = Health("agentctl", settings.hostname)
@@ -85,7 +93,9 @@ class Agent:
         self._unusable = ""
         """What a part said of settings that it cannot use."""
 
-    async def run(self, broker_command: tuple[str, ...], parts: tuple[Part, ...]) -> int:
+    async def run(
+        self, broker_command: tuple[str, ...], parts: tuple[Part, ...], system_password: str
+    ) -> int:
         """Starts everything, and returns once it is told to stop and everything has ended."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it for SIGHUP
@@ -99,7 +109,9 @@ class Agent:
             for process in self._processes:
                 tasks.create_task(self._keep(process), name=process.name)
             looking = tasks.create_task(self._look_on(), name="look on")
+            guarding = tasks.create_task(self._guard_disk(server, system_password), name="disk")
             await self._stopping.wait()
+            guarding.cancel()
             await self._stop(turns)
             looking.cancel()
             await asyncio.wait([looking])
@@ -123,6 +135,22 @@ class Agent:
         command = (sys.executable, "-m", part.module)
         with_output = self._settings.logging_write_events
         return Supervised(part.name, command, environment, self._show_line, with_output)
+
+    async def _guard_disk(self, server: Supervised, system_password: str) -> None:
+        """Starts the broker again when a full disk has frozen it and there is room again."""
+        settings = msgspec.structs.replace(
+            self._settings, nats_user=broker.SYSTEM_USER, nats_password=Secret(system_password)
+        )
+
+        def restart(problem: str) -> None:
+            self._screen.show(f"starting the broker again, because there is room: {problem}")
+            server.restart()
+
+        connection = await bus.connect(settings, "agentctl up, disk")
+        try:
+            await vigil.watch_disk(partial(vigil.unwell, connection), restart, self._store)
+        finally:
+            await connection.close()
 
     async def _keep(self, process: Supervised) -> None:
         """Keeps one process running; settings that it cannot use stop the whole agent."""
