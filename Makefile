@@ -1,6 +1,6 @@
 # From nothing but make and python3 >= 3.11. Settings such as INFRA_TOKEN pass through from the environment.
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock bench clean
+.PHONY: help run test chaos check lock bench clean
 BIN := .venv/bin
 SERVICES := $(patsubst %/pyproject.toml,%,$(wildcard services/*/pyproject.toml))
 INSTALLED := .venv/.installed
@@ -13,6 +13,9 @@ run: $(INSTALLED) ## the whole agent on this machine, until Ctrl-C; ARGS='--stat
 
 test: $(INSTALLED) ## all tests, with real parts where they are at hand
 	@$(BIN)/pytest -q
+
+chaos: $(INSTALLED) ## every fault under load, and what came of it; ARGS='SIGKILL disk' for some
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 check: $(INSTALLED) ## format, lint, types, who may import whom, each service alone
 	@$(BIN)/ruff format --check --quiet && $(BIN)/ruff check --quiet

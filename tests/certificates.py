@@ -22,8 +22,10 @@ class Authority:
             *(part for extension in extensions for part in ("-addext", extension)),
         )  # fmt: skip
 
-    def issue(self, name: str, alternative: str = "IP:127.0.0.1") -> tuple[Path, Path]:
-        """A certificate for `name`, and its key."""
+    def issue(
+        self, name: str, alternative: str = "IP:127.0.0.1", days: int = 2
+    ) -> tuple[Path, Path]:
+        """A certificate for `name`, and its key; with negative days one that has expired."""
         key, request = self._folder / f"{name}.key", self._folder / f"{name}.csr"
         certificate, extensions = self._folder / f"{name}.crt", self._folder / f"{name}.ext"
         extensions.write_text(f"subjectAltName={alternative}\n")
@@ -33,7 +35,7 @@ class Authority:
         )  # fmt: skip
         _openssl(
             "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key,
-            "-CAcreateserial", "-out", certificate, "-days", "2", "-extfile", extensions,
+            "-CAcreateserial", "-out", certificate, "-days", str(days), "-extfile", extensions,
         )  # fmt: skip
         return certificate, key
 

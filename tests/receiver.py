@@ -17,7 +17,10 @@ TOKEN = "c4nary-70ken-0f-7he-1nfra-app"
 """The token that tests use: it must be found nowhere but in a request's path."""
 
 
-How = Literal["answer", "hang", "cut", "reset", "garbage", "truncate", "drip", "flood", "close"]
+How = Literal[
+    "answer", "hang", "cut", "reset", "half-close", "garbage", "truncate", "drip", "drip-body",
+    "flood", "close",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,10 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     how: How = "answer"
     """`hang`: says nothing. `cut`: closes without a word. `reset`: the same with a TCP reset.
-    `garbage`: answers what is no HTTP. `truncate`: closes within the answer's body. `drip`: sends
-    the answer byte for byte. `flood`: sends a body without end. `close`: answers and closes."""
+    `half-close`: ends its own side without a word, and reads on. `garbage`: answers what is no
+    HTTP. `truncate`: closes within the answer's body. `drip`: sends the answer byte for byte.
+    `drip-body`: the same with the body alone. `flood`: sends a body without end. `close`: answers
+    and closes."""
     seconds: float = 0.0
     """How long it takes its time before."""
     stores: bool | None = None
@@ -57,7 +62,8 @@ class Receiver:
     """`async with Receiver() as receiver`: listens on `receiver.url` until the block ends."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self._tls = tls
+        self.tls = tls
+        """Counts from the next `open` on; its certificate, from the next connection on."""
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,6 +71,9 @@ class Receiver:
         self.requests: list[Request] = []
         self.stored: Counter[str] = Counter()
         """By `event.id`: how often the document was stored."""
+        self.unanswered: Counter[str] = Counter()
+        """The same, of those whose answer is not known to have come: it was none, or no other
+        request followed on the connection."""
         self.documents: list[dict[str, Any]] = []
         """Those stored, in their order."""
         self.replies: deque[Reply] = deque()
@@ -74,7 +83,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Receiver:
         await self.open()
@@ -86,7 +95,7 @@ class Receiver:
     async def open(self) -> None:
         """Listens; after a `close` on the same port again."""
         self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, ssl=self._tls, backlog=512
+            self._serve, "127.0.0.1", self.port, ssl=self.tls, backlog=512
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -107,13 +116,17 @@ class Receiver:
         assert task is not None
         self._tasks.add(task)
         self._connections.add(writer)
+        stored: list[str] = []
         try:
             while True:
                 request = await _read(reader)
+                self.unanswered.subtract(stored)
                 self.in_flight += 1
                 self.in_flight_most = max(self.in_flight_most, self.in_flight)
                 try:
-                    if not await self._answer(request, writer):
+                    reply = self._script(request)
+                    stored = self._store(request, reply)
+                    if not await self._answer(reply, reader, writer):
                         return
                 finally:
                     self.in_flight -= 1
@@ -124,21 +137,38 @@ class Receiver:
             self._connections.discard(writer)
             writer.close()
 
-    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
-        """Does what the script says; whether the connection stays open."""
+    def _script(self, request: Request) -> Reply:
         self.requests.append(request)
         scripted = self.replies.popleft() if self.replies else self.reply
-        reply = scripted(request) if callable(scripted) else scripted
-        if reply.stores if reply.stores is not None else 200 <= reply.status < 300:
-            document = request.document
-            self.stored[document["event.id"]] += 1
-            self.documents.append(document)
+        return scripted(request) if callable(scripted) else scripted
+
+    def _store(self, request: Request, reply: Reply) -> list[str]:
+        """Stores the document where the script says so; returns its id, if its answer may fail."""
+        if not (reply.stores if reply.stores is not None else 200 <= reply.status < 300):
+            return []
+        document = request.document
+        event = document["event.id"]
+        self.stored[event] += 1
+        self.documents.append(document)
+        if reply.how == "close":
+            return []
+        self.unanswered[event] += 1
+        return [event]
+
+    async def _answer(
+        self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Does what the script says; whether the connection stays open."""
         if reply.seconds:
             await asyncio.sleep(reply.seconds)
         match reply.how:
             case "hang":
                 await asyncio.Event().wait()
             case "cut":
+                return False
+            case "half-close":
+                writer.write_eof()
+                await reader.read()
                 return False
             case "reset":
                 connection = writer.get_extra_info("socket")
@@ -155,10 +185,13 @@ class Receiver:
                     writer.write(b"x" * 65536)
                     await writer.drain()
         answer = _encode(reply)
-        if reply.how == "drip":
-            for byte in answer:
+        if reply.how in ("drip", "drip-body"):
+            whole = len(answer) - len(reply.body) if reply.how == "drip-body" else 0
+            writer.write(answer[:whole])
+            for byte in answer[whole:]:
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0.2)
+            return False
         writer.write(answer[: -len(reply.body) // 2] if reply.how == "truncate" else answer)
         await writer.drain()
         return reply.how == "answer"

@@ -542,13 +542,13 @@ async def test_what_is_held_is_bounded_in_bytes(
         event = an_event(number, body=large)
         await connection.publish(subject_of(event), encode(event), event.id)
         publisher.acknowledged.add(event.id)
-    await eventually(lambda: forwarder.figure("held_bytes") > ship_module.HELD_BYTES_MAX / 2)
+    await eventually(lambda: forwarder.figure("events_held_bytes") > ship_module.HELD_BYTES_MAX / 2)
     await asyncio.sleep(0.5)
-    assert forwarder.figure("held_bytes") < 1.5 * ship_module.HELD_BYTES_MAX
+    assert forwarder.figure("events_held_bytes") < 1.5 * ship_module.HELD_BYTES_MAX
     assert forwarder.figure("held") < 100
     receiver.reply = Reply()
     await verify(seconds=30)
-    assert forwarder.figure("held_bytes") == 0
+    assert forwarder.figure("events_held_bytes") == 0
 
 
 async def test_a_stop_without_a_broker_ships_nothing_more(

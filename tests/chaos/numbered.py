@@ -1,0 +1,56 @@
+"""A collector whose source is a file: a log with one line an event, `<number> <time> <bytes>`.
+
+`python -m chaos.numbered` follows the file that NUMBERED_LOG names, with the same runner, window
+and cursor as every collector. The event of a line is made from the line alone, so that the oracle
+knows each by heart: its id, and every byte of the document that must come of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from shared.collector import Observed, collect
+from shared.events import DockerEvent, Event, event_id, rfc3339
+from shared.service import Runtime, run
+from shared.settings import ServiceSettings
+
+_LOOK_SECONDS = 0.02
+
+
+class NumberedSettings(ServiceSettings, frozen=True, kw_only=True):
+    numbered_log: str
+
+
+def event_of(line: bytes) -> Event:
+    """The event that a line of the log stands for."""
+    number, time_ns, size = line.split()
+    body = DockerEvent(
+        type="container", action="start", actor_id=event_id("container", number),
+        attributes={"name": f"numbered-{number.decode()}", "filler": "x" * int(size)},
+    )  # fmt: skip
+    return Event(
+        id=event_id("numbered", number), time=rfc3339(int(time_ns)), origin="chaos", agent="1",
+        body=body,
+    )  # fmt: skip
+
+
+async def watch(
+    runtime: Runtime[NumberedSettings], cursor: bytes | None
+) -> AsyncIterator[Observed]:
+    """Every event of the log from the cursor on, which is a place in the file."""
+    place = int(cursor or 0)
+    with open(runtime.settings.numbered_log, "rb") as log:  # noqa: ASYNC230 - a local file
+        log.seek(place)
+        while not runtime.stopping.is_set():
+            line = log.readline()
+            if line.endswith(b"\n"):
+                place += len(line)
+                yield Observed(event_of(line), b"%d" % place)
+            else:
+                log.seek(place)
+                await asyncio.sleep(_LOOK_SECONDS)
+
+
+if __name__ == "__main__":
+    run("numbered", collect(watch), NumberedSettings)

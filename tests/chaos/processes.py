@@ -1,0 +1,174 @@
+"""What can go wrong with the processes and the broker: one function a fault, all in `FAULTS`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from functools import partial
+
+from chaos.fault import Fault, Missing, pause
+from chaos.stage import Stage
+
+FREEZE_SECONDS = 20.0
+
+
+async def ended(stage: Stage, part: str, number: signal.Signals, times: int = 2) -> None:
+    """The process ends; its supervisor starts it again."""
+    for _ in range(times):
+        await pause(stage)
+        await getattr(stage, part).until_started_again(number)
+
+
+async def frozen(stage: Stage, part: str, index: int | None = None) -> None:
+    target = getattr(stage, part) if index is None else getattr(stage, part)[index]
+    await pause(stage)
+    target.send(signal.SIGSTOP)
+    await asyncio.sleep(FREEZE_SECONDS)
+    target.send(signal.SIGCONT)
+
+
+async def everything_restarted(stage: Stage) -> None:
+    """In the order of `agentctl up` and of docker-compose: the broker goes last."""
+    await pause(stage)
+    for part in reversed(stage.parts):
+        await part.end()
+    for part in stage.parts:
+        part.start()
+
+
+async def everything_ended_at_once(stage: Stage) -> None:
+    """In no order: the broker may be gone before the forwarder could tell it what is shipped."""
+    await pause(stage)
+    await asyncio.gather(*(part.end() for part in stage.parts))
+    for part in stage.parts:
+        part.start()
+
+
+async def everything_killed(stage: Stage) -> None:
+    await pause(stage)
+    for part in stage.parts:
+        part.send(signal.SIGKILL)
+
+
+async def consumer_deleted(stage: Stage) -> None:
+    await pause(stage)
+    await stage.api("CONSUMER.DELETE.EVENTS.forwarder")
+
+
+async def broker_restarted_without_consumer(stage: Stage) -> None:
+    await pause(stage)
+    await stage.broker.end()
+    shutil.rmtree(next(stage.store.glob("jetstream/*/streams/EVENTS/obs/forwarder")))
+    stage.broker.start()
+
+
+@contextlib.asynccontextmanager
+async def small_stream(stage: Stage) -> AsyncIterator[None]:
+    stage.environ["STREAM_BYTES_MAX"] = str(1024 * 1024)
+    yield
+
+
+async def stream_full(stage: Stage) -> None:
+    """The receiver is away until the stream takes no more, and then a little longer."""
+    await stage.receiver.close()
+    stage.source.append(4_000)
+    while (await stage.api("STREAM.INFO.EVENTS"))["state"]["bytes"] < 0.98 * 1024 * 1024:
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(1)
+    await stage.receiver.open()
+
+
+@contextlib.asynccontextmanager
+async def small_disk(stage: Stage) -> AsyncIterator[None]:
+    """The broker's store is a disk of 400 MB of its own."""
+    mount = ("mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(stage.store))
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        raise Missing("a disk of its own takes root and the right to mount")
+    try:
+        yield
+    finally:
+        subprocess.run(("umount", "-l", str(stage.store)), check=True)
+
+
+async def disk_full(stage: Stage) -> None:
+    """Somebody else fills the disk, and makes room again some seconds later."""
+    await pause(stage)
+    waste = stage.store / "waste"
+    with waste.open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1024 * 1024))
+    await asyncio.sleep(5)
+    waste.unlink()
+
+
+async def permissions_revoked(stage: Stage, permissions: str, password: str = "") -> None:
+    """The broker's administrator takes a right away, and gives it back some seconds later."""
+    await pause(stage)
+    stage.permit(permissions, **({"password": password} if password else {}))
+    stage.broker.send(signal.SIGHUP)
+    await asyncio.sleep(8)
+    assert "Failed to reload" not in stage.broker.log.read_text()
+    stage.permit()
+    stage.broker.send(signal.SIGHUP)
+
+
+async def one_of_two_killed(stage: Stage) -> None:
+    await pause(stage)
+    stage.forwarders[1].send(signal.SIGKILL)
+
+
+async def backlog(stage: Stage, events: int = 20_000) -> None:
+    """A long outage of the receiver."""
+    await stage.receiver.close()
+    stage.source.append(events)
+    while (await stage.api("STREAM.INFO.EVENTS"))["state"]["messages"] < events:
+        await asyncio.sleep(0.2)
+    await stage.receiver.open()
+
+
+async def oversize(stage: Stage) -> None:
+    """Events that the stream does not take, and such as it just takes, more than are held."""
+    stage.source.append(20, size=300 * 1024)
+    stage.source.append(200, size=250 * 1024)
+
+
+_PUBLISH = ', permissions: { publish: { deny: ">" } }'
+_SUBSCRIBE = ', permissions: { subscribe: { deny: ">" } }'
+
+FAULTS = (
+    Fault("collector SIGTERM", partial(ended, part="collector", number=signal.SIGTERM)),
+    Fault("collector SIGKILL", partial(ended, part="collector", number=signal.SIGKILL), quick=True),
+    Fault("collector SIGSTOP 20 s", partial(frozen, part="collector")),
+    Fault("forwarder SIGTERM", partial(ended, part="forwarder", number=signal.SIGTERM)),
+    Fault("forwarder SIGKILL", partial(ended, part="forwarder", number=signal.SIGKILL), ended=2),
+    Fault("forwarder SIGSTOP 20 s", partial(frozen, part="forwarder"), ended=1),
+    Fault("nats-server SIGTERM", partial(ended, part="broker", number=signal.SIGTERM)),
+    Fault("nats-server SIGKILL", partial(ended, part="broker", number=signal.SIGKILL), quick=True),
+    Fault("nats-server SIGSTOP 20 s", partial(frozen, part="broker")),
+    Fault("everything stopped and started", everything_restarted),
+    Fault("everything SIGTERM at once", everything_ended_at_once, ended=1),
+    Fault("everything SIGKILL at once", everything_killed, ended=1),
+    Fault("consumer deleted", consumer_deleted),
+    Fault("consumer gone while NATS was down", broker_restarted_without_consumer),
+    Fault("stream full", stream_full, scene=small_stream, quick=True),
+    Fault("disk full", disk_full, scene=small_disk),
+    Fault("may not publish", partial(permissions_revoked, permissions=_PUBLISH)),
+    Fault("may not subscribe", partial(permissions_revoked, permissions=_SUBSCRIBE)),
+    # The client closes for good then, so the forwarder ends and is started again.
+    Fault(
+        "password changed", partial(permissions_revoked, permissions="", password="another"),
+        ended=1,
+    ),
+    Fault("one of two forwarders SIGKILL", one_of_two_killed, ended=1, forwarders=2),
+    Fault(
+        "one of two forwarders SIGSTOP 20 s", partial(frozen, part="forwarders", index=1),
+        ended=1, forwarders=2,
+    ),
+    Fault("a backlog of 20,000 events", backlog),
+    Fault("oversize events", oversize),
+)  # fmt: skip
