@@ -1,14 +1,18 @@
 """The Kubernetes collector: from the wire to the acknowledgement, its memory, its idle cost.
 
-    python benchmarks/kubernetes_collector.py [--events 200000] [--listed 1000,100000,1000000]
+    python benchmarks/kubernetes_collector.py [--events 200000] [--safe 10000]
+                                              [--listed 1000,100000,1000000]
 
 A fake API server, in a process of its own, tells events of 1.2 KB as the kubelet writes them; the
 real collector runs as a process of its own before a real nats-server with a stream on disk.
 
 - *watch*: events a second from the first frame asked for to the last event stored, and the
-  collector's CPU seconds for 10,000 events. Beside it, the SDK's own `Watch.stream` on the same
-  server, which only counts what it gets; and plain publishes of the bus, the ceiling of what
-  this machine's NATS allows one process.
+  collector's CPU seconds for 10,000 events. Beside it, in the same run, the *ceiling*: messages of
+  the same size, encoded beforehand and published over a raw socket with the same window. Both
+  twice: in a stream that is written through before it acknowledges, as ours is on one server
+  (`sync_interval: always`), where the disk decides; and in one that is not, as on a cluster of
+  servers, where the collector does. And the SDK's own `Watch.stream`, which only counts what it
+  gets.
 - *list*: the collector's largest resident memory after a list of so many events. Goal: at most
   80 MB, and the same for 1,000 and 1,000,000.
 - *idle*: CPU and requests of a collector that watches a silent cluster.
@@ -29,20 +33,26 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# In place of this folder, in which this file stands before the package of the same name.
-sys.path[0] = str(Path(__file__).parents[1] / "tests")
+# After the packages, of which one has the same name as this file.
+sys.path.append(sys.path.pop(0))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import ceiling
+import msgspec
 from broker import NatsServer, wait_for_port
+from ceiling import cpu_seconds
 from kubernetes_api import Exchange, a_line, an_event, kubeconfig, read_request
 
+from forwarder.settings import ForwarderSettings
+from forwarder.streams import stream_configs
+from kubernetes_collector.translate import Cluster, RawEvent, translate
 from shared import bus
-from shared.bus import StreamConfig
-from shared.events import Event, KubernetesEvent, encode, event_id, rfc3339
+from shared.collector import WINDOW_EVENTS_MAX
+from shared.events import encode
 from shared.settings import ServiceSettings
 from shared.subjects import CURSORS, subject_of
 
 REVISION = 1_000_000
-TICKS = os.sysconf("SC_CLK_TCK")
 FIELDS = {"f:count": {}, "f:firstTimestamp": {}, "f:involvedObject": {}, "f:lastTimestamp": {}}
 
 
@@ -132,14 +142,10 @@ def server(listed: int = 0, watched: int = 0) -> Iterator[int]:
         process.join()
 
 
-class Usage:
-    """What a process has used so far."""
-
-    def __init__(self, pid: int) -> None:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        self.cpu_seconds = (int(fields[11]) + int(fields[12])) / TICKS
-        status = Path(f"/proc/{pid}/status").read_text()
-        self.peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1024
+def peak_mb(pid: int) -> float:
+    """The largest resident memory that a process has had so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 @contextlib.contextmanager
@@ -159,14 +165,15 @@ def collector(port: int, nats: NatsServer, folder: Path) -> Iterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def broker(folder: Path):  # type: ignore[no-untyped-def]
+async def broker(folder: Path, written_through: bool = False):  # type: ignore[no-untyped-def]
+    """A server with the streams as the forwarder makes them."""
     store = folder / f"nats-{time.monotonic_ns()}"
     store.mkdir()
-    nats = NatsServer(store)
+    nats = NatsServer(store, "jetstream { sync_interval: always }" if written_through else "")
     nats.start()
     connection = await bus.connect(ServiceSettings(nats_url=(nats.url,)), "benchmark")
-    await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
-    await connection.manager.create_key_value(bucket=CURSORS)
+    for stream in stream_configs(ForwarderSettings(stream_bytes_max=4 * 1024**3)):
+        await connection.api(f"STREAM.CREATE.{stream['name']}", stream)
     try:
         yield nats, connection
     finally:
@@ -184,39 +191,26 @@ async def until_stored(connection: bus.Bus, count: int) -> float:
     return time.monotonic()
 
 
-async def watch(events: int, folder: Path) -> None:
+async def watch(events: int, folder: Path, written_through: bool) -> None:
+    raw = msgspec.convert(numbered(17), RawEvent)
+    event = translate(raw, Cluster("benchmark", "benchmark"), time.time_ns())
+    async with broker(folder, written_through) as (nats, _):
+        highest = await asyncio.to_thread(
+            ceiling.publish, nats.url, nats.pid, subject_of(event), encode(event), events,
+            WINDOW_EVENTS_MAX,
+        )  # fmt: skip
     with server(watched=events) as port:
-        async with broker(folder) as (nats, connection):
+        async with broker(folder, written_through) as (nats, connection):
             with collector(port, nats, folder) as pid:
                 began = await until_stored(connection, 1)
-                cpu = Usage(pid).cpu_seconds
-                seconds = await until_stored(connection, events) - began
-                used = Usage(pid)
-                cpu = (used.cpu_seconds - cpu) / events * 10_000
-                print(f"watch: {events / seconds:7.0f} events/s to the acknowledgement, "
-                      f"{cpu:.2f} CPU s for 10,000, peak {used.peak_mb:.0f} MB")  # fmt: skip
-
-
-async def publishes(events: int, folder: Path) -> None:
-    """The ceiling: nothing but the collector's window of publishes, of events made beforehand."""
-    body = KubernetesEvent(uid="u", resource_version="1", message="x" * 300, kind="Pod")
-    event = Event(id="", time=rfc3339(time.time_ns()), origin="c", agent="0", body=body)
-    payload, subject = encode(event), subject_of(event)
-    async with broker(folder) as (_, connection):
-        window = asyncio.Semaphore(1024)
-
-        async def publish(number: int) -> None:
-            await connection.publish(subject, payload, event_id(number))
-            window.release()
-
-        began, cpu = time.monotonic(), time.process_time()
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(events):
-                await window.acquire()
-                tasks.create_task(publish(number))
-        seconds, cpu = time.monotonic() - began, time.process_time() - cpu
-    print(f"bus:   {events / seconds:7.0f} publishes/s, the ceiling here, "
-          f"{cpu / events * 10_000:.2f} CPU s for 10,000")  # fmt: skip
+                cpu = cpu_seconds(pid)
+                rate = events / (await until_stored(connection, events) - began)
+                cpu = (cpu_seconds(pid) - cpu) / events * 10_000
+                print("written through" if written_through else "not written through")
+                print(f"  ceiling:   {highest.events_per_second:7.0f} events/s, NATS "
+                      f"{highest.nats_cpu_seconds:.2f} CPU s for 10,000")  # fmt: skip
+                print(f"  collector: {rate:7.0f} events/s, {rate / highest.events_per_second:.0%} "
+                      f"of it, {cpu:.2f} CPU s for 10,000, peak {peak_mb(pid):.0f} MB")  # fmt: skip
 
 
 SDK = """
@@ -242,7 +236,7 @@ def sdk(events: int, folder: Path) -> None:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     rate, cpu, peak = map(float, done.stdout.split())
-    print(f"SDK:   {rate:7.0f} events/s only received, {cpu:.2f} CPU s for 10,000, "
+    print(f"  SDK:       {rate:7.0f} events/s only received, {cpu:.2f} CPU s for 10,000, "
           f"peak {peak:.0f} MB")  # fmt: skip
 
 
@@ -253,30 +247,33 @@ async def listed(events: int, folder: Path) -> None:
                 began = time.monotonic()
                 seconds = await until_stored(connection, events) - began
                 print(f"list:  {events:9,} events in {seconds:5.1f} s, "
-                      f"peak {Usage(pid).peak_mb:.0f} MB")  # fmt: skip
+                      f"peak {peak_mb(pid):.0f} MB")  # fmt: skip
 
 
 async def idle(folder: Path) -> None:
     with server() as port:
-        async with broker(folder) as (nats, _):
+        async with broker(folder) as (nats, connection):
             with collector(port, nats, folder) as pid:
-                await asyncio.sleep(3)
-                cpu = Usage(pid).cpu_seconds
+                # Its cursor tells that it has listed and watches.
+                while not await connection.keys(CURSORS):
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(2)
+                cpu = cpu_seconds(pid)
                 await asyncio.sleep(20)
-                used = Usage(pid)
-                share = (used.cpu_seconds - cpu) / 20 * 100
-                print(f"idle:  {share:.2f} % of a core, peak {used.peak_mb:.0f} MB")
+                share = (cpu_seconds(pid) - cpu) / 20 * 100
+                print(f"idle:  {share:.2f} % of a core, peak {peak_mb(pid):.0f} MB")
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--safe", type=int, default=10_000, help="the events written through")
     parser.add_argument("--listed", default="1000,100000,1000000")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        await publishes(given.events, folder)
-        await watch(given.events, folder)
+        await watch(given.safe, folder, written_through=True)
+        await watch(given.events, folder, written_through=False)
         await asyncio.to_thread(sdk, given.events, folder)
         for count in given.listed.split(","):
             await listed(int(count), folder)

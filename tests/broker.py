@@ -37,24 +37,20 @@ class NatsServer:
         """Sets what counts from the next start on, or after SIGHUP, beside address and store."""
         self._configuration.write_text(configuration)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Starts the server and waits until it takes connections."""
         with (self.store / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    NATS_SERVER,
-                    "-a",
-                    "127.0.0.1",
-                    "-p",
-                    str(self.port),
-                    "-js",
-                    "-sd",
-                    self.store,
-                    "-c",
-                    self._configuration,
-                ],
+                [NATS_SERVER, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", self.store,
+                 "-c", self._configuration],
                 stderr=log,
-            )
+            )  # fmt: skip
         wait_for_port(self.port)
 
     def signal(self, number: signal.Signals) -> None:

@@ -545,7 +545,7 @@ async def test_what_is_held_is_bounded_in_bytes(
     await eventually(lambda: forwarder.figure("events_held_bytes") > ship_module.HELD_BYTES_MAX / 2)
     await asyncio.sleep(0.5)
     assert forwarder.figure("events_held_bytes") < 1.5 * ship_module.HELD_BYTES_MAX
-    assert forwarder.figure("held") < 100
+    assert forwarder.figure("events_held") < 100
     receiver.reply = Reply()
     await verify(seconds=30)
     assert forwarder.figure("events_held_bytes") == 0
@@ -561,7 +561,7 @@ async def test_a_stop_without_a_broker_ships_nothing_more(
     await publisher.publish()
     await eventually(lambda: not forwarder.receiver_says[0])
     await publisher.publish(50)
-    await eventually(lambda: forwarder.figure("held") == 51)
+    await eventually(lambda: forwarder.figure("events_held") == 51)
     nats_server.signal(signal.SIGKILL)
     await eventually(lambda: not connection.is_connected)
     await forwarder.stop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections import deque
@@ -176,9 +177,10 @@ class Window:
         self.cursors: dict[str, bytes] = {}
         """By part: what holds now, because everything before it is safe, and is not stored yet."""
         self.moved = asyncio.Event()
-        self._published = health.counter("events_published", "Events safe in the stream.", "kind")
+        published = health.counter("events_published", "Events safe in the stream.", "kind")
+        self._published = functools.cache(published.labels)
         # From 0 on, or Prometheus would see no increase in the first one.
-        self._published.labels(Gap.__name__)
+        self._published(Gap.__name__)
         self._duplicates = health.counter("events_duplicate", "Events the stream had already.")
         health.figure("events_unacknowledged", "Events published and not yet safe.", self.__len__)
         health.figure(
@@ -242,7 +244,7 @@ class Window:
         self._is_safe(entry, answer)
 
     def _is_safe(self, entry: _Entry, answer: Acknowledgement) -> None:
-        self._published.labels(entry.kind).inc()
+        self._published(entry.kind).inc()
         if answer.duplicate:
             self._duplicates.inc()
         entry.safe = True

@@ -11,6 +11,7 @@ token, with a `replay_id`: the streams know its own id already.
 
 from __future__ import annotations
 
+import functools
 import re
 
 from shared.events import (
@@ -48,6 +49,7 @@ _TOKEN_CHARACTERS_MAX = 64
 _not_allowed = re.compile(r"[^A-Za-z0-9_:@/=+-]")
 
 
+@functools.lru_cache(maxsize=1024)
 def token(text: str) -> str:
     """`text` as one token of a subject or of a key: `web.example.org` becomes `web_example_org`.
 

@@ -7,6 +7,7 @@ filled. Fields that clients have written in odd types or as null are taken as th
 from __future__ import annotations
 
 import datetime
+import functools
 from typing import Any
 
 import msgspec
@@ -162,18 +163,26 @@ def _time(raw: RawEvent, now_ns: int) -> str:
 
 def _sane(written: str, now_ns: int) -> str:
     """A time as the bus writes it; empty for none, and now for one that is far in the future."""
+    seconds, time = _parsed(written)
+    return rfc3339(now_ns) if seconds > now_ns / 1e9 + FUTURE_SECONDS_MAX else time
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(written: str) -> tuple[float, str]:
+    """A time in seconds since the epoch, and as the bus writes it; 0 and empty for none.
+
+    Of a storm, most events carry one of a few seconds.
+    """
     try:
         moment = datetime.datetime.fromisoformat(written)
         seconds = moment.timestamp()
     except (ValueError, OverflowError):
-        return ""
+        return 0.0, ""
     # Go writes a time that was never set as the year 1.
     if seconds <= 0 or moment.tzinfo is None:
-        return ""
-    if seconds > now_ns / 1e9 + FUTURE_SECONDS_MAX:
-        return rfc3339(now_ns)
-    if len(written) == 20:
-        # The form that nearly every event has, `2026-11-23T15:04:05Z`, needs no new rendering.
-        return f"{written[:19]}.000000000Z"
+        return 0.0, ""
+    if moment.year == datetime.MAXYEAR:
+        # Of the future anyway; in another zone it could leave the calendar.
+        return seconds, ""
     moment = moment.astimezone(datetime.UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}000Z"
+    return seconds, f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}000Z"

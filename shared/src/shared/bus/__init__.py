@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from shared.bus.client import Client, Msg, TolerantClient
+from shared.bus.client import Msg, TolerantClient
 from shared.bus.pull import Message, Puller
 from shared.retry import Backoff
 from shared.settings import ServiceSettings, SettingsError, without_userinfo
@@ -83,7 +83,7 @@ _lost_subscription = re.compile(r"(?i)permissions violation for subscription to 
 class Bus:
     """One connection to the broker, for the life of a process. Made by `connect`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: TolerantClient) -> None:
         self._client = client
         self._jetstream = client.jetstream()
         self._inbox = client.new_inbox()
@@ -183,12 +183,12 @@ class Bus:
         if self._expiry is None:
             self._expiry = loop.call_later(ACKNOWLEDGEMENT_SECONDS_MAX, self._expire)
         try:
-            await self._client.publish(
-                subject,
-                payload,
-                reply=f"{self._inbox}.{token}",
-                headers={**(headers or {}), "Nats-Msg-Id": message_id},
-            )
+            reply = f"{self._inbox}.{token}"
+            if headers:
+                headers = {**headers, "Nats-Msg-Id": message_id}
+                await self._client.publish(subject, payload, reply, headers)
+            else:
+                await self._client.publish_with_id(subject, payload, reply, message_id)
         except nats.errors.Error as error:
             self._end(token, NoAcknowledgement(str(error)))
         return answer
@@ -213,13 +213,13 @@ class Bus:
                 break
             self._end(token, NoAcknowledgement("no acknowledgement in time"))
 
-    async def _on_answer(self, message: Msg) -> None:
-        token = message.subject.rpartition(".")[2]
-        if (message.headers or {}).get("Status") == "503":
+    def _on_answer(self, subject: bytes, payload: bytes, header: bytes) -> None:
+        token = subject.rpartition(b".")[2].decode(errors="replace")
+        if header and header.startswith(b"NATS/1.0 503"):
             self._end(token, Refused(503, "no stream takes this subject"))
             return
         try:
-            reply = _answer.decode(message.data)
+            reply = _answer.decode(payload)
         except msgspec.DecodeError as error:
             self._end(token, NoAcknowledgement(f"an answer that is none: {error}"))
             return
@@ -414,7 +414,7 @@ async def connect(settings: ServiceSettings, name: str) -> Bus:
                 places = ", ".join(map(without_userinfo, settings.nats_url))
                 log.info("waiting for the broker at %s: %s", places, error)
             await asyncio.sleep(backoff.next_seconds())
-    await client.subscribe(f"{bus._inbox}.*", cb=bus._on_answer)  # noqa: SLF001
+    await client.subscribe_direct(f"{bus._inbox}.*", bus._on_answer)  # noqa: SLF001
     bus._connected.set()  # noqa: SLF001
     return bus
 
