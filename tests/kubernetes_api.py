@@ -100,6 +100,11 @@ def a_line(kind: str, thing: dict[str, Any]) -> bytes:
     return json.dumps({"type": kind, "object": thing}, ensure_ascii=False).encode() + b"\n"
 
 
+def is_in(event: dict[str, Any], path: str) -> bool:
+    """Whether the events at `path` have `event` among them."""
+    return path == EVENTS or f"/namespaces/{event['metadata'].get('namespace')}/" in path
+
+
 def fails(status: int, **headers: str) -> Answer:
     """Answers with an error of the API."""
 
@@ -136,6 +141,10 @@ class ApiServer:
         self.history: list[tuple[int, str, dict[str, Any]]] = []
         self.objects: dict[str, dict[str, Any]] = {}
         self.leases: dict[str, dict[str, Any]] = {}
+        self.things: dict[str, dict[str, Any]] = {}
+        """By path: metadata of other objects."""
+        self.denied: set[str] = set()
+        """Paths that are answered with 403."""
         self.tokens: set[str] | None = None
         """Who may come; None: everybody."""
         self.next_list: deque[Answer] = deque()
@@ -241,10 +250,16 @@ class ApiServer:
             await self.always(exchange)
         elif self.tokens is not None and token.removeprefix("bearer ") not in self.tokens:
             await exchange.json(401, {"kind": "Status", "code": 401, "message": "Unauthorized"})
+        elif exchange.path in self.denied:
+            await fails(403)(exchange)
+        elif exchange.path in self.things:
+            await exchange.json(200, {"metadata": self.things[exchange.path]})
         elif exchange.path == "/api/v1/namespaces/kube-system":
             await exchange.json(200, {"metadata": {"uid": self.cluster_uid}})
         elif "/leases" in exchange.path:
             await self._lease(exchange)
+        elif not exchange.path.endswith("/events"):
+            await fails(404)(exchange)
         elif "watch" in exchange.params:
             await (self.next_watch.popleft() if self.next_watch else self._watch)(exchange)
         elif exchange.params.get("limit") == "1":
@@ -260,8 +275,7 @@ class ApiServer:
             return
         items = [
             event for event in list(self.objects.values())
-            if f"/namespaces/{event['metadata']['namespace']}/" in exchange.path
-            or exchange.path == EVENTS
+            if is_in(event, exchange.path)
         ]  # fmt: skip
         first = int(start)
         page = items[first : first + limit]
@@ -279,7 +293,10 @@ class ApiServer:
                 await exchange.frame("ERROR", EXPIRED)
                 break
             changed = self._changed
-            news = [entry for entry in self.history if entry[0] > place]
+            news = [
+                entry for entry in self.history
+                if entry[0] > place and is_in(entry[2], exchange.path)
+            ]  # fmt: skip
             # A place in the future stays there: nothing comes until the cluster has caught up.
             place = max(place, self.revision)
             if news:

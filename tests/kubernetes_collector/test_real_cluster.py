@@ -28,13 +28,19 @@ pytestmark = pytest.mark.skipif(bool(missing_assets()), reason=missing_assets() 
 Start = Callable[..., Collecting]
 MANIFEST = Path(__file__).parents[2] / "deploy/kubernetes/kubernetes-collector.yaml"
 
-# The kinds that the Sematext Agent's documentation lists for KUBERNETES_EVENTS_EXCLUDED.
+# https://sematext.com/docs/agents/sematext-agent/kubernetes/events/: all that can be excluded.
+DOCUMENTED_KINDS = (
+    "Container", "CronJob", "DaemonSet", "Deployment", "Job", "Pod", "ReplicaSet",
+    "ReplicationController", "StatefulSet", "Endpoints", "Ingress", "Service", "ConfigMap",
+    "Secret", "PersistentVolumeClaim", "StorageClass", "Volume", "VolumeAttachment", "Node",
+    "Namespace", "PersistentVolume", "ServiceAccount", "Role", "Binding", "ClusterRole",
+    "ClusterRoleBinding",
+)  # fmt: skip
+# And more that clusters tell of, one of them from a resource that somebody has defined.
 KINDS = (
-    "Binding", "ComponentStatus", "ConfigMap", "ControllerRevision", "CronJob", "DaemonSet",
-    "Deployment", "Endpoints", "Event", "HorizontalPodAutoscaler", "Ingress", "Job", "LimitRange",
-    "Namespace", "NetworkPolicy", "Node", "PersistentVolume", "PersistentVolumeClaim", "Pod",
-    "PodDisruptionBudget", "PodTemplate", "ReplicaSet", "ReplicationController", "ResourceQuota",
-    "Secret", "Service", "ServiceAccount", "StatefulSet", "StorageClass",
+    *DOCUMENTED_KINDS, "Certificate", "CertificateSigningRequest", "ControllerRevision",
+    "EndpointSlice", "HorizontalPodAutoscaler", "Lease", "LimitRange", "NetworkPolicy",
+    "PodDisruptionBudget", "PodTemplate", "ResourceQuota",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+JSON = "application/json"
 CONNECT_SECONDS = 10
 HEADERS_SECONDS = 30
 """How long the server may think before it begins to answer."""
@@ -83,7 +85,6 @@ class Api:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             headers={
                 "User-Agent": f"{AGENT_NAME}/{AGENT_VERSION}",
-                "Accept": "application/json",
                 # Compressing costs both ends more than the wire between them is worth.
                 "Accept-Encoding": "identity",
             },
@@ -100,25 +101,27 @@ class Api:
         await self._session.close()
 
     async def request(
-        self, method: str, path: str, params: dict[str, str] | None = None, body: Any = None
-    ) -> bytes:
+        self, method: str, path: str, params: dict[str, str] | None = None, body: Any = None,
+        accept: str = JSON,
+    ) -> bytes:  # fmt: skip
         """One request, and the body of its answer. Raises ApiError."""
         async with (
-            self.stream(method, path, params, body) as content,
+            self.stream(method, path, params, body, accept) as content,
             asyncio.timeout(BODY_SECONDS),
         ):
             return await content.read()
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, method: str, path: str, params: dict[str, str] | None = None, body: Any = None
-    ) -> AsyncIterator[aiohttp.StreamReader]:
+        self, method: str, path: str, params: dict[str, str] | None = None, body: Any = None,
+        accept: str = JSON,
+    ) -> AsyncIterator[aiohttp.StreamReader]:  # fmt: skip
         """One request, and the body of its answer while it arrives.
 
         Raises:
             ApiError: it failed, or broke off while it was read.
         """
-        response = await self._answer(method, path, params, body)
+        response = await self._answer(method, path, params, body, accept)
         try:
             yield response.content
         except _FAILURES as error:
@@ -128,19 +131,19 @@ class Api:
             response.close()
 
     async def _answer(
-        self, method: str, path: str, params: dict[str, str] | None, body: Any
+        self, method: str, path: str, params: dict[str, str] | None, body: Any, accept: str
     ) -> aiohttp.ClientResponse:
         """An answer that is not an error. Whoever we are is asked twice, with new credentials."""
         try:
-            response = await self._send(method, path, params, body)
+            response = await self._send(method, path, params, body, accept)
             if response.status == 401:
                 response.close()
                 await self._credentials.reload()
-                response = await self._send(method, path, params, body)
+                response = await self._send(method, path, params, body, accept)
         except aiohttp.ClientSSLError:
             await self._credentials.reload()
             try:
-                response = await self._send(method, path, params, body)
+                response = await self._send(method, path, params, body, accept)
             except _FAILURES as error:
                 raise _no_answer(error) from error
         except _FAILURES as error:
@@ -150,11 +153,11 @@ class Api:
         return response
 
     async def _send(
-        self, method: str, path: str, params: dict[str, str] | None, body: Any
+        self, method: str, path: str, params: dict[str, str] | None, body: Any, accept: str
     ) -> aiohttp.ClientResponse:
         access = await self._credentials.current()
         data = None if body is None else msgspec.json.encode(body)
-        headers = access.headers | ({"Content-Type": "application/json"} if data else {})
+        headers = access.headers | {"Accept": accept} | ({"Content-Type": JSON} if data else {})
         async with asyncio.timeout(CONNECT_SECONDS + HEADERS_SECONDS):
             return await self._session.request(
                 method, access.server + path, params=params, data=data, headers=headers,
@@ -209,12 +212,32 @@ class Patience:
         self._health = health
         self._stopping = stopping
         self._failures = health.counter("api_failures", "Requests that failed.", "status")
+        self._namespace = ""
+        self._failing: dict[str, str] = {}  # by namespace, what fails there
+
+    def about(self, namespace: str) -> Patience:
+        """The same, for the requests of one of several namespaces: all must do well."""
+        other = copy.copy(self)
+        other._namespace = namespace  # noqa: SLF001
+        return other
+
+    def well(self, detail: str) -> None:
+        """States that requests do as they should, unless those of another namespace fail."""
+        self._failing.pop(self._namespace, None)
+        failing = next(iter(self._failing.values()), None)
+        self._health.set("cluster", failing is None, failing or detail)
+
+    def _fails(self, detail: str) -> None:
+        self._health.last_error = detail
+        namespace = f"namespace {self._namespace}: " if self._namespace else ""
+        self._failing[self._namespace] = namespace + detail
+        self._health.set("cluster", False, self._failing[self._namespace])
 
     async def after(self, error: ApiError, backoff: Backoff, seconds_min: float = 0) -> None:
         """Waits for as long as `error` deserves, or until the process shall stop."""
         self._failures.labels(str(error.status)).inc()
-        self._health.set("cluster", False, str(error))
-        self._health.last_error = str(error)
+        rules = ": deploy/kubernetes has the rules" if error.status == 403 else ""
+        self._fails(f"{error}{rules}")
         seconds = DENIED_SECONDS if error.status == 403 else backoff.next_seconds()
         await self.pause(max(seconds, error.retry_after, seconds_min))
 
@@ -234,7 +257,9 @@ class Patience:
         backoff = Backoff(0.2, 30)
         while not self._stopping.is_set():
             try:
-                return await attempt()
+                done = await attempt()
+                self._failing.pop(self._namespace, None)
+                return done
             except ApiError as error:
                 if error.status == 410:
                     raise

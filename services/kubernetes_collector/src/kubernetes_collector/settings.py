@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar
 
 import msgspec
 
 from shared.settings import Duration, ServiceSettings, SettingsError
+
+NAMESPACES_MAX = 20
+"""How many namespaces may be watched one by one: each costs the API server a watch."""
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class KubernetesSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -25,8 +30,9 @@ class KubernetesSettings(ServiceSettings, frozen=True, kw_only=True):
     kubernetes_context: str = ""
     """The context of the kubeconfig; its current one by default."""
 
-    kubernetes_events_namespace: str = ""
-    """Watch this one namespace; all by default. A Role in it is then permission enough."""
+    kubernetes_events_namespace: tuple[str, ...] = ()
+    """Watch this namespace, or these, each with a watch of its own; all by default. A Role in each
+    is then permission enough."""
     kubernetes_events_namespaces_included: tuple[str, ...] = ()
     """Patterns (`prod-*`) of the namespaces of the objects that events are about. What belongs to
     no namespace, such as a node, has the empty name, which only `*` matches."""
@@ -48,11 +54,26 @@ class KubernetesSettings(ServiceSettings, frozen=True, kw_only=True):
     """How old an event may be at the first start. A cluster keeps events for an hour: `3h` takes
     all there are, `0` only what happens from now on."""
 
+    kubernetes_events_enrichment: bool = False
+    """Ask the API for the owner and the labels of the objects that events are about. Needs the
+    rights in `deploy/kubernetes/enrichment.yaml`."""
+
     kubernetes_lease: str = ""
     """`namespace/name` of the Lease that keeps one of several replicas active; none by default."""
 
     def __post_init__(self) -> None:
-        """Raises SettingsError for a lease that names no namespace."""
+        """Raises SettingsError for what names no namespace, or too many."""
+        for name in self.kubernetes_events_namespace:
+            if not _NAMESPACE.fullmatch(name):
+                raise SettingsError(
+                    f"KUBERNETES_EVENTS_NAMESPACE={name}", "is not the name of a namespace",
+                    "patterns go into KUBERNETES_EVENTS_NAMESPACES_INCLUDED",
+                )  # fmt: skip
+        if len(self.kubernetes_events_namespace) > NAMESPACES_MAX:
+            raise SettingsError(
+                "KUBERNETES_EVENTS_NAMESPACE", f"names more than {NAMESPACES_MAX} namespaces",
+                "watch all, and choose with KUBERNETES_EVENTS_NAMESPACES_INCLUDED",
+            )  # fmt: skip
         if self.kubernetes_lease and len(self.lease) != 2:
             raise SettingsError(
                 f"KUBERNETES_LEASE={self.kubernetes_lease}", "is not a namespace and a name",

@@ -26,15 +26,17 @@ import msgspec
 
 from kubernetes_collector.api import Api, ApiError, Patience
 from kubernetes_collector.cluster import identify
+from kubernetes_collector.enrichment import Objects, enriched
 from kubernetes_collector.feed import Feed
 from kubernetes_collector.frames import Undecodable, decode_frame, decode_item
+from kubernetes_collector.merging import merged
+from kubernetes_collector.metrics import Metrics
 from kubernetes_collector.place import Place, gap
 from kubernetes_collector.selection import Filters, Repeats
 from kubernetes_collector.settings import KubernetesSettings
 from kubernetes_collector.translate import Cluster, RawEvent, translate
 from shared.collector import Observed, read_cursor
 from shared.events import SECOND, Event, KubernetesEvent, nanoseconds
-from shared.health import Health
 from shared.retry import Backoff
 from shared.service import Runtime
 
@@ -48,9 +50,6 @@ STALE_SECONDS = 60.0
 """How old our place may be for one such close to be an accident."""
 POISON_TRIES = 3
 """How often a line that cannot be decoded is asked for again, before it is left out."""
-
-
-FRAMES = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK")
 
 
 class ClusterReplaced(Exception):  # noqa: N818
@@ -72,36 +71,17 @@ async def watch(
     Raises:
         ClusterReplaced: another cluster answers at the same address.
     """
-    follower = Follower(api, patience, cluster, runtime)
-    await follower.restore()
-    while not runtime.stopping.is_set():
-        async with aclosing(follower.turn()) as observations:
-            async for observed in observations:
-                yield observed
-    for observed in follower.last_words():
-        yield observed
-
-
-class Metrics:
-    """What is counted. No names of objects in labels: there is no end to them."""
-
-    def __init__(self, health: Health) -> None:
-        frames = health.counter("watch_frames", "Frames of the watch.", "type")
-        self.frames = {kind: frames.labels(kind) for kind in FRAMES}
-        self.other_frames = frames.labels("other")
-        self.filtered = health.counter("events_filtered", "Events left out by a filter.", "filter")
-        self.relists = health.counter("relists", "Lists that replaced a watch.", "reason")
-        self.short = health.counter("short_watches", "Watches closed at once, without a word.")
-        self.undecodable = health.counter(
-            "records_undecodable", "Lines and items left out as unreadable."
-        )
-        self.last_time = ""
-        self.revision = 0
-        health.figure("resource_version", "The resourceVersion read last.", lambda: self.revision)
-        health.figure("last_event_age_seconds", "Age of the event told last.", self._last_seconds)
-
-    def _last_seconds(self) -> float:
-        return time.time() - nanoseconds(self.last_time) / SECOND if self.last_time else 0.0
+    metrics = Metrics(runtime.health)
+    followers = [
+        Follower(api, patience, cluster, runtime, metrics, namespace).follow()
+        for namespace in dict.fromkeys(runtime.settings.kubernetes_events_namespace or ("",))
+    ]
+    source = merged(followers)
+    if runtime.settings.kubernetes_events_enrichment:
+        source = enriched(source, Objects(api, runtime.health))
+    async with aclosing(source) as observations:
+        async for observed in observations:
+            yield observed
 
 
 class Follower:
@@ -113,19 +93,21 @@ class Follower:
         patience: Patience,
         cluster: Cluster,
         runtime: Runtime[KubernetesSettings],
+        metrics: Metrics,
+        namespace: str,
     ) -> None:
         self._api = api
-        self._patience = patience
+        several = len(runtime.settings.kubernetes_events_namespace) > 1
+        self._patience = patience.about(namespace) if several else patience
         self._cluster = cluster
         self._runtime = runtime
         self._settings = runtime.settings
-        namespace = self._settings.kubernetes_events_namespace
-        self._feed = Feed(api, patience, runtime.stopping, namespace)
+        self._feed = Feed(api, self._patience, runtime.stopping, namespace)
         self._scope = f"{cluster.uid}_{namespace}" if namespace else cluster.uid
         self._filters = Filters(self._settings)
         self._repeats = Repeats(self._settings.kubernetes_events_interval)
         self._backoff = Backoff(0.2, 30)
-        self._metrics = Metrics(runtime.health)
+        self._metrics = metrics
         self._place: Place | None = None
         self._relist_for = ""  # why the next turn must begin with a list
         self._oldest_ns: int | None = None  # how old an event may be, where no place says it
@@ -137,7 +119,17 @@ class Follower:
         self._opened_at = -PACE_SECONDS
         self._now_ns = 0  # when what is being looked at arrived
 
-    async def restore(self) -> None:
+    async def follow(self) -> AsyncGenerator[Observed, None]:
+        """Every event, from the stored place on, until we shall stop."""
+        await self._restore()
+        while not self._runtime.stopping.is_set():
+            async with aclosing(self._turn()) as observations:
+                async for observed in observations:
+                    yield observed
+        for observed in self._last_words():
+            yield observed
+
+    async def _restore(self) -> None:
         """Takes up the place that was stored for this cluster, if there is one."""
         stored = await read_cursor(self._runtime, self._scope)
         if stored is not None:
@@ -154,7 +146,7 @@ class Follower:
         self._relist_for = reason
         self._oldest_ns = int((since - self._settings.kubernetes_events_lookback) * SECOND)
 
-    async def turn(self) -> AsyncGenerator[Observed, None]:
+    async def _turn(self) -> AsyncGenerator[Observed, None]:
         """One connection: from wherever we are to its end. Waits after it, if it failed."""
         try:
             if not self._relist_for and not self._proven:
@@ -199,7 +191,7 @@ class Follower:
         reason, began, revision = self._relist_for, time.time(), 0
         found = repeated = 0
         self._metrics.relists.labels(reason).inc()
-        self._runtime.health.set("cluster", True, f"reading the list of events: {reason}")
+        self._patience.well(f"reading the list of events: {reason}")
         async with aclosing(self._feed.pages()) as pages:
             async for page in pages:
                 self._now_ns = time.time_ns()
@@ -251,7 +243,7 @@ class Follower:
         lines = self._feed.lines(self._place.revision, lambda: self._repeats.seconds_to_next)
         async with aclosing(lines):
             async for some in lines:
-                self._runtime.health.set("cluster", True, "watching the events")
+                self._patience.well("watching the events")
                 for event in self._repeats.due():
                     yield self._observed(event)
                 self._now_ns = time.time_ns()
@@ -326,7 +318,7 @@ class Follower:
         self._short_watches = 0
         self._backoff.reset()
 
-    def last_words(self) -> list[Observed]:
+    def _last_words(self) -> list[Observed]:
         """The repeats that still wait to be told, when we shall stop."""
         if self._place is None:
             return []
