@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from broker import eventually
 from receiver import TOKEN, Receiver, Reply
+
+from shared import listener
 
 Start = Callable[..., Awaitable[Any]]
 
@@ -96,3 +101,28 @@ async def test_a_setting_that_the_forwarder_cannot_use_ends_it_soon(
     assert await agent.end() == 2
     assert agent.out[-1].startswith("agentctl: forwarder: REGION=MARS: ")
     assert "US or EU" in agent.out[-1]
+
+
+async def test_the_page_is_there_by_default_wherever_there_is_a_port(
+    up: Callable[..., Awaitable[Any]],
+) -> None:
+    with ExitStack() as taken:
+        with suppress(OSError):  # somebody else has it: just as well
+            taken.enter_context(listener.listen("127.0.0.1", 8676))
+        agent = await up()
+        line = await agent.shows("  page    http://127.0.0.1:")
+        address = line.split()[1]
+        assert address != "http://127.0.0.1:8676/"
+        await agent.shows("the page is on " + address)
+        answer = await asyncio.to_thread(lambda: urllib.request.urlopen(address).read().decode())
+        assert "<title>Events" in answer
+        assert await agent.end(signal.SIGINT) == 0
+
+
+async def test_a_setting_leaves_the_page_out(up: Callable[..., Awaitable[Any]]) -> None:
+    agent = await up(CONSOLE_ENABLED="false")
+    parts = await agent.shows("  parts   ")
+    await agent.shows("agent started")
+    assert await agent.end(signal.SIGINT) == 0
+    assert "console" not in parts
+    assert not any("  page  " in line for line in agent.out)

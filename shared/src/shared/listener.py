@@ -1,16 +1,18 @@
-"""Where a service listens for questions about its health, and how it comes to answer them.
+"""Where a service listens for HTTP, and how it comes to answer.
 
-`shared.pages`, with FastAPI and its server, is imported at the first connection: it costs 20 MB and
+What answers, with FastAPI and its server, is imported at the first connection: it costs 20 MB and
 half a second, and on a plain machine nobody may ever ask. `agentctl status` asks over the bus.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from shared.health import Health
+if TYPE_CHECKING:
+    from shared.pages import Server
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -27,8 +29,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def serve(health: Health, listener: socket.socket) -> None:
-    """Serves the pages of `health` on `listener`, from the first connection on; until cancelled."""
+async def serve(listener: socket.socket, make: Callable[[], Server]) -> None:
+    """Serves on `listener` what `make` makes at the first connection; until cancelled.
+
+    `make` runs in a thread, so that events go on while it imports what it needs.
+    """
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     loop.add_reader(listener, asked.set)
@@ -36,9 +41,7 @@ async def serve(health: Health, listener: socket.socket) -> None:
         await asked.wait()
     finally:
         loop.remove_reader(listener)
-    # Imported in a thread, so that events go on meanwhile.
-    pages = await asyncio.to_thread(importlib.import_module, "shared.pages")
-    server = pages.server(health)
+    server = await asyncio.to_thread(make)
     serving = asyncio.ensure_future(server.serve([listener]))
     try:
         await asyncio.shield(serving)

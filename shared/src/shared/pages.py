@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.types import ASGIApp
 
 from shared.health import Health
 
@@ -55,7 +56,11 @@ class Server(uvicorn.Server):
         yield
 
 
-def server(health: Health) -> Server:
-    """What serves the pages of `health`, on a socket that it is handed."""
-    app = application(health)
-    return Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none"))
+def server(app: ASGIApp) -> Server:
+    """What serves `app` on a socket that it is handed."""
+    return Server(
+        uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", ws="none",
+            server_header=False, timeout_graceful_shutdown=2,
+        )
+    )  # fmt: skip

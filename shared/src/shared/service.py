@@ -13,7 +13,8 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
@@ -22,6 +23,9 @@ from shared.bus import Msg
 from shared.health import Health
 from shared.settings import ServiceSettings, SettingsError, load, unknown
 from shared.subjects import STATUS
+
+if TYPE_CHECKING:
+    from shared.pages import Server
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +107,7 @@ async def _serve(name: str, work: Work[S], settings: S) -> None:
     asked = _listen(settings)
     log.info("%s %s, health on %s port %d", AGENT_NAME, AGENT_VERSION, *asked.getsockname()[:2])
     async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(listener.serve(health, asked), name="health")
+        serving = tasks.create_task(listener.serve(asked, partial(_pages, health)), name="health")
         connecting = asyncio.create_task(bus.connect(settings, f"{name} {settings.hostname}"))
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait((connecting, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -141,6 +145,12 @@ async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
         await end()
         connection.on_connection = lambda up: None
         guard.cancel()
+
+
+def _pages(health: Health) -> Server:
+    from shared import pages  # at the first question only: see shared.listener
+
+    return pages.server(pages.application(health))
 
 
 def _listen(settings: ServiceSettings) -> socket.socket:

@@ -18,10 +18,15 @@ Since = datetime.datetime | int
 _WINDOW = 256
 
 
-async def lookup(bus: Bus, call: str) -> dict[str, Any] | None:
-    """What JetStream says of a stream or a consumer; None where there is none. Raises BusError."""
+async def lookup(
+    bus: Bus, call: str, request: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """What JetStream says of a stream, consumer or message; None where it is none.
+
+    Raises BusError.
+    """
     try:
-        return await bus.api(call)
+        return await bus.api(call, request)
     except Refused as refusal:
         if refusal.code != HTTPStatus.NOT_FOUND:
             raise

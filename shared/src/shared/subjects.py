@@ -3,6 +3,7 @@
 events.<source>.<origin>.<object>.<action>     events.docker.web-01.container.start
 dead.<the event's subject>                     refused by the receiver for good
 agent.status                                   asks every service how it is
+agent.document                                 asks the forwarder what it makes of an event
 
 A dead letter is the event's message as it was: the same payload, the same `Nats-Msg-Id`, and beside
 them the headers `DEAD_…` below. To replay one, publish its payload on its subject without the first
@@ -35,6 +36,9 @@ CURSORS = "cursors"
 HOSTS = "hosts"
 """The key-value bucket of `HostFacts`."""
 STATUS = "agent.status"
+DOCUMENT = "agent.document"
+"""Whoever sends an event here as a request gets the document that the forwarder ships of it: JSON,
+or nothing where it is no event."""
 
 DEAD_REASON = "Agent-Dead-Reason"
 """Why, for a person: ASCII, one line, without any secret."""

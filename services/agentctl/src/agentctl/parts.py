@@ -20,6 +20,7 @@ from shared.retry import Backoff
 from shared.service import EXIT_SETTINGS
 
 FIRST, SECOND, LAST = range(3)
+CONSOLE = "console"
 STEADY_SECONDS = 60
 """A part that ran for so long before it ended starts again at once, as if for the first time."""
 _LINE_BYTES_MAX = 1024 * 1024
@@ -53,7 +54,7 @@ PARTS = (
     Part("docker", "docker_collector"),
     Part("host", "host_collector"),
     Part("kubernetes", "kubernetes_collector"),
-    Part("console", "console"),
+    Part(CONSOLE, "console"),
     Part("forwarder", "forwarder", LAST, keeps_secrets=True),
 )
 

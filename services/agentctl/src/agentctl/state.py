@@ -78,19 +78,19 @@ class State:
         if self.url_file.exists():
             parts = urlsplit(self.url_file.read_text().strip())
             port, password = parts.port or 0, parts.password or password
-        url = f"nats://{USER}:{password}@127.0.0.1:{_free(port)}"
+        url = f"nats://{USER}:{password}@127.0.0.1:{free_port(port)}"
         write_private(self.url_file, url + "\n")
         return url
 
 
-def _free(port: int) -> int:
+def free_port(port: int) -> int:
     """`port` of the loopback if nobody has it, or any other that is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return _free(0)
+            return free_port(0)
         return int(probe.getsockname()[1])
 
 

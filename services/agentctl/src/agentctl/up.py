@@ -25,15 +25,15 @@ from pathlib import Path
 import msgspec
 
 from agentctl import broker, tap, vigil
-from agentctl.parts import FIRST, LAST, PARTS, SECOND, Part, Supervised, without_secrets
+from agentctl.parts import CONSOLE, FIRST, LAST, PARTS, SECOND, Part, Supervised, without_secrets
 from agentctl.reaching import settings_for
 from agentctl.screen import Screen
-from agentctl.state import State
+from agentctl.state import State, free_port
 from shared import AGENT_NAME, AGENT_VERSION, bus
 from shared.bus import Bus, BusError, BusLost, Msg
 from shared.health import Health
 from shared.service import EXIT_SETTINGS
-from shared.settings import Secret, ServiceSettings, load
+from shared.settings import Port, Secret, ServiceSettings, load
 from shared.streams import follow
 from shared.subjects import EVENTS_STREAM, EVENTS_SUBJECTS, FORWARDER, STATUS
 from shared.words import moment
@@ -50,6 +50,10 @@ class UpSettings(ServiceSettings, frozen=True, kw_only=True):
     """Read here only to say that there is none. The forwarder uses it."""
     logging_write_events: bool = False
     """Shows what the parts print beside their logs: the forwarder's documents."""
+    console_enabled: bool = True
+    """Serves the live page."""
+    console_port: Port = 8676
+    """Where; unless it is set, another one is taken while somebody else has it."""
 
 
 def up(state: State, environ: Mapping[str, str], parts: tuple[Part, ...] = PARTS) -> int:
@@ -68,6 +72,8 @@ def up(state: State, environ: Mapping[str, str], parts: tuple[Part, ...] = PARTS
         try:
             agent = Agent(environ, settings_for(url, settings), screen, state.directory)
             here = tuple(part for part in parts if part.is_here(environ))
+            if not settings.console_enabled:
+                here = tuple(part for part in here if part.name != CONSOLE)
             agent.introduce(state, here)
             return asyncio.run(agent.run(command, here, system_password))
         finally:
@@ -86,6 +92,8 @@ class Agent:
         self._screen = screen
         self._store = store
         self._run_id = uuid.uuid4().hex
+        port = settings.console_port
+        self._page_port = port if environ.get("CONSOLE_PORT") else free_port(port)
         self._processes: list[Supervised] = []
         self._health = Health("agentctl", settings.hostname)
         self._connection: Bus | None = None
@@ -131,6 +139,7 @@ class Agent:
             "NATS_PASSWORD": self._settings.nats_password.reveal(),
             "AGENT_RUN": self._run_id,
             "API_SERVER_PORT": "0",
+            "CONSOLE_PORT": str(self._page_port),
         }
         command = (sys.executable, "-m", part.module)
         with_output = self._settings.logging_write_events
@@ -196,6 +205,11 @@ class Agent:
         for line in (
             f"{AGENT_NAME} {AGENT_VERSION} on {self._settings.hostname}",
             f"  parts   {', '.join(part.name for part in parts)}",
+            *(
+                f"  page    http://127.0.0.1:{self._page_port}/"
+                for part in parts
+                if part.name == CONSOLE
+            ),
             f"  state   {state.directory}",
             f"  broker  {self._settings.nats_url[0]}",
             f"  watch   nats --server \"$(cat {shlex.quote(str(state.url_file))})\" sub 'events.>'",

@@ -24,12 +24,12 @@ from shared.events import (
     OutOfMemory,
     PackageChange,
 )
+from shared.severity import exit_code, severity_of
 
 Document = dict[str, Any]
 
 TYPE = "infra"
 """The type of every event of the Sematext Agent; Sematext's screens of hosts select by it."""
-INFO, WARNING, ERROR = "info", "warning", "error"
 
 _LABEL_TAGS_MAX = 32
 _encoder = msgspec.json.Encoder()
@@ -46,7 +46,7 @@ def enrich(event: Event, facts: HostFacts | None, tags: tuple[str, ...] = ()) ->
         "timestamp": event.time,
         "os.host": event.origin,
         "type": TYPE,
-        "severity": INFO,
+        "severity": severity_of(event.body),
         "creator": AGENT_NAME,
         "event.id": event.id,
     }
@@ -116,7 +116,6 @@ def _docker(body: DockerEvent, host: str) -> Document:
     return {
         "title": f"docker {body.action} {body.type} {name}".rstrip(),
         "message": message,
-        "severity": _docker_severity(body),
         "container.object": body.type,
         "container.status": body.action,
         "event.synthetic": body.synthetic or None,
@@ -133,7 +132,7 @@ def _container(body: DockerEvent, host: str) -> Document:
         "container.from": image,
         "container.type": "docker",
         "container.host.hostname": host,
-        "docker.exit_code": _number(body.attributes.get("exitCode")),
+        "docker.exit_code": exit_code(body),
         "docker.signal": body.attributes.get("signal"),
     }
 
@@ -151,44 +150,10 @@ def _other_object(body: DockerEvent) -> Document:
     }
 
 
-# Ended by SIGINT or SIGTERM (128 + the signal's number): somebody asked for it.
-_ASKED_TO_END = frozenset({130, 143})
-# Ended by SIGKILL: `docker kill`, a stop that took too long, or the kernel out of memory.
-_KILLED = 137
-
-
-def _docker_severity(body: DockerEvent) -> str:
-    """See the table in docs/events.md."""
-    attributes = body.attributes
-    match body.type, body.action:
-        case "container", "oom":
-            return ERROR
-        case "container", "die":
-            code = _number(attributes.get("exitCode"))
-            if code is None or code == _KILLED:
-                return WARNING
-            return INFO if code == 0 or code in _ASKED_TO_END else ERROR
-        case "container", action if action.startswith("health_status"):
-            return WARNING if "unhealthy" in action else INFO
-        case "node", "update":
-            return WARNING if attributes.get("state.new") in ("down", "disconnected") else INFO
-        case "service", "update":
-            state = attributes.get("updatestate.new", "")
-            return WARNING if state.startswith(("paused", "rollback")) else INFO
-    return INFO
-
-
 def _short(id: str) -> str:  # noqa: A002
     """An id as the engine's own commands shorten it."""
     algorithm, colon, digest = id.rpartition(":")
     return digest[:12] if not colon or algorithm == "sha256" else id
-
-
-def _number(text: str | None) -> int | None:
-    try:
-        return int(text or "")
-    except ValueError:
-        return None
 
 
 def _kubernetes(body: KubernetesEvent, cluster: str) -> Document:
@@ -224,7 +189,6 @@ def _out_of_memory(body: OutOfMemory) -> Document:
             f"{body.process} process with pid {body.pid} terminated by OOM killer. "
             f"Total allocated memory {body.memory} bytes"
         ),
-        "severity": ERROR,
         "process.name": body.process,
         "process.pid": body.pid,
         "oom.memory.resident": body.memory,
@@ -271,7 +235,6 @@ def _lifecycle(body: AgentLifecycle, event: Event) -> Document:
     return {
         "title": f"{name} on {event.origin}",
         "message": message,
-        "severity": INFO if body.clean else WARNING,
         "agent.version": event.agent,
         "agent.run": body.run,
         "agent.clean": body.clean if body.state == "stopped" else None,
@@ -286,7 +249,6 @@ def _gap(body: Gap, origin: str) -> Document:
             f"{lost} of {body.source} on {origin} may be missing between {body.since} and "
             f"{body.until}: {body.detail or body.reason}"
         ),
-        "severity": WARNING,
         "gap.source": body.source,
         "gap.reason": body.reason,
         "gap.since": body.since,

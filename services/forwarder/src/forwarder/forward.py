@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 
+from forwarder.document import show_documents
 from forwarder.facts import Facts
 from forwarder.settings import ForwarderSettings
 from forwarder.ship import HELD_EVENTS_MAX, Shipper
@@ -45,7 +46,9 @@ async def forward(runtime: Runtime[ForwarderSettings]) -> None:
                 tasks.create_task(shipper.stay_in_progress(), name="in progress"),
             ]
             pulling = tasks.create_task(_pull(puller, shipper, streams, facts), name="pull")
+            end_showing = await show_documents(bus, facts, settings)
             await runtime.stopping.wait()
+            await end_showing()
             await _end(shipper, puller, pulling, settings.drain_seconds)
             for helper in helpers:
                 helper.cancel()

@@ -267,6 +267,13 @@ class Bus:
 
         return end
 
+    async def ask(self, subject: str, payload: bytes, seconds: float) -> bytes | None:
+        """What the first to answer on `subject` says; None where nobody does within `seconds`."""
+        try:
+            return (await self._client.request(subject, payload, timeout=seconds)).data
+        except (nats.errors.Error, TimeoutError):
+            return None
+
     async def ask_all(self, subject: str, seconds: float) -> list[bytes]:
         """What everyone who listens on `subject` answers within `seconds`."""
         answers: list[bytes] = []

@@ -1,0 +1,37 @@
+"""Shows what the forwarder makes of an event, to whoever asks for it on the bus."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from forwarder.enrich import encode, enrich
+from forwarder.facts import Facts
+from forwarder.settings import ForwarderSettings
+from shared.bus import Bus, Msg
+from shared.events import decode
+from shared.subjects import DOCUMENT
+
+
+async def show_documents(
+    bus: Bus, facts: Facts, settings: ForwarderSettings
+) -> Callable[[], Awaitable[None]]:
+    """Answers `DOCUMENT` from now on; returns what ends it.
+
+    By the same two functions that ship an event, so that the answer is what was shipped, as far as
+    the facts of the host have not changed since.
+    """
+
+    async def answer(message: Msg) -> None:
+        if not message.reply:
+            return
+        try:
+            event = decode(message.data)
+        except msgspec.DecodeError:
+            await bus.send(message.reply, b"")
+            return
+        document = encode(enrich(event, facts.of(event.origin), settings.tags))
+        await bus.send(message.reply, settings.redact(document.decode()).encode())
+
+    return await bus.subscribe(DOCUMENT, answer)

@@ -1,0 +1,51 @@
+"""The live page within the test's own process, over a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from broker import NatsServer, free_port, wait_for_port
+from console_page import Open, Page
+
+from console.__main__ import work
+from console.settings import ConsoleSettings
+from shared.bus import Bus, StreamConfig
+from shared.health import Health
+from shared.service import Runtime
+
+
+@pytest.fixture
+async def open_page(connection: Bus, nats_server: NatsServer) -> AsyncIterator[Open]:
+    """`await open_page(**settings)` serves the page, which is stopped after the test."""
+    served: list[tuple[Page, asyncio.Task[None]]] = []
+
+    async def serve(**settings: Any) -> Page:
+        values = {"nats_url": (nats_server.url,), "console_port": free_port()} | settings
+        health = Health("console", "web-01")
+        runtime = Runtime(ConsoleSettings(**values), health, connection, asyncio.Event())
+        task = asyncio.create_task(run(runtime))
+        page = Page(runtime)
+        served.append((page, task))
+        await asyncio.to_thread(wait_for_port, page.port)
+        return page
+
+    async def run(runtime: Runtime[ConsoleSettings]) -> None:
+        await work(runtime)
+
+    yield serve
+    for page, task in served:
+        page.stopping.set()
+        await asyncio.wait_for(task, 10)
+
+
+@pytest.fixture
+async def streams(connection: Bus) -> Bus:
+    """A bus with the streams that a forwarder would have made."""
+    await connection.manager.add_stream(
+        StreamConfig(name="EVENTS", subjects=["events.>"], max_bytes=2**26, allow_direct=True)
+    )
+    await connection.manager.add_stream(StreamConfig(name="DEAD", subjects=["dead.>"]))
+    return connection

@@ -1,0 +1,92 @@
+"""One event as a line, and the filters that stand in the page's address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from console.rows import FilterError, Filters, row
+from shared.events import DockerEvent, Event, Gap, encode, rfc3339
+
+NOON = 1_795_000_000
+
+
+def line(text: str = "web", source: str = "docker", origin: str = "web-01", **values: Any) -> Any:
+    body = DockerEvent(type="container", action="start", actor_id="1", attributes={"name": text})
+    event = Event(
+        id="abc",
+        time=rfc3339(NOON * 10**9),
+        origin=origin,
+        agent="1",
+        body=values.get("body", body),
+    )
+    return row(f"events.{source}.x.y.z", encode(event), 7, 0)
+
+
+def test_a_line_says_what_happened_and_how_bad_it_is() -> None:
+    died = DockerEvent(
+        type="container", action="die", actor_id="1", attributes={"name": "web", "exitCode": "1"}
+    )
+    found = line(body=died)
+    assert (found.number, found.time, found.source, found.origin) == (7, NOON, "docker", "web-01")
+    assert (found.text, found.severity) == ("container web die (exit code 1)", "error")
+
+
+def test_a_gap_says_from_when_to_when() -> None:
+    gap = Gap(
+        source="docker", reason="expired", since=rfc3339(NOON * 10**9 - 60 * 10**9),
+        until=rfc3339(NOON * 10**9),
+    )  # fmt: skip
+    assert line(body=gap).gap == (NOON - 60, NOON)
+    assert line(body=Gap(source="docker", reason="x", since="?", until="?")).gap == (0, 0)  # stored
+
+
+def test_what_is_no_event_is_a_line_too_and_an_unknown_source_has_no_lane_of_its_own() -> None:
+    found = row("events.x.y.z.a", b"<b>", 3, 5 * 10**9)
+    assert (found.time, found.source, found.severity) == (5, "other", "error")
+    assert found.text == "events.x.y.z.a: 3 bytes that are no event"
+
+
+def test_a_line_has_a_bound() -> None:
+    assert len(line("x" * 100_000).text) == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, True),
+        ({"q": "WEB start"}, True),
+        ({"q": "web stop"}, False),
+        ({"q": "web -nginx"}, True),
+        ({"q": "-start"}, False),
+        ({"q": "abc"}, True),
+        ({"source": "docker,host"}, True),
+        ({"source": "host"}, False),
+        ({"severity": "info"}, True),
+        ({"severity": "error,warning"}, False),
+        ({"origin": "web-01"}, True),
+        ({"origin": "web"}, False),
+        ({"since": str(NOON), "until": str(NOON + 1)}, True),
+        ({"since": str(NOON + 1)}, False),
+        ({"until": str(NOON)}, False),
+    ],
+)
+def test_filters_choose_lines(query: dict[str, str], expected: bool) -> None:
+    assert Filters.parse(query).match(line()) is expected
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ({"source": "dokcer"}, "source=dokcer: choose among docker, kubernetes"),
+        ({"severity": "bad"}, "severity=bad: choose among error, warning, info"),
+        ({"range": "2h"}, "range=2h: set it to one of 1h, 6h, 24h"),
+        ({"since": "noon"}, "since, until: write seconds since 1970"),
+    ],
+)
+def test_a_filter_that_is_none_is_one_line_with_a_remedy(
+    query: dict[str, str], problem: str
+) -> None:
+    with pytest.raises(FilterError, match=problem):
+        Filters.parse(query)

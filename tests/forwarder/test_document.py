@@ -1,0 +1,34 @@
+"""What the forwarder says it makes of an event is what it ships."""
+
+from __future__ import annotations
+
+import json
+
+from broker import eventually
+from forwarding import Start, an_event
+from receiver import TOKEN, Receiver
+
+from shared.bus import Bus
+from shared.events import encode
+from shared.subjects import DOCUMENT, subject_of
+
+
+async def test_the_document_it_shows_is_the_one_it_ships(
+    start: Start, receiver: Receiver, connection: Bus
+) -> None:
+    await start(tags=("env:dev", f"oops:{TOKEN}"))
+    event = an_event(1)
+    await connection.until_ready("hosts")
+    await connection.publish(subject_of(event), encode(event), event.id)
+    await eventually(lambda: receiver.documents)
+    shown = await connection.ask(DOCUMENT, encode(event), 5)
+    assert shown is not None
+    assert TOKEN not in shown.decode()
+    assert json.loads(shown.decode().replace("********", TOKEN)) == receiver.documents[0]
+
+
+async def test_of_what_is_no_event_it_shows_nothing(start: Start, connection: Bus) -> None:
+    await start()
+    await connection.until_ready("hosts")
+    assert await connection.ask(DOCUMENT, b"{}", 5) == b""
+    assert await connection.ask("agent.nobody", b"", 0.2) is None
