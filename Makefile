@@ -27,8 +27,8 @@ lock: $(INSTALLED) ## the newest versions of all dependencies, with hashes
 	@$(BIN)/uv lock --upgrade
 	@$(BIN)/uv export -q --all-packages --all-groups --no-emit-workspace --no-emit-index-url --no-header --no-annotate -o requirements.lock
 
-bench: $(INSTALLED) ## what it costs: time and memory
-	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done
+bench: $(INSTALLED) ## what it costs, in one table; ARGS=--quick for a few minutes
+	@$(BIN)/python benchmarks/table.py $(ARGS)
 
 clean: ## removes what was made here; the agent's state stays
 	@rm -rf .venv .*_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +

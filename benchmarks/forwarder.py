@@ -29,6 +29,7 @@ import pycurl  # type: ignore[import-untyped]
 sys.path[0] = str(Path(__file__).parents[1] / "tests")
 
 from broker import NatsServer, eventually, free_port
+from measuring import cpu_seconds, peak_mb, record
 from forwarder.enrich import encode as encode_document
 from forwarder.enrich import enrich
 from forwarder.settings import ForwarderSettings
@@ -98,18 +99,6 @@ def an_event(number: int) -> Event:
     )  # fmt: skip
 
 
-def cpu_seconds(process: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory_mb(process: int) -> float:
-    """The most a process has had in memory."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
 def show(name: str, cpu: float, seconds: float, memory: float) -> None:
     """One line of the table."""
     rate = EVENTS / seconds
@@ -136,8 +125,11 @@ async def whole_forwarder(url: str, count: Synchronized[int]) -> None:
         await eventually(lambda: count.value >= EVENTS, 300)
         seconds = time.monotonic() - began
         await asyncio.sleep(0.5)  # the last acknowledgements
-        show("forwarder, pull to acknowledgement", cpu_seconds(process.pid) - before, seconds,
-             memory_mb(process.pid))  # fmt: skip
+        cpu, memory = cpu_seconds(process.pid) - before, peak_mb(process.pid)
+        show("forwarder, pull to acknowledgement", cpu, seconds, memory)
+        record("forwarder", "pull, post and acknowledge", EVENTS / seconds, "events/s")
+        record("forwarder", "CPU for 10,000 events", cpu / EVENTS * 1e4, "s")
+        record("forwarder", "peak memory", memory, "MB")
         process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(process.wait)
         await connection.close()

@@ -28,6 +28,11 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+# In place of this folder, in which files stand that are named like packages.
+sys.path[0] = str(Path(__file__).parents[1] / "tests")
+
+from measuring import cpu_seconds, record
+
 from host_collector.packages import followed
 from host_collector.packages.follow import Follower
 from host_collector.packages.inventory import Package, Root, changes, settled
@@ -147,6 +152,8 @@ def measure(kind: str, count: int, folder: Path) -> None:
         more = _cpu_ms(look)
         marks = _cpu_ms(lambda: [reader.mark(tree, ".") for _ in range(100)]) / 100
     assert len(known) == count + 1
+    if kind == "deb":
+        record("host collector", f"first look at {count:,} Debian packages, CPU", first, "ms")
     stored = [len(cursor) for _, cursor in slots.cursors(root)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
@@ -175,6 +182,7 @@ def rescan_of_this_host() -> str:
     cpu = _cpu_ms(follower.round)
     time.sleep(followed.QUIET_SECONDS)
     cpu += _cpu_ms(follower.round)
+    record("host collector", f"rescan of {follower.packages} packages, CPU", cpu, "ms")
     return f"{follower.packages} packages in {len(follower.roots)} places: {cpu:.0f} ms of CPU"
 
 
@@ -193,13 +201,15 @@ async def idle(folder: Path, seconds: float) -> str:
     collector = subprocess.Popen([sys.executable, "-m", "host_collector"], env=environment)
     try:
         await asyncio.sleep(10)
-        before = _cpu_seconds(collector.pid)
+        before = cpu_seconds(collector.pid)
         await asyncio.sleep(seconds)
-        share = (_cpu_seconds(collector.pid) - before) / seconds
+        share = (cpu_seconds(collector.pid) - before) / seconds
         status = Path(f"/proc/{collector.pid}/status").read_text()
         resident, peak = (
             int(re.findall(rf"{name}:\s+(\d+)", status)[0]) / 1024 for name in ("VmRSS", "VmHWM")
         )
+        record("host collector", "idle CPU", share * 100, "% of a core")
+        record("host collector", "peak memory", peak, "MB")
         return f"{share:.3%} of a core, {resident:.0f} MB resident, {peak:.0f} MB at most"
     finally:
         collector.terminate()
@@ -207,11 +217,6 @@ async def idle(folder: Path, seconds: float) -> str:
         await connection.close()
         server.terminate()
         server.wait()
-
-
-def _cpu_seconds(process: int) -> float:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ import msgspec
 from broker import NatsServer, wait_for_port
 from ceiling import cpu_seconds
 from kubernetes_api import Exchange, a_line, an_event, kubeconfig, read_request
+from measuring import record
 
 from forwarder.settings import ForwarderSettings
 from forwarder.streams import stream_configs
@@ -206,11 +207,15 @@ async def watch(events: int, folder: Path, written_through: bool) -> None:
                 cpu = cpu_seconds(pid)
                 rate = events / (await until_stored(connection, events) - began)
                 cpu = (cpu_seconds(pid) - cpu) / events * 10_000
-                print("written through" if written_through else "not written through")
+                how = "written through" if written_through else "not written through"
+                share = rate / highest.events_per_second
+                record("kubernetes collector", f"watch to stream, {how}", rate, "events/s")
+                record("kubernetes collector", f"CPU for 10,000 events, {how}", cpu, "s")
+                print(how)
                 print(f"  ceiling:   {highest.events_per_second:7.0f} events/s, NATS "
                       f"{highest.nats_cpu_seconds:.2f} CPU s for 10,000")  # fmt: skip
-                print(f"  collector: {rate:7.0f} events/s, {rate / highest.events_per_second:.0%} "
-                      f"of it, {cpu:.2f} CPU s for 10,000, peak {peak_mb(pid):.0f} MB")  # fmt: skip
+                print(f"  collector: {rate:7.0f} events/s, {share:.0%} of it, "
+                      f"{cpu:.2f} CPU s for 10,000, peak {peak_mb(pid):.0f} MB")  # fmt: skip
 
 
 SDK = """
@@ -246,8 +251,10 @@ async def listed(events: int, folder: Path) -> None:
             with collector(port, nats, folder) as pid:
                 began = time.monotonic()
                 seconds = await until_stored(connection, events) - began
+                peak = peak_mb(pid)
+                record("kubernetes collector", f"peak memory, {events:,} listed", peak, "MB")
                 print(f"list:  {events:9,} events in {seconds:5.1f} s, "
-                      f"peak {peak_mb(pid):.0f} MB")  # fmt: skip
+                      f"peak {peak:.0f} MB")  # fmt: skip
 
 
 async def idle(folder: Path) -> None:
@@ -261,6 +268,7 @@ async def idle(folder: Path) -> None:
                 cpu = cpu_seconds(pid)
                 await asyncio.sleep(20)
                 share = (cpu_seconds(pid) - cpu) / 20 * 100
+                record("kubernetes collector", "idle CPU", share, "% of a core")
                 print(f"idle:  {share:.2f} % of a core, peak {peak_mb(pid):.0f} MB")
 
 

@@ -20,6 +20,7 @@ import docker
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from broker import NatsServer
+from measuring import record
 from receiver import TOKEN, Receiver, Reply, Request
 
 from shared.events import nanoseconds
@@ -86,6 +87,8 @@ async def main() -> None:
         broker.stop()
     cuts = statistics.quantiles(clock.ages, n=100)
     print(f"{len(clock.ages)} events at {EVENTS_PER_SECOND}/s, engine to receiver, milliseconds:")
+    record("engine to receiver", f"p50 at {EVENTS_PER_SECOND} events/s", cuts[49], "ms")
+    record("engine to receiver", f"p99 at {EVENTS_PER_SECOND} events/s", cuts[98], "ms")
     print(
         f"p50 {cuts[49]:.1f}   p90 {cuts[89]:.1f}   p99 {cuts[98]:.1f}   most {max(clock.ages):.1f}"
     )

@@ -12,6 +12,8 @@ from statistics import median
 
 import pytest
 
+from shared import AGENT_VERSION
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("shared/src/**/*.py"), *ROOT.glob("services/*/src/**/*.py")])
 SERVICES = sorted(path.parent.name for path in ROOT.glob("services/*/pyproject.toml"))
@@ -70,6 +72,11 @@ def test_a_service_has_one_name_in_three_spellings(service: str) -> None:
     assert project["name"] == command
     assert project["scripts"] == {command: f"{service}.__main__:main"}
     assert (ROOT / "services" / service / "src" / service / "__main__.py").is_file()
+
+
+def test_the_version_in_the_code_is_that_of_the_distributions() -> None:
+    for project in [ROOT / "shared/pyproject.toml", *ROOT.glob("services/*/pyproject.toml")]:
+        assert tomllib.loads(project.read_text())["project"]["version"] == AGENT_VERSION, project
 
 
 def test_every_setting_is_documented() -> None:

@@ -43,6 +43,8 @@ HISTORY_EVENTS_MIN = 10_000
 HEADER_BYTES_MAX = 8 * 1024
 BUCKET_BYTES_MAX = 64 * 1024 * 1024
 LOOK_SECONDS = 2.0
+IDLE_LOOKS = 5
+"""So many times longer is the pause while nothing comes: a look is four requests to the broker."""
 _NOT_FOUND = 404
 _NO_ROOM = "insufficient storage"
 _CONDITION = "streams"
@@ -124,7 +126,8 @@ class Streams:
         self._shipped: deque[tuple[float, int]] = deque()
         self.lag = 0
         """Events in the stream that are not shipped yet."""
-        self._bytes = self._dead_letters = 0
+        self._bytes = self._dead_letters = self._last_sequence = 0
+        self._is_idle = False
         self.made = asyncio.Event()
         """Set once they have been made for the first time."""
         health.expect(_CONDITION, "not made yet")
@@ -219,7 +222,7 @@ class Streams:
         self.made.set()
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(LOOK_SECONDS * (IDLE_LOOKS if self._is_idle else 1)):
                     await puller.missing.wait()
             if puller.missing.is_set() or not await self._look():
                 await self.make()
@@ -246,6 +249,8 @@ class Streams:
             log.debug("%s", error)
             return True
         self.lag = consumer["num_pending"] + consumer["num_ack_pending"]
+        last, self._last_sequence = self._last_sequence, stream["state"]["last_seq"]
+        self._is_idle = not self.lag and last == self._last_sequence
         self._bytes = stream["state"]["bytes"]
         self._dead_letters = dead["state"]["messages"]
         full = self._bytes / self._bytes_max

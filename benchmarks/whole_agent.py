@@ -1,0 +1,97 @@
+"""What the whole agent costs while nothing happens, its broker included.
+
+    python benchmarks/whole_agent.py [SECONDS]
+
+`agentctl up` runs on a state of its own, against a receiver on this machine, with every collector
+whose source is here; and its Kubernetes collector watches a scripted cluster. Measured are the
+seconds from its start to the first event in the receiver's hands, three times; then, after a minute
+in which the packages of this machine are read for the first time, CPU and memory of each process
+for SECONDS (60). The goals: 3 s, 1 % of a core, 200 MB of proportional memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from asyncio.subprocess import DEVNULL, Process
+from pathlib import Path
+
+# In place of this folder, in which files stand that are named like packages.
+sys.path[0] = str(Path(__file__).parents[1] / "tests")
+
+from broker import eventually
+from kubernetes_api import api_server, kubeconfig
+from measuring import cpu_seconds, family, proportional_mb, record
+from receiver import TOKEN, Receiver
+
+SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
+SETTLING_SECONDS = 60.0
+
+
+async def start(folder: Path, receiver: Receiver, cluster: str) -> tuple[Process, float]:
+    """The agent, once its first event is shipped, and how many seconds that took."""
+    environ = os.environ | {
+        "INFRA_TOKEN": TOKEN,
+        "EVENTS_RECEIVER_URL": receiver.url,
+        "KUBECONFIG": str(kubeconfig(folder / "kubeconfig", cluster)),
+    }
+    began, before = time.monotonic(), len(receiver.documents)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agentctl", "up", "--state", str(folder / "state"),
+        env=environ, stdout=DEVNULL,
+    )  # fmt: skip
+    await eventually(lambda: len(receiver.documents) > before, 60)
+    return process, time.monotonic() - began
+
+
+async def stop(process: Process) -> None:
+    process.terminate()
+    await process.wait()
+
+
+def name_of(process: int) -> str:
+    """`forwarder` of `python -m forwarder`, `nats-server` of its path."""
+    words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    return words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
+
+
+async def idle(agent: int) -> None:
+    """CPU and memory of each process, and together."""
+    processes = {process: name_of(process) for process in family(agent)}
+    before = {process: cpu_seconds(process) for process in processes}
+    await asyncio.sleep(SECONDS)
+    print(f"\n{'idle':22} {'% of a core':>12} {'PSS MB':>8}")
+    share_all = memory_all = 0.0
+    for process, name in processes.items():
+        share = (cpu_seconds(process) - before[process]) / SECONDS * 100
+        memory = proportional_mb(process)
+        share_all, memory_all = share_all + share, memory_all + memory
+        print(f"{name:22} {share:12.2f} {memory:8.1f}")
+    print(f"{'together':22} {share_all:12.2f} {memory_all:8.1f}", flush=True)
+    record("whole agent", "idle CPU", share_all, "% of a core")
+    record("whole agent", "idle memory (PSS)", memory_all, "MB")
+
+
+async def main() -> None:
+    async with Receiver() as receiver, api_server() as cluster:
+        with tempfile.TemporaryDirectory() as name:
+            times = []
+            for number in range(3):
+                folder = Path(name, str(number))
+                folder.mkdir()
+                agent, seconds = await start(folder, receiver, cluster.url)
+                times.append(seconds)
+                if number < 2:
+                    await stop(agent)
+            print("start to first event shipped, s:", *(f"{seconds:.2f}" for seconds in times))
+            record("whole agent", "start to first event shipped", min(times), "s")
+            await asyncio.sleep(SETTLING_SECONDS)
+            await idle(agent.pid)
+            await stop(agent)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
