@@ -1,0 +1,165 @@
+"""The window of publishes, whatever happens in whatever order, beside a model of five lines.
+
+The model is a list of what was put, each safe or not. What the window must know at every moment is
+the cursors of its longest safe prefix, and that every event in it is published once at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from shared import collector
+from shared.bus import Acknowledgement, NoAcknowledgement, Refused
+from shared.collector import Observed, Window
+from shared.events import AgentLifecycle, Event
+from shared.health import Health
+
+WINDOW = 4
+PARTS = st.sampled_from(["", "oom"])
+
+
+class Put:
+    """One observation in the model."""
+
+    def __init__(self, observed: Observed) -> None:
+        self.observed = observed
+        self.safe = observed.event is None
+
+
+class TheBus:
+    """Stands for the bus: it keeps every publish until the machine answers it."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, tuple[bytes, asyncio.Future[Acknowledgement]]] = {}
+
+    async def begin_publish(
+        self, subject: str, payload: bytes, message_id: str
+    ) -> asyncio.Future[Acknowledgement]:
+        assert message_id not in self.waiting, "published again before the answer"
+        self.waiting[message_id] = payload, asyncio.get_running_loop().create_future()
+        return self.waiting[message_id][1]
+
+    async def publish(self, *message: Any) -> Acknowledgement:
+        return await (await self.begin_publish(*message))
+
+
+class WindowMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = collector.WINDOW_EVENTS_MAX, collector.Backoff
+        collector.WINDOW_EVENTS_MAX = WINDOW
+        collector.Backoff = lambda *_: _NoWait()  # type: ignore[assignment,misc]
+        self.loop = asyncio.new_event_loop()
+        self.bus = TheBus()
+        self.window = Window(self.bus, Health("test", "host"), self.loop)  # type: ignore[arg-type]
+        self.model: list[Put] = []
+        self.cursors: dict[str, bytes] = {}
+        self.payloads: dict[str, bytes] = {}
+        self.number = 0
+        self.kept_waiting: tuple[asyncio.Task[None], Put] | None = None
+
+    def teardown(self) -> None:
+        while self.bus.waiting:
+            self.answer(next(iter(self.bus.waiting)), Acknowledgement(1))
+        self.loop.run_until_complete(asyncio.wait_for(self.window.drain(), 5))
+        self.the_cursors_are_those_of_the_safe_prefix()
+        self.loop.close()
+        collector.WINDOW_EVENTS_MAX, collector.Backoff = self.before  # type: ignore[misc]
+
+    def settle(self) -> None:
+        for _ in range(6):
+            self.loop.run_until_complete(asyncio.sleep(0))
+        while self.model and self.model[0].safe:
+            first = self.model.pop(0).observed
+            if first.cursor is not None:
+                self.cursors[first.part] = first.cursor
+        if self.kept_waiting and len(self.model) <= WINDOW * 3 // 4:
+            task, put = self.kept_waiting
+            assert task.done()
+            self.model.append(put)
+            self.kept_waiting = None
+            self.settle()
+
+    def observed(self, part: str, with_cursor: bool, with_event: bool = True) -> Put:
+        self.number += 1
+        body = AgentLifecycle(state="started", run=str(self.number))
+        event = Event(id=str(self.number), time="", origin="o", agent="1", body=body)
+        cursor = b"%d" % self.number if with_cursor else None
+        return Put(Observed(event if with_event else None, cursor, part))
+
+    def answer(self, message_id: str, outcome: Acknowledgement | Exception) -> None:
+        payload, future = self.bus.waiting.pop(message_id)
+        assert self.payloads.setdefault(message_id, payload) == payload, "another event, same id"
+        if isinstance(outcome, Acknowledgement):
+            for put in (*self.model, *([self.kept_waiting[1]] if self.kept_waiting else ())):
+                if put.observed.event is not None and put.observed.event.id == message_id:
+                    put.safe = True
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)
+        self.settle()
+
+    @precondition(lambda self: len(self.model) < WINDOW)
+    @rule(part=PARTS, with_cursor=st.booleans(), with_event=st.booleans())
+    def put(self, part: str, with_cursor: bool, with_event: bool) -> None:
+        put = self.observed(part, with_cursor or not with_event, with_event)
+        self.model.append(put)
+        self.loop.run_until_complete(self.window.put(put.observed))
+        self.settle()
+
+    @precondition(lambda self: len(self.model) == WINDOW and self.kept_waiting is None)
+    @rule(part=PARTS)
+    def put_into_a_full_window(self, part: str) -> None:
+        put = self.observed(part, with_cursor=True)
+        task = self.loop.create_task(self.window.put(put.observed))
+        self.settle()
+        assert not task.done()
+        self.kept_waiting = task, put
+
+    @precondition(lambda self: self.bus.waiting)
+    @rule(data=st.data(), duplicate=st.booleans())
+    def acknowledge(self, data: st.DataObject, duplicate: bool) -> None:
+        message_id = data.draw(st.sampled_from(sorted(self.bus.waiting)))
+        self.answer(message_id, Acknowledgement(1, duplicate))
+
+    @precondition(lambda self: self.bus.waiting)
+    @rule(data=st.data())
+    def refuse(self, data: st.DataObject) -> None:
+        message_id = data.draw(st.sampled_from(sorted(self.bus.waiting)))
+        self.answer(message_id, Refused(503, "maximum bytes exceeded"))
+
+    @rule()
+    def lose_the_broker(self) -> None:
+        for message_id in list(self.bus.waiting):
+            self.answer(message_id, NoAcknowledgement("the broker went away"))
+
+    @rule()
+    def store_the_cursors(self) -> None:
+        self.window.cursors.clear()
+        self.cursors.clear()
+
+    @invariant()
+    def the_cursors_are_those_of_the_safe_prefix(self) -> None:
+        assert self.window.cursors == self.cursors
+
+    @invariant()
+    def every_event_that_is_not_safe_is_published_once(self) -> None:
+        unsafe = {p.observed.event.id for p in self.model if not p.safe and p.observed.event}
+        assert set(self.bus.waiting) == unsafe
+        assert len(self.window) == len(self.model) <= WINDOW
+
+
+class _NoWait:
+    failures = 0
+
+    def next_seconds(self) -> float:
+        return 0.0
+
+
+TestWindow = WindowMachine.TestCase
+TestWindow.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
