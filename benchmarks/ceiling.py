@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-TICKS = os.sysconf("SC_CLK_TCK")
+from measuring import cpu_seconds
+
 _BATCH = 64
 _INBOX = b"_INBOX.ceiling"
 
@@ -19,13 +19,6 @@ class Ceiling(NamedTuple):
     events_per_second: float
     nats_cpu_seconds: float
     """Of the server, for 10,000 messages."""
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has used so far."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def publish(url: str, pid: int, subject: str, payload: bytes, events: int, window: int) -> Ceiling:

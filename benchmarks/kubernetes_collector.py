@@ -40,9 +40,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import ceiling
 import msgspec
 from broker import NatsServer, wait_for_port
-from ceiling import cpu_seconds
 from kubernetes_api import Exchange, a_line, an_event, kubeconfig, read_request
-from measuring import record
+from measuring import cpu_seconds, peak_mb, record
 
 from forwarder.settings import ForwarderSettings
 from forwarder.streams import stream_configs
@@ -141,12 +140,6 @@ def server(listed: int = 0, watched: int = 0) -> Iterator[int]:
     finally:
         process.kill()
         process.join()
-
-
-def peak_mb(pid: int) -> float:
-    """The largest resident memory that a process has had so far."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ class TolerantClient(Client):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._direct: dict[int, Direct] = {}
 
     async def subscribe_direct(self, subject: str, handler: Direct) -> None:
