@@ -226,7 +226,7 @@ async def test_the_stream_of_events_takes_what_a_small_disk_has(on_a_small_disk:
         assert events["max_bytes"] == 64 * 1024 * 1024
         assert health.last_error == ""
         await streams._look()
-        assert health.report().figures["stream_bytes_max"] == 64 * 1024 * 1024
+        assert health.report().figures["stream_limit_bytes"] == 64 * 1024 * 1024
 
 
 async def test_a_disk_that_is_too_small_is_said(on_a_small_disk: bus.Bus) -> None:

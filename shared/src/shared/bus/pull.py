@@ -106,10 +106,12 @@ class Puller:
             self._renewal.set()
 
     async def _ask(self) -> None:
-        batch = self._window - len(self._here)
-        if self._stopped or self._wanted or batch <= 0 or not self._client.is_connected:
+        # What is here and not taken yet still has its part of the window and of the bytes.
+        if self._stopped or self._wanted or self._here or not self._client.is_connected:
             return
-        self._wanted = batch
+        batch = self._wanted = self._window
+        if not batch:
+            return
         request = {
             "batch": batch,
             "expires": PULL_SECONDS * 1_000_000_000,
