@@ -154,10 +154,10 @@ async def test_nobody_looks_and_nothing_is_followed_or_kept(
     assert await consumers() == 0
     told = page.live()
     await first(told)
-    assert (figure("viewers"), figure("events_kept")) == (1, 1)
+    assert (figure("pages_open"), figure("events_kept")) == (1, 1)
     assert await consumers() == 1
     await told.aclose()
-    await eventually(lambda: figure("viewers") == 0)
+    await eventually(lambda: figure("pages_open") == 0)
     await eventually(lambda: figure("events_kept") == 0)
 
 

@@ -45,7 +45,7 @@ class Lookout:
         self._is_another = False
         self._created = ""  # when the stream was made: another one counts from 1 again
         health = runtime.health
-        health.figure("viewers", "Pages that are open now.", lambda: self.viewers)
+        health.figure("pages_open", "Pages that are open now.", lambda: self.viewers)
         health.figure("events_kept", "Events that can be searched now.", lambda: len(self.history))
 
     @contextlib.contextmanager

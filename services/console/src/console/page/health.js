@@ -4,12 +4,12 @@ import { $, clock, count, day, el, rate, size, span, write } from "./dom.js";
 
 // What is worth a line of the figures a service reports; the rest is for /metrics.
 const FIGURES = {
-  lag: (value) => `${count(value)} events to ship`,
+  lag_events: (value) => `${count(value)} events to ship`,
   stream_bytes: (value) => `${size(value)} in the stream`,
-  held: (value) => `${count(value)} being shipped`,
-  unacknowledged: (value) => `${count(value)} not yet safe`,
+  events_held: (value) => `${count(value)} being shipped`,
+  events_unacknowledged: (value) => `${count(value)} not yet safe`,
   oldest_unacknowledged_seconds: (value) => `oldest waits for ${span(value)}`,
-  viewers: (value) => `${count(value)} ${value === 1 ? "page" : "pages"} open`,
+  pages_open: (value) => `${count(value)} ${value === 1 ? "page" : "pages"} open`,
   events_kept: (value) => `${count(value)} events to search`,
 };
 
