@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ pytestmark = [
 ]
 
 SERVICES = {
-    "nats", "forwarder", "docker-collector", "host-collector", "lifecycle-collector",
+    "nats", "forwarder", "console", "docker-collector", "host-collector", "lifecycle-collector",
 }  # fmt: skip
 HEALTHY_SECONDS_MAX = 30
 
@@ -37,9 +38,11 @@ class Composed:
 
     def __init__(self, packages: Path) -> None:
         self.name = f"e2e{os.getpid()}"
+        self.page_port = free_port()
         self._environ = os.environ | {
             "COMPOSE_PROJECT_NAME": self.name,
             "NATS_PORT": str(free_port()),
+            "CONSOLE_PORT": str(self.page_port),
             "INFRA_TOKEN": "",
             "PKG_PATHS": str(packages),
         }
@@ -114,6 +117,8 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
         return states.keys() == SERVICES and all("(healthy)" in s for s in states.values())
 
     wait_until(healthy, HEALTHY_SECONDS_MAX)
+    with urllib.request.urlopen(f"http://127.0.0.1:{composed.page_port}/") as page:
+        assert "<title>Events" in page.read().decode()
 
     install(packages, "second", "2.0")
     name = f"{composed.name}-seen"
