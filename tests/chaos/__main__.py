@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import random
 import sys
 import tempfile
@@ -55,10 +54,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("words", nargs="*", help="only faults with one of them in their name")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    parser.add_argument("--at-once", type=int, default=3, help="how many stages run side by side")
+    parser.add_argument("--at-once", type=int, default=2, help="how many stages run side by side")
     parser.add_argument("--keep", type=Path, help="a new folder for the logs of all processes")
     options = parser.parse_args()
-    logging.disable(logging.WARNING)  # of the collectors' own code, which the oracle uses
     faults = [
         fault for fault in FAULTS
         if not options.words or any(word in fault.name for word in options.words)

@@ -128,7 +128,7 @@ _STATUSES = (302, 400, 401, 403, 404, 408, 413, 429, 500, 503)
 
 FAULTS = (
     *(_answers(f"answers {status}", Reply(status)) for status in _STATUSES),
-    _answers("503 and Retry-After: 3", Reply(503, headers={"Retry-After": "3"}), quick=True),
+    _answers("503 and Retry-After: 3", Reply(503, headers={"Retry-After": "3"})),
     _answers("413 for one event in sixteen", refuses_some),
     _delays("slow header", Reply(seconds=HASTY_SECONDS / 2)),
     _delays("slower header than it waits for", Reply(seconds=HASTY_SECONDS * 1.5)),

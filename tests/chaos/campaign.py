@@ -77,7 +77,7 @@ async def _judge(fault: Fault, stage: Stage, oracle: Oracle, recovered: bool) ->
         problems.append("some events stay unacknowledged in the stream")
     if lost := oracle.untold():
         problems.append(f"{lost} events lost")
-    if untrue := oracle.untrue():
+    if untrue := await asyncio.to_thread(oracle.untrue):
         problems.append(f"{untrue} documents that no event stands behind")
     _, unexcused = oracle.copies()
     if unexcused > fault.ended * IN_FLIGHT_MAX:

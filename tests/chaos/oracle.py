@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, deque
 
 from chaos.numbered import event_of
 from chaos.stage import Stage
@@ -18,38 +18,46 @@ from forwarder.enrich import encode, enrich
 from shared.collector import _within_bounds
 from shared.events import Event
 
+_LOOK_SECONDS = 0.1
+
 
 class Oracle:
     """Compares what happened on a stage with what its receiver stored."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._read = 0
-        self._untold: set[str] = set()
+        self._seen = 0  # lines of the source
+        self._owed: deque[str] = deque()
         self.dead: set[str] = set()
         """The ids of the dead letters, as far as they have been looked up."""
 
+    def _is_told(self, event: str) -> bool:
+        return event in self._stage.receiver.stored or event in self.dead
+
+    def _note_what_happened(self) -> None:
+        lines = self._stage.source.lines
+        self._owed.extend(_event(line).id for line in lines[self._seen :])
+        self._seen = len(lines)
+
     def untold(self) -> int:
         """How many events of the source have not come through so far."""
-        lines = self._stage.source.lines
-        self._untold |= {_event(line).id for line in lines[self._read :]}
-        self._read = len(lines)
-        self._untold -= self._stage.receiver.stored.keys()
-        self._untold -= self.dead
-        return len(self._untold)
+        self._note_what_happened()
+        self._owed = deque(event for event in self._owed if not self._is_told(event))
+        return len(self._owed)
 
     async def until_told(self, seconds: float) -> bool:
         """Waits until all that has happened by now has come through; whether it did in time."""
-        self.untold()
-        owed = set(self._untold)
+        self._note_what_happened()
         deadline = asyncio.get_running_loop().time() + seconds
-        while owed and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)
-            owed -= self._stage.receiver.stored.keys()
-            if owed:
-                await self._look_at_dead_letters()
-                owed -= self.dead
-        return not owed
+        while asyncio.get_running_loop().time() < deadline:
+            # In the order in which it happened, so that each is looked at once.
+            while self._owed and self._is_told(self._owed[0]):
+                self._owed.popleft()
+            if not self._owed:
+                return True
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self._look_at_dead_letters()
+        return False
 
     async def until_acknowledged(self, seconds: float) -> bool:
         """Waits until the stream waits for no acknowledgement; whether it came to that in time."""

@@ -76,7 +76,7 @@ async def small_stream(stage: Stage) -> AsyncIterator[None]:
 async def stream_full(stage: Stage) -> None:
     """The receiver is away until the stream takes no more, and then a little longer."""
     await stage.receiver.close()
-    stage.source.append(4_000)
+    stage.source.append(3_000)
     while (await stage.api("STREAM.INFO.EVENTS"))["state"]["bytes"] < 0.98 * 1024 * 1024:
         await asyncio.sleep(0.1)
     await asyncio.sleep(1)

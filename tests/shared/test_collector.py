@@ -12,11 +12,12 @@ from itertools import takewhile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
 from shared import collector
 from shared.bus import Acknowledgement, BusError, NoAcknowledgement
 from shared.collector import Observed, Window, collect
-from shared.events import DockerEvent, Event
+from shared.events import EVENT_BYTES_MAX, DockerEvent, Event
 from shared.health import Condition, Health
 from shared.retry import Backoff
 from shared.service import Runtime
@@ -128,6 +129,20 @@ async def test_a_cursor_that_moves_alone_waits_for_the_events_before_it() -> Non
         bus.publishes["0"].set_result(Acknowledgement(1))
         await window.drain()
     assert window.cursors == {"": b"0", "other": b"alone"}
+
+
+async def test_an_event_told_as_a_gap_for_its_size_is_counted_and_said() -> None:
+    bus, health = ScriptedBus(), Health("test", "host")
+    async with asyncio.TaskGroup() as tasks:
+        window = Window(bus, health, tasks)
+        body = DockerEvent(type="t", action="a", actor_id="i" * EVENT_BYTES_MAX)
+        event = Event(id="large", time="", origin="o", agent="1", body=body)
+        await window.put(Observed(event, b"1"))
+        (answer,) = bus.publishes.values()
+        answer.set_result(Acknowledgement(1))
+        await window.drain()
+    assert "events.docker.o.t.a was" in health.report().last_error
+    assert b"events_too_large_total 1.0" in generate_latest(health.registry)
 
 
 class ForgetfulBus:

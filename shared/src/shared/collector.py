@@ -182,6 +182,7 @@ class Window:
         # From 0 on, or Prometheus would see no increase in the first one.
         self._published(Gap.__name__)
         self._duplicates = health.counter("events_duplicate", "Events the stream had already.")
+        self._too_large = health.counter("events_too_large", "Events told as a gap for their size.")
         health.figure("events_unacknowledged", "Events published and not yet safe.", self.__len__)
         health.figure(
             "oldest_unacknowledged_seconds", "Age of the oldest event that is not safe.", self.age
@@ -203,6 +204,10 @@ class Window:
             self._advance()
             return
         event, payload = _within_bounds(observed.event)
+        if event is not observed.event:
+            self._too_large.inc()
+            assert isinstance(event.body, Gap)
+            self._health.error(f"an event is too large for the stream: {event.body.detail}")
         message = _Outgoing(subject_of(event), payload, event.id)
         entry = _Entry(observed, message, event.body.__class__.__name__)
         self._entries.append(entry)
@@ -265,7 +270,6 @@ def _within_bounds(event: Event) -> tuple[Event, bytes]:
     if len(payload) <= EVENT_BYTES_MAX:
         return event, payload
     subject = subject_of(event)
-    log.warning("an event of %d bytes is too large for the stream: %s", len(payload), subject)
     gap = Gap(
         source=subject.split(".")[1], reason="too_large", since=event.time, until=event.time,
         detail=f"{subject} was {len(payload)} bytes, over the limit of {EVENT_BYTES_MAX}", lost=1,

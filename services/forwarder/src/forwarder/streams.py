@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import Any, cast
 
+from forwarder.bounds import Bounds
 from forwarder.settings import STREAM_BYTES_MIN, ForwarderSettings
 from shared.bus import Bus, BusError, Puller, Refused
 from shared.events import EVENT_BYTES_MAX, SECOND
@@ -128,6 +129,7 @@ class Streams:
         """Events in the stream that are not shipped yet."""
         self._bytes = self._dead_letters = self._last_sequence = 0
         self._is_idle = False
+        self._bounds = Bounds(bus, health)
         self.made = asyncio.Event()
         """Set once they have been made for the first time."""
         health.expect(_CONDITION, "not made yet")
@@ -161,6 +163,8 @@ class Streams:
             made = await self._fit("CREATE", config)
             log.info("made the stream %s of %d bytes", name, made["max_bytes"])
             return
+        if name not in (EVENTS_STREAM, DEAD_STREAM):  # a bucket may have grown
+            config = config | {"max_bytes": max(config["max_bytes"], existing["max_bytes"])}
         if all(existing.get(field) == value for field, value in config.items()):
             return
         try:
@@ -241,6 +245,7 @@ class Streams:
             dead = await self._bus.api(f"STREAM.INFO.{DEAD_STREAM}")
             self._bytes_max = stream["config"]["max_bytes"]
             await self._trim(stream, consumer)
+            await self._bounds.look(dead)
         except Refused as refusal:
             self._health.set(_CONDITION, False, str(refusal))
             return False
