@@ -1,0 +1,107 @@
+"""After a long outage: how fast the forwarder drains a backlog, in how much memory, and whether
+new events still come in meanwhile.
+
+    python benchmarks/backlog.py [EVENTS]
+
+A real nats-server holds EVENTS (100,000) Docker events; a million take some minutes. While the real
+forwarder process drains them, 100 new ones a second are published, and the time of each until it is
+acknowledged by the stream is taken. They are shipped in their turn, after what was there before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+sys.argv[1:] = sys.argv[1:] or ["100000"]
+_beside = importlib.util.spec_from_file_location(
+    "benchmark_of_the_forwarder", Path(__file__).with_name("forwarder.py")
+)
+assert _beside is not None
+assert _beside.loader is not None
+one_forwarder = importlib.util.module_from_spec(_beside)
+_beside.loader.exec_module(one_forwarder)  # which finds tests/ too
+
+from broker import NatsServer, eventually, free_port
+from shared import bus
+from shared.events import encode
+from shared.settings import ServiceSettings
+from shared.subjects import HOSTS, subject_of
+
+EVENTS: int = one_forwarder.EVENTS
+NEW_EVENTS_A_SECOND = 100
+
+
+async def publish_new(connection: bus.Bus, milliseconds: list[float]) -> None:
+    """New events at a steady rate, for ever; notes when the stream has each."""
+    while True:
+        event = one_forwarder.an_event(EVENTS + len(milliseconds))
+        began = time.monotonic()
+        await connection.publish(subject_of(event), encode(event), event.id)
+        milliseconds.append((time.monotonic() - began) * 1000)
+        await asyncio.sleep(1 / NEW_EVENTS_A_SECOND)
+
+
+async def drain(url: str, count: Synchronized[int]) -> None:
+    """Fills the stream, then lets the forwarder drain it."""
+    with tempfile.TemporaryDirectory() as store:
+        server = NatsServer(Path(store))
+        server.start()
+        environ = os.environ | {
+            "NATS_URL": server.url, "INFRA_TOKEN": one_forwarder.TOKEN,
+            "EVENTS_RECEIVER_URL": url, "LOGGING_LEVEL": "warning",
+        }  # fmt: skip
+        command = [sys.executable, "-m", "forwarder"]
+        process = subprocess.Popen(command, env=environ)
+        connection = await bus.connect(ServiceSettings(nats_url=(server.url,)), "benchmark")
+        await connection.until_ready(HOSTS)
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+        await one_forwarder.fill(connection)
+
+        process = subprocess.Popen(command, env=environ)
+        await eventually(lambda: count.value >= EVENTS / 100, 60)
+        before, began, first = cpu(process), time.monotonic(), count.value
+        early, latencies = one_forwarder.memory_mb(process.pid), list[float]()
+        publishing = asyncio.create_task(publish_new(connection, latencies))
+        await eventually(lambda: count.value >= EVENTS, 3600)
+        seconds, shipped = time.monotonic() - began, count.value - first
+        publishing.cancel()
+        percentiles = statistics.quantiles(latencies, n=100)
+        print(f"{shipped / seconds:26,.0f} events/s")
+        print(f"{(cpu(process) - before) / shipped * 1e4:26.2f} CPU s per 10,000 events")
+        print(f"{early:26.0f} MB after the first hundredth")
+        print(f"{one_forwarder.memory_mb(process.pid):26.0f} MB at most")
+        print(f"{percentiles[49]:20.1f} {percentiles[98]:5.1f} ms p50, p99 until a new one is safe")
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+        await connection.close()
+        server.stop()
+
+
+def cpu(process: subprocess.Popen[bytes]) -> float:
+    """CPU seconds of the process so far."""
+    return float(one_forwarder.cpu_seconds(process.pid))
+
+
+def main() -> None:
+    context = multiprocessing.get_context("fork")
+    count, port = context.Value("i", 0), free_port()
+    receiver = context.Process(target=one_forwarder.receive, args=(port, count), daemon=True)
+    receiver.start()
+    print(f"{EVENTS:,} events of backlog", flush=True)
+    asyncio.run(drain(f"http://127.0.0.1:{port}", count))
+    receiver.terminate()
+
+
+if __name__ == "__main__":
+    main()
