@@ -1,6 +1,6 @@
 # From nothing but make and python3 >= 3.11. Settings such as INFRA_TOKEN pass through from the environment.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos check lock bench clean
+.PHONY: help run test chaos check lock bench install uninstall clean
 BIN := .venv/bin
 SERVICES := $(patsubst %/pyproject.toml,%,$(wildcard services/*/pyproject.toml))
 INSTALLED := .venv/.installed
@@ -29,6 +29,12 @@ lock: $(INSTALLED) ## the newest versions of all dependencies, with hashes
 
 bench: $(INSTALLED) ## what it costs, in one table; ARGS=--quick for a few minutes
 	@$(BIN)/python benchmarks/table.py $(ARGS)
+
+install: $(INSTALLED) ## on this host, as systemd's services; DESTDIR=, PREFIX=/opt/sematext-agent
+	@UV=$(BIN)/uv deploy/systemd/install.sh install
+
+uninstall: ## removes it; configuration and events stay
+	@deploy/systemd/install.sh uninstall
 
 clean: ## removes what was made here; the agent's state stays
 	@rm -rf .venv .*_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +

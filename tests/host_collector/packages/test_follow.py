@@ -17,7 +17,7 @@ from package_managers import Pip, tool
 from package_managers import run as run_command
 from package_run import Run
 
-from host_collector.packages import follow, notify, roots
+from host_collector.packages import follow, notify, roots, slots
 from host_collector.packages.containers import ContainerGone, tree_of
 from host_collector.packages.processes import HOST, Processes
 from host_collector.packages.tree import tree_at
@@ -284,6 +284,23 @@ def test_a_container_needs_an_id_and_a_file_system_of_its_own(tmp_path: Path) ->
     _process(proc, "9", f"1:name=systemd:/docker/{container}/kubepods/{inner}", "mnt:[3]")
     processes.look()
     assert processes.containers == {inner: 9}
+
+
+@pytest.mark.parametrize(("host_root", "process"), [("", "self"), ("/", "1"), ("/usr", "1")])
+def test_the_hosts_file_system_is_told_by_its_first_process_where_a_root_is_set(
+    host_root: str, process: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under systemd's ProtectSystem= the collector's own namespace is not the host's."""
+    asked: list[str] = []
+    link = Processes._link
+    monkeypatch.setattr(
+        Processes, "_link", lambda self, pid, name: asked.append(str(pid)) or link(self, pid, name)
+    )
+    known = slots.Slots(slots._Index())
+    notifier = notify.Notifier()
+    follow.Follower(HostSettings(host_root=host_root), known, notifier)
+    notifier.close()
+    assert asked == [process]
 
 
 def test_a_process_number_that_is_another_process_now_is_not_entered(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ class Follower:
         # In a container the procfs of the host is below its mounted root.
         proc = f"{root}/proc" if root and os.path.isdir(f"{root}/proc/1") else "/proc"
         self._host_root = root
-        self._processes = Processes(proc, "1" if root else "self")
+        # In a sandbox of systemd the file system is the host's, but not our namespace: HOST_ROOT=/.
+        self._processes = Processes(proc, "1" if settings.host_root else "self")
         self._names: dict[str, tuple[str, str]] = {}
         self._search_at: dict[str, float] = {}
         """When a tree has to be searched at all the places."""
