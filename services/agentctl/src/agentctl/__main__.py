@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import shtab
+
 from agentctl import dead, status, tap
 from agentctl.state import CommandError, State, default_directory
 from agentctl.up import up
@@ -16,6 +18,8 @@ from shared import AGENT_NAME, AGENT_VERSION, logs
 from shared.bus import BusError
 from shared.service import EXIT_SETTINGS
 from shared.settings import Duration, SettingsError
+
+_SOURCES = ("docker", "kubernetes", "host", "lifecycle")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,10 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"{AGENT_NAME} {AGENT_VERSION}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     state = argparse.ArgumentParser(add_help=False)
-    state.add_argument(
+    directory = state.add_argument(
         "--state", type=Path, default=default_directory(os.environ), metavar="DIR",
         help="where the agent keeps its events and its place at each source (%(default)s)",
     )  # fmt: skip
+    directory.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     broker = argparse.ArgumentParser(add_help=False, parents=[state])
     broker.add_argument(
         "--nats", metavar="URL",
@@ -62,7 +67,19 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("status", parents=[broker], help="say how every part is")
     command.set_defaults(command=lambda options: asyncio.run(status.show(options)))
     _add_dead(commands.add_parser("dead", help="events that were refused for good"), broker)
+    command = commands.add_parser(
+        "completion", help="print what makes a shell complete this command",
+        description="In ~/.bashrc or ~/.zshrc: eval \"$(agentctl completion bash)\", or zsh. "
+        "For fish: agentctl completion fish > ~/.config/fish/completions/agentctl.fish",
+    )  # fmt: skip
+    command.add_argument("shell", choices=("bash", "zsh", "fish"))
+    command.set_defaults(command=lambda options: _complete(parser, options.shell))
     return parser
+
+
+def _complete(parser: argparse.ArgumentParser, shell: str) -> int:
+    print(shtab.complete(parser, shell))
+    return 0
 
 
 def _add_tap(command: argparse.ArgumentParser) -> None:
@@ -74,8 +91,15 @@ def _add_tap(command: argparse.ArgumentParser) -> None:
         "--since", type=Duration.parse, default=Duration(600), metavar="TIME",
         help="how far to go back, such as 30s, 10m or 2h (10m)",
     )  # fmt: skip
-    command.add_argument("--source", help="docker, kubernetes, host or lifecycle")
-    command.add_argument("--origin", metavar="NAME", help="one host or cluster")
+    command.add_argument("--source", choices=_SOURCES, help="only events of this collector")
+    command.add_argument("--origin", metavar="NAME", help="only of this host or cluster")
+    command.add_argument(
+        "--object", metavar="KIND", help="only of objects such as container, Pod or package"
+    )
+    command.add_argument(
+        "--name", metavar="PATTERN", help="only of objects with such a name: 'shop-*'"
+    )
+    command.add_argument("--severity", choices=tap.SEVERITIES, help="only so bad or worse")
     command.add_argument("--grep", metavar="TEXT", default="", help="only lines that hold TEXT")
     command.set_defaults(command=lambda options: asyncio.run(tap.show(options)))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 import msgspec
 
 from agentctl.reaching import broker
+from agentctl.terminal import Terminal
 from shared.bus import Bus
 from shared.health import Report
 from shared.logs import escape
@@ -17,6 +19,10 @@ from shared.words import size, span
 
 ANSWER_SECONDS = 0.5
 """How long the parts may take to answer: they do in milliseconds, or not at all."""
+_NO_FORWARDER = "The forwarder does not answer, so nothing is shipped; start it."
+
+Line = tuple[str, str]
+"""A line and its colour."""
 
 
 async def show(options: argparse.Namespace) -> int:
@@ -25,12 +31,15 @@ async def show(options: argparse.Namespace) -> int:
         reports = [*map(_report, await connection.ask_all(STATUS, ANSWER_SECONDS))]
         flow = await _flow(connection)
     known = sorted((r for r in reports if r is not None), key=lambda r: (r.origin, r.service))
-    lines = [*_parts(known), "", *flow]
-    lines += [_last_error(report) for report in known if report.last_error]
+    terminal = Terminal(sys.stdout)
+    lines = [*_parts(known), ("", ""), *((line, "") for line in flow)]
+    lines += [(_last_error(report), "warning") for report in known if report.last_error]
     missing = FORWARDER not in {report.service for report in known}
     if missing:
-        lines.append("The forwarder does not answer, so nothing is shipped; start it.")
-    print("\n".join(map(escape, lines)))
+        lines.append((_NO_FORWARDER, "error"))
+    for text, colour in lines:
+        for line in terminal.wrapped(escape(text)):
+            print(terminal.paint(line, colour))
     return int(missing or not all(report.ready for report in known))
 
 
@@ -42,18 +51,24 @@ def _report(answer: bytes) -> Report | None:
         return None
 
 
-def _parts(reports: list[Report]) -> list[str]:
+def _parts(reports: list[Report]) -> list[Line]:
     """A line for each part, and below it one for each of its conditions that says something."""
-    lines = [f"{'PART':<12}{'ORIGIN':<20}{'STATE':<11}{'RUNNING':<10}VERSION"]
+    rows = [("PART", "ORIGIN", "STATE", "RUNNING", "VERSION")]
     for report in reports:
         state = "ready" if report.ready else "NOT READY"
         running = span(time.time() - report.started)
-        lines.append(
-            f"{report.service:<12}{report.origin:<20}{state:<11}{running:<10}{report.version}"
-        )
+        rows.append((report.service, report.origin, state, running, report.version))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines = [(table[0], "faint")]
+    for report, row in zip(reports, table[1:], strict=True):
+        lines.append((row, "good" if report.ready else "error"))
         for name, condition in sorted(report.conditions.items()):
-            mark = " " if condition.ok else "!"
-            lines.append(f"  {mark} {name}: {condition.detail}")
+            mark, colour = (" ", "") if condition.ok else ("!", "error")
+            lines.append((f"  {mark} {name}: {condition.detail}", colour))
     return lines
 
 
