@@ -116,7 +116,7 @@ async def test_a_broker_that_is_away_costs_nothing_that_the_cluster_still_has(
     nats_server.signal(signal.SIGKILL)
     # More than the window and all buffers on the way hold, so that reading really stops.
     during = [cluster.add(f"e{number}", message="x" * 500) for number in range(8000)]
-    await eventually(lambda: running.count("unacknowledged") > 0)
+    await eventually(lambda: running.count("events_unacknowledged") > 0)
     cluster.delete("before")
     if minutes > 5:
         await running.kill()
@@ -176,9 +176,9 @@ async def test_a_slow_receiver_slows_the_source_and_memory_stays_bounded(
     await eventually(lambda: len(cluster.watches()) == 1)
     for number in range(10_000):
         cluster.add(f"e{number}")
-    await eventually(lambda: running.count("unacknowledged") == 1024)
+    await eventually(lambda: running.count("events_unacknowledged") == 1024)
     await asyncio.sleep(0.2)
-    assert running.count("unacknowledged") == 1024
+    assert running.count("events_unacknowledged") == 1024
     assert running.count("watch_frames") <= 1025
     gate.set()
     assert revisions(await until_told(streams, 10_000, 60)) == list(range(101, 10_101))
@@ -192,7 +192,7 @@ async def test_a_stop_while_the_broker_is_away_ends_and_the_next_start_goes_on(
     await eventually(lambda: len(cluster.watches()) == 1)
     nats_server.signal(signal.SIGKILL)
     cluster.add("one")
-    await eventually(lambda: running.count("unacknowledged") == 1)
+    await eventually(lambda: running.count("events_unacknowledged") == 1)
     running.runtime.stopping.set()
     await asyncio.wait([running.task], timeout=5)
     assert running.task.done()
