@@ -235,12 +235,12 @@ def test_it_can_be_used_with_the_keyboard_alone(page: Browser) -> None:
 
 def test_nothing_stands_in_the_way_of_a_screen_reader(agent: Agent, page: Browser) -> None:
     asyncio.run(agent.bury(an_event("refused")))
-    for scheme in ("light", "dark"):
+    views = [(view, "light") for view in ("?q=shop-1", "?view=health", "?view=dead", "?event=1")]
+    for view, scheme in [*views, ("?q=shop-1", "dark")]:
         page.prefer(scheme)
-        for view in ("", "?view=health", "?view=dead", "?event=1"):
-            page.open(view)
-            page.until(lambda: page.texts("#services li"))
-            assert page.problems() == [], (scheme, view)
+        page.open(view)
+        page.until(lambda: page.texts("#services li"))
+        assert page.problems() == [], (scheme, view)
 
 
 def test_a_dead_letter_is_seen_and_replayed(agent: Agent, page: Browser) -> None:
@@ -255,10 +255,10 @@ def test_a_dead_letter_is_seen_and_replayed(agent: Agent, page: Browser) -> None
 
 
 def test_it_stays_calm_at_ten_thousand_events(agent: Agent, page: Browser) -> None:
-    page.open("?q=flood")
     agent.tell(*(an_event(f"flood-{number}") for number in range(10_000)))
     page.until(lambda: "A sample:" in page.text("#sampled"))
-    page.until(lambda: page.text("#counted").startswith("10,000 events"), seconds=30)
+    counted = "return parseInt(document.querySelector('#counted').textContent.replace(',', ''))"
+    page.until(lambda: page.script(counted) >= 10_000, seconds=30)
     assert 0 < len(page.texts("#rows li")) <= 500
     started = time.monotonic()
     page.script("return document.querySelectorAll('*').length")

@@ -93,7 +93,7 @@ class Agent:
         self._store = store
         self._run_id = uuid.uuid4().hex
         port = settings.console_port
-        self._page_port = port if environ.get("CONSOLE_PORT") else free_port(port)
+        self._page_port = port if port and environ.get("CONSOLE_PORT") else free_port(port)
         self._processes: list[Supervised] = []
         self._health = Health("agentctl", settings.hostname)
         self._connection: Bus | None = None

@@ -134,7 +134,7 @@ function describe(lanes) {
   const late = shown.counted_since > shown.start + shown.width;
   write(
     $("counted"),
-    `${events(all)}${late ? `, counted from ${clock(shown.counted_since)} on: the page has not read what was before` : ""}`,
+    events(all) + (late ? `; what was before ${clock(shown.counted_since)} is not remembered` : ""),
   );
 }
 
