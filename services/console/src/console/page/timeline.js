@@ -134,7 +134,7 @@ function describe(lanes) {
   const late = shown.counted_since > shown.start + shown.width;
   write(
     $("counted"),
-    events(all) + (late ? `; what was before ${clock(shown.counted_since)} is not remembered` : ""),
+    events(all) + (late ? `, of those stored since ${clock(shown.counted_since)}` : ""),
   );
 }
 
