@@ -1,6 +1,6 @@
 # From nothing but make and python3 >= 3.11. Settings such as INFRA_TOKEN pass through from the environment.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos check lock bench install uninstall clean
+.PHONY: help run test chaos fuzz check lock bench install uninstall clean
 BIN := .venv/bin
 SERVICES := $(patsubst %/pyproject.toml,%,$(wildcard services/*/pyproject.toml))
 INSTALLED := .venv/.installed
@@ -16,6 +16,9 @@ test: $(INSTALLED) ## all tests, with real parts where they are at hand
 
 chaos: $(INSTALLED) ## every fault under load, and what came of it; ARGS='SIGKILL disk' for some
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
+
+fuzz: $(INSTALLED) ## every decoder against 20,000 changed inputs; FUZZ_EXAMPLES=n
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -q tests/fuzz
 
 check: $(INSTALLED) ## format, lint, types, who may import whom, each service alone
 	@$(BIN)/ruff format --check --quiet && $(BIN)/ruff check --quiet

@@ -1,4 +1,4 @@
-"""A real nats-server for a test, and waiting for what another process does."""
+"""A real nats-server for a test, what no client would send it, and waiting for another process."""
 
 from __future__ import annotations
 
@@ -78,6 +78,24 @@ def wait_for_port(port: int, seconds: float = 10) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def raw_publish(server: NatsServer, *frames: bytes) -> None:
+    """Sends protocol frames as they are, as no client library would."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as wire:
+        wire.recv(65536)
+        wire.sendall(b'CONNECT {"headers":true}\r\n' + b"".join(frames) + b"PING\r\n")
+        answer = b""
+        while b"PONG" not in answer:
+            answer += wire.recv(65536)
+        assert b"-ERR" not in answer, answer
+
+
+def frame(subject: bytes, payload: bytes, header: bytes = b"") -> bytes:
+    if not header:
+        return b"PUB %s %d\r\n%s\r\n" % (subject, len(payload), payload)
+    sizes = (len(header), len(header) + len(payload))
+    return b"HPUB %s %d %d\r\n%s%s\r\n" % (subject, *sizes, header, payload)
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, eventually, frame, raw_publish
 
 from shared import bus
 from shared.bus import (
@@ -30,24 +29,6 @@ async def stream(connection: Bus) -> Bus:
     )
     await connection.manager.add_consumer("EVENTS", ConsumerConfig(durable_name="forwarder"))
     return connection
-
-
-def raw_publish(server: NatsServer, *frames: bytes) -> None:
-    """Sends protocol frames as they are, as no client library would."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as wire:
-        wire.recv(65536)
-        wire.sendall(b'CONNECT {"headers":true}\r\n' + b"".join(frames) + b"PING\r\n")
-        answer = b""
-        while b"PONG" not in answer:
-            answer += wire.recv(65536)
-        assert b"-ERR" not in answer, answer
-
-
-def frame(subject: bytes, payload: bytes, header: bytes = b"") -> bytes:
-    if not header:
-        return b"PUB %s %d\r\n%s\r\n" % (subject, len(payload), payload)
-    sizes = (len(header), len(header) + len(payload))
-    return b"HPUB %s %d %d\r\n%s%s\r\n" % (subject, *sizes, header, payload)
 
 
 async def take(connection: Bus, count: int) -> list[Message]:

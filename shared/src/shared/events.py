@@ -13,11 +13,18 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
+from shared import AGENT_VERSION
+from shared.decoding import UNREADABLE
+
 SECOND = 1_000_000_000  # nanoseconds
+
+Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A moment since the epoch, as a cursor may hold one: up to the year 2262."""
+_SECONDS_MAX = 253_402_300_799  # the year 9999
 
 # The largest event, encoded, in bytes. The stream refuses a larger one; a collector replaces it
 # with a Gap that says so.
@@ -189,8 +196,28 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_bytes: int = 0
 
 
+class NewerEvent(msgspec.DecodeError):
+    """An event whose form only a newer version of the agent knows."""
+
+
+class _AnyBody(msgspec.Struct):
+    event: str
+
+
+class _AnyEvent(msgspec.Struct):
+    """What every version's events have in common."""
+
+    id: str
+    time: str
+    origin: str
+    agent: str
+    body: _AnyBody
+
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
+_any_decoder = msgspec.json.Decoder(_AnyEvent)
+_TAGS = frozenset(str(body.__struct_config__.tag) for body in get_args(Body))
 
 
 def encode(event: Event) -> bytes:
@@ -199,16 +226,47 @@ def encode(event: Event) -> bytes:
 
 
 def decode(payload: bytes) -> Event:
-    """The event in a message. Raises `msgspec.DecodeError` for anything that is not one."""
-    return _decoder.decode(payload)
+    """The event in a message.
+
+    Raises:
+        NewerEvent: it has a body, or a value in it, that this version does not know.
+        msgspec.DecodeError: it is anything else but an event.
+    """
+    try:
+        return _decoder.decode(payload)
+    except UNREADABLE as error:
+        _raise_if_newer(payload, error)
+        if isinstance(error, msgspec.DecodeError):
+            raise
+        raise msgspec.DecodeError(str(error)) from error
+
+
+def _raise_if_newer(payload: bytes, problem: Exception) -> None:
+    try:
+        event = _any_decoder.decode(payload)
+    except UNREADABLE:
+        return
+    if event.body.event not in _TAGS or _version(event.agent) > _version(AGENT_VERSION):
+        raise NewerEvent(
+            f"of agent {event.agent[:64]}, which tells of `{event.body.event[:64]}` in a form that "
+            f"{AGENT_VERSION} does not know"
+        ) from problem
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """`1.20.3` for comparing; the lowest there is for what is no version."""
+    return tuple(int(part) for part in text.split(".") if part.isdecimal() and len(part) < 9)
 
 
 def rfc3339(nanoseconds: int) -> str:
     """`1795423877628168185` as `2026-11-23T09:31:17.628168185Z`.
 
     A string on the bus, because a JSON number of that size loses its last digits in most readers.
+    A time before 1970 or after 9999, of a file or a clock that is wrong, becomes the nearest:
+    better an event at a wrong time than none.
     """
-    seconds, fraction = divmod(nanoseconds, SECOND)
+    seconds, fraction = divmod(max(0, nanoseconds), SECOND)
+    seconds = min(seconds, _SECONDS_MAX)
     return f"{_second(seconds)}.{fraction:09d}Z"
 
 

@@ -50,6 +50,7 @@ DEAD_TIME = "Agent-Dead-Time"
 """When it was given up, RFC 3339."""
 
 _TOKEN_CHARACTERS_MAX = 64
+_KEY_CHARACTERS_MAX = 256  # of each part; a line of the protocol may have 4,096
 _not_allowed = re.compile(r"[^A-Za-z0-9_:@/=+-]")
 
 
@@ -65,7 +66,8 @@ def token(text: str) -> str:
 
 def key(*parts: str) -> str:
     """The parts as one key of a bucket, which allows even less than a subject does."""
-    return ".".join(re.sub(r"[^A-Za-z0-9_-]", "_", part) or "_" for part in parts)
+    plain = (re.sub(r"[^A-Za-z0-9_-]", "_", part[:_KEY_CHARACTERS_MAX]) for part in parts)
+    return ".".join(part or "_" for part in plain)
 
 
 def subject_of(event: Event) -> str:

@@ -105,6 +105,7 @@ def _in_parentheses(details: list[str]) -> str:
 
 def size(count: float) -> str:
     """`12.5 MiB`."""
+    count = min(count, 2**80)  # what somebody wrote may be beyond all floats
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

@@ -11,6 +11,7 @@ from agentctl.reaching import broker
 from agentctl.state import CommandError
 from shared import dead_letters
 from shared.bus import Bus, Message
+from shared.decoding import UNREADABLE
 from shared.logs import escape
 from shared.subjects import DEAD_REASON, DEAD_SEQUENCE, DEAD_STATUS, DEAD_TIME
 
@@ -38,7 +39,7 @@ async def show_one(options: argparse.Namespace) -> int:
         print(f"{label:<10}{escape(message.headers.get(name, ''))}")
     try:
         print(msgspec.json.format(message.data, indent=2).decode())
-    except msgspec.DecodeError:
+    except UNREADABLE:
         print(tap.raw(message))
     return 0
 

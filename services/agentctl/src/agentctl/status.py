@@ -11,6 +11,7 @@ import msgspec
 from agentctl.reaching import broker
 from agentctl.terminal import Terminal
 from shared.bus import Bus
+from shared.decoding import UNREADABLE
 from shared.health import Report
 from shared.logs import escape
 from shared.streams import lookup
@@ -47,7 +48,7 @@ def _report(answer: bytes) -> Report | None:
     """One part's answer; None for something else that listens on the subject."""
     try:
         return msgspec.json.decode(answer, type=Report)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

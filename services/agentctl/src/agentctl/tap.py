@@ -26,6 +26,7 @@ from shared.events import (
     Event,
     Gap,
     KubernetesEvent,
+    NewerEvent,
     OutOfMemory,
     PackageChange,
     decode,
@@ -178,6 +179,12 @@ def _event(message: Message) -> Event | None:
 
 
 def _no_event(message: Message) -> str:
+    try:
+        decode(message.data)
+    except NewerEvent as error:
+        return escape(f"{message.subject}: {error}; upgrade agentctl to read it, or use --json")
+    except msgspec.DecodeError:
+        pass
     return escape(f"{message.subject}: {len(message.data)} bytes that are no event")
 
 

@@ -285,7 +285,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError,
-            OSError, ValueError, msgspec.MsgspecError) as error:  # fmt: skip
+            OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:  # fmt: skip
         cause = _cause(error)
         absent = isinstance(cause, FileNotFoundError | ConnectionRefusedError)
         raise EngineError(str(cause), absent=absent) from error
@@ -313,8 +313,11 @@ def _tags(image: _Image) -> tuple[str, ...]:
 
 
 def _time(text: str) -> int:
-    """Nanoseconds since the epoch, or 0 for the year 1, with which Go says never."""
-    return 0 if not text or text.startswith("0001") else nanoseconds(text)
+    """Nanoseconds since the epoch; 0 for the year 1, with which Go says never, and for no time."""
+    try:
+        return max(0, nanoseconds(text))
+    except ValueError:
+        return 0
 
 
 def _probe(config: _Config) -> str | None:

@@ -7,8 +7,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 
-import msgspec
-
 from docker_collector import reconcile
 from docker_collector.backlog import Item, Lines, Lost, Ring
 from docker_collector.connection import Connection
@@ -19,6 +17,7 @@ from docker_collector.settings import DockerSettings
 from docker_collector.state import State
 from docker_collector.translate import Known, Message, decode, identity, translate
 from shared import AGENT_VERSION
+from shared.decoding import UNREADABLE
 from shared.events import SECOND, Event, Gap, event_id, rfc3339
 from shared.health import Health
 
@@ -90,7 +89,7 @@ class Follower:
     def _decode(self, line: bytes) -> Message | None:
         try:
             return decode(line)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self._left_out.labels("unreadable").inc()
             log.warning("skipped a message that cannot be read (%s): %r", error, line[:200])
             return None

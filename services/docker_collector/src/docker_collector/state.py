@@ -15,6 +15,8 @@ import msgspec
 
 from docker_collector.engine import RING_EVENTS, Snapshot
 from docker_collector.translate import Message
+from shared.decoding import UNREADABLE
+from shared.events import Nanoseconds
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ class Seen(msgspec.Struct, array_like=True):
     name: str
     image: str
     running: bool = False
-    since: int = 0
+    since: Nanoseconds = 0
     """When it was last created, started or ended, in nanoseconds since the epoch; 0: unknown."""
 
 
@@ -44,7 +46,7 @@ class Cursor(msgspec.Struct, omit_defaults=True):
     """What is stored."""
 
     address: str
-    latest: int = 0
+    latest: Nanoseconds = 0
     """The time of the newest message, in nanoseconds since the epoch."""
     recent: bytes = b""
     """The digests of the last messages, oldest first, each of 8 bytes."""
@@ -164,7 +166,7 @@ def _read(address: str, stored: bytes | None) -> Cursor | None:
         return None
     try:
         cursor = msgspec.json.decode(stored, type=Cursor)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         log.warning("the stored cursor cannot be read (%s): starting from now", error)
         return None
     if cursor.address != address:

@@ -7,11 +7,13 @@ and an attribute that a label has overwritten is left out unless the true value 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from docker_collector.masking import mask
 from shared import AGENT_VERSION
-from shared.events import SECOND, DockerEvent, Event, event_id, rfc3339
+from shared.events import SECOND, DockerEvent, Event, Nanoseconds, event_id, rfc3339
 
 
 class _Actor(msgspec.Struct):
@@ -29,9 +31,9 @@ class _Line(msgspec.Struct, rename={"type": "Type", "action": "Action", "actor":
     action: str
     actor: _Actor | None = None
     scope: str = "local"
-    time: int = 0
+    time: Annotated[int, msgspec.Meta(ge=0, le=2**63 // SECOND)] = 0
     """Seconds since the epoch."""
-    timeNano: int = 0  # noqa: N815 - as the engine spells it
+    timeNano: Nanoseconds = 0  # noqa: N815 - as the engine spells it
     """The whole moment in nanoseconds since the epoch, not the fraction."""
 
 
@@ -59,7 +61,7 @@ def decode(line: bytes) -> Message:
     """The message in a line of the stream.
 
     Raises:
-        msgspec.DecodeError: the line is not JSON, or not a message.
+        One of UNREADABLE: the line is not JSON, or not a message.
     """
     given = _decoder.decode(line)
     action = given.action

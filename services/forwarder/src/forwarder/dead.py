@@ -27,6 +27,9 @@ from shared.subjects import (
 log = logging.getLogger(__name__)
 
 _REASON_CHARACTERS_MAX = 500
+_ID_CHARACTERS_MAX = 200
+_SUBJECT_CHARACTERS_MAX = 1000
+"""The broker closes the connection on a longer line (4,096 bytes), and each start would end so."""
 _EXCERPT_BYTES = 64
 
 
@@ -39,7 +42,9 @@ async def bury(bus: Bus, message: Message, status: int, reason: str) -> None:
         DEAD_TIME: rfc3339(time.time_ns()),
     }
     # Its own id, or one that is the same at every delivery: a second copy is not stored.
-    message_id = _ascii(message.id) or f"{EVENTS_STREAM}:{message.sequence}"
+    message_id = _ascii(message.id)
+    if not 0 < len(message_id) <= _ID_CHARACTERS_MAX:
+        message_id = f"{EVENTS_STREAM}:{message.sequence}"
     subject = dead_subject(_clean(message.subject))
     backoff = Backoff(0.2, 10)
     while True:
@@ -63,4 +68,4 @@ def _ascii(text: str) -> str:
 
 def _clean(subject: str) -> str:
     """A subject that anybody may have made up, in tokens that can be published on."""
-    return ".".join(map(token, subject.split(".")))
+    return ".".join(map(token, subject.split(".")))[:_SUBJECT_CHARACTERS_MAX].rstrip(".")

@@ -13,6 +13,7 @@ import time
 import msgspec
 
 from shared.bus import Bus, BusError
+from shared.decoding import UNREADABLE
 from shared.events import HostFacts
 from shared.subjects import HOSTS, key
 
@@ -75,7 +76,7 @@ class Facts:
         if value is not None:
             try:
                 facts = _decoder.decode(value)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 log.warning("the facts of %s cannot be read: %s", bucket_key, error)
         seconds = FRESH_SECONDS if facts else MISSING_SECONDS
         self._known[bucket_key] = facts, time.monotonic() + seconds

@@ -28,7 +28,7 @@ from forwarder.streams import ACK_WAIT_SECONDS
 from forwarder.transport import Answer, Transport
 from forwarder.verdict import Verdict, in_words, judge
 from shared.bus import BusError, Message, Puller
-from shared.events import SECOND, decode, nanoseconds
+from shared.events import SECOND, NewerEvent, decode, nanoseconds
 from shared.health import METRICS_PREFIX, Health
 from shared.retry import Backoff
 from shared.service import Runtime
@@ -50,6 +50,7 @@ ATTEMPTS_MAX = 100
 between two attempts that is the better part of an hour; then it would keep the stream from being
 trimmed, until that is full."""
 _CONFIRM_SECONDS = 0.5
+_UPGRADE = "upgrade this forwarder, then `agentctl dead replay` sends it"
 
 
 class _Shipment:
@@ -163,8 +164,12 @@ class Shipper:
             event = decode(message.data)
             time_ns = nanoseconds(event.time)
             document = encode(enrich(event, self._facts.of(event.origin), self._settings.tags))
+        except NewerEvent as error:
+            self._take_unreadable(message, "newer", f"{error}: {_UPGRADE}")
+            return
         except (msgspec.DecodeError, ValueError, OverflowError) as error:
-            self._take_unreadable(message, str(error))
+            words = f"cannot be decoded: {error}; it begins with {excerpt(message.data)}"
+            self._take_unreadable(message, "undecodable", words)
             return
         # Not the event's own id: a dead letter comes again under another, and is sent again.
         message_id = message.id or event.id
@@ -179,12 +184,11 @@ class Shipper:
             self._hold(shipment)
             self._make_ready(shipment)
 
-    def _take_unreadable(self, message: Message, problem: str) -> None:
+    def _take_unreadable(self, message: Message, reason: str, words: str) -> None:
         shipment = _Shipment(message, f"{EVENTS_STREAM}:{message.sequence}", b"", 0, self._term)
         if shipment.id not in self._held:
             self._hold(shipment)
-            words = f"cannot be decoded: {problem}; it begins with {excerpt(message.data)}"
-            self._bury(shipment, 0, words, "undecodable")
+            self._bury(shipment, 0, words, reason)
 
     def _is_late(self) -> bool:
         """Whether the stream may have given what is here to another forwarder meanwhile: this

@@ -72,6 +72,8 @@ def stream_configs(settings: ForwarderSettings) -> list[Config]:
         "name": DEAD_STREAM,
         "subjects": [DEAD_SUBJECTS],
         "max_bytes": settings.dead_bytes_max,
+        # What was published without any header still fits when the reason is added to it.
+        "max_msg_size": EVENT_BYTES_MAX + 2 * HEADER_BYTES_MAX,
         "discard": "old",
     }
     # The large one last: it takes what the disk has left.

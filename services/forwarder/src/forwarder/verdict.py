@@ -12,6 +12,7 @@ import enum
 import msgspec
 
 from forwarder.transport import Answer
+from shared.decoding import UNREADABLE
 
 
 class Verdict(enum.Enum):
@@ -79,6 +80,6 @@ def _reason(body: str) -> str:
     """What the receiver said, from its JSON or as it stands."""
     try:
         text = msgspec.json.decode(body, type=_Error).error
-    except msgspec.DecodeError:
+    except UNREADABLE:
         text = body
     return " ".join(text.split())[:200]

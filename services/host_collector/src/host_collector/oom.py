@@ -23,6 +23,7 @@ from host_collector.packages.containers import name_and_image
 from host_collector.packages.tree import tree_at
 from host_collector.settings import HostSettings
 from shared.collector import Observed
+from shared.decoding import UNREADABLE
 from shared.events import OutOfMemory
 from shared.service import Runtime
 
@@ -98,7 +99,7 @@ def _named(observed: Observed, host_root: str) -> Observed:
 def _cursor(stored: bytes | None) -> Cursor | None:
     try:
         return msgspec.json.decode(stored, type=Cursor) if stored else None
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         log.warning("the stored cursor cannot be read, kills before now are not told: %s", error)
         return None
 

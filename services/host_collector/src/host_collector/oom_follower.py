@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -27,7 +28,7 @@ from host_collector.kmsg import Record
 from host_collector.oom_kills import Kills
 from shared import AGENT_VERSION
 from shared.collector import Observed
-from shared.events import SECOND, Event, Gap, OutOfMemory, event_id, rfc3339
+from shared.events import SECOND, Event, Gap, Nanoseconds, OutOfMemory, event_id, rfc3339
 
 PART = "oom"
 """The part of the collector's cursors that is this source's."""
@@ -43,11 +44,11 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     """How far the kernel's log is told."""
 
     boot: str
-    sequence: int | None
+    sequence: Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)] | None
     """The last record that is done with; None where none was ever read."""
-    kills: int | None
+    kills: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None
     """How many of the kills that the kernel counts are told or reported as missing."""
-    time: int
+    time: Nanoseconds
     """The moment up to which that holds, in nanoseconds since the epoch."""
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from kubernetes_collector.credentials import Credentials
 from shared import AGENT_NAME, AGENT_VERSION
+from shared.decoding import UNREADABLE
 from shared.health import Health
 from shared.retry import Backoff
 
@@ -186,7 +187,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> ApiError:
     retry_after = min(float(seconds), RETRY_AFTER_SECONDS_MAX) if seconds.isdecimal() else 0.0
     try:
         status = msgspec.json.decode(body, type=Status)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         status = Status(message=response.reason)
     status.code = response.status
     return status.error(retry_after=retry_after)

@@ -7,6 +7,7 @@ import msgspec
 from kubernetes_collector.api import Api, ApiError
 from kubernetes_collector.settings import KubernetesSettings
 from kubernetes_collector.translate import Cluster
+from shared.decoding import UNREADABLE
 from shared.settings import SettingsError
 
 
@@ -29,7 +30,7 @@ async def identify(api: Api, settings: KubernetesSettings) -> Cluster:
     try:
         body = await api.request("GET", "/api/v1/namespaces/kube-system")
         uid = msgspec.json.decode(body, type=_Namespace).metadata.uid
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ApiError(0, f"a namespace that is none: {error}") from error
     except ApiError as error:
         if error.status == 404:

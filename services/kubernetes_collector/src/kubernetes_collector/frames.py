@@ -8,6 +8,7 @@ import msgspec
 
 from kubernetes_collector.api import ApiError, Status
 from kubernetes_collector.translate import RawEvent
+from shared.decoding import UNREADABLE
 
 LINE_BYTES_MAX = 8 * 1024 * 1024
 """Longer than any event can be: etcd takes 1.5 MB."""
@@ -64,12 +65,20 @@ class Page(msgspec.Struct):
     @property
     def revision(self) -> int:
         """The state of the cluster that the list shows."""
-        return int(self.metadata.resource_version)
+        return _revision(self.metadata.resource_version)
 
     @property
     def token(self) -> str:
         """How to get the next page; empty on the last."""
         return self.metadata.continue_token or ""
+
+
+def _revision(written: str) -> int:
+    """A resourceVersion as a number. Raises ValueError where it is none that a cluster has."""
+    revision = int(written)
+    if not 0 <= revision < 2**63:
+        raise ValueError(f"a resourceVersion that is none: {written[:80]}")
+    return revision
 
 
 _frame = msgspec.json.Decoder(_Frame)
@@ -94,8 +103,8 @@ def decode_frame(line: bytes) -> tuple[str, int, RawEvent | None]:
     try:
         frame = _frame.decode(line)
         event = frame.object if frame.type in ("ADDED", "MODIFIED") else None
-        return frame.type, int(frame.object.metadata.resource_version), event
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        return frame.type, _revision(frame.object.metadata.resource_version), event
+    except (*UNREADABLE, ValueError) as error:
         _raise_if_error(line)
         repaired = line.decode(errors="replace").encode()
         if repaired != line:
@@ -105,7 +114,7 @@ def decode_frame(line: bytes) -> tuple[str, int, RawEvent | None]:
 
 def _raise_if_error(line: bytes) -> None:
     """Raises the ApiError that an ERROR frame is; other lines are not its matter."""
-    with contextlib.suppress(msgspec.DecodeError, RecursionError):
+    with contextlib.suppress(*UNREADABLE):
         frame = _other_frame.decode(line)
         if frame.type == "ERROR":
             raise _status.decode(frame.object).error(status=500)
@@ -117,7 +126,7 @@ def decode_page(body: bytes) -> Page:
         page = _page.decode(body)
         page.revision  # noqa: B018 - it must be a number
         return page
-    except (msgspec.DecodeError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise ApiError(0, f"a list that is none: {error}") from error
 
 
@@ -125,6 +134,6 @@ def decode_item(item: msgspec.Raw) -> tuple[int, RawEvent]:
     """An item of a list and its revision. Raises Undecodable."""
     try:
         event = _event.decode(item)
-        return int(event.metadata.resource_version), event
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        return _revision(event.metadata.resource_version), event
+    except (*UNREADABLE, ValueError) as error:
         raise Undecodable(str(error)) from error

@@ -18,11 +18,13 @@ import logging
 import secrets
 import socket
 import time
+from typing import Annotated
 
 import msgspec
 
 from kubernetes_collector.api import Api, ApiError
 from kubernetes_collector.settings import KubernetesSettings
+from shared.decoding import UNREADABLE
 from shared.service import Runtime, Work
 
 log = logging.getLogger(__name__)
@@ -34,16 +36,19 @@ RENEW_SECONDS = 10.0
 RETRY_SECONDS = 2.0
 
 
+Int32 = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
+
 class LeaseLost(Exception):  # noqa: N818
     """Another replica has the lease, or may have it any moment."""
 
 
 class _Spec(msgspec.Struct, rename="camel", omit_defaults=True):
     holder_identity: str | None = None
-    lease_duration_seconds: int | None = None
+    lease_duration_seconds: Int32 | None = None
     acquire_time: str | None = None
     renew_time: str | None = None
-    lease_transitions: int | None = None
+    lease_transitions: Int32 | None = None
 
 
 class _Metadata(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -122,7 +127,7 @@ class Lease:
     async def _read(self) -> _Record:
         try:
             return msgspec.json.decode(await self._api.request("GET", self._one), type=_Record)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise ApiError(0, f"a lease that is none: {error}") from error
         except ApiError as error:
             if error.status != 404:

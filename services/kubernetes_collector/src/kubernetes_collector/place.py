@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from kubernetes_collector.translate import Cluster
@@ -15,8 +17,8 @@ EVENT_TTL_SECONDS = 3600
 class Place(msgspec.Struct, frozen=True):
     """The cursor as it is stored: all of the cluster's history up to a resourceVersion is safe."""
 
-    revision: int
-    seen: float
+    revision: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    seen: Annotated[float, msgspec.Meta(ge=0, le=2**63 / SECOND)]
     """When this was known to be all there is, in seconds since the epoch."""
 
 

@@ -18,6 +18,9 @@ from shared.events import Event, KubernetesEvent, event_id, rfc3339
 FUTURE_SECONDS_MAX = 300
 """A time further ahead of our clock than this is a mistake of somebody else's clock."""
 
+COUNT_MAX = 2**31 - 1
+"""An int32 in the API."""
+
 Text = str | None
 
 
@@ -138,7 +141,7 @@ def _node(raw: RawEvent, about: Reference, source: Source, controller: str) -> s
 def _count(raw: RawEvent) -> int:
     for count in (raw.series and raw.series.count, raw.count, raw.deprecated_count):
         try:
-            if count and int(count) > 0:
+            if count and 0 < int(count) <= COUNT_MAX:
                 return int(count)
         except (TypeError, ValueError, OverflowError):
             continue

@@ -36,6 +36,7 @@ from kubernetes_collector.selection import Filters, Repeats
 from kubernetes_collector.settings import KubernetesSettings
 from kubernetes_collector.translate import Cluster, RawEvent, translate
 from shared.collector import Observed, read_cursor
+from shared.decoding import UNREADABLE
 from shared.events import SECOND, Event, KubernetesEvent, nanoseconds
 from shared.retry import Backoff
 from shared.service import Runtime
@@ -137,7 +138,7 @@ class Follower:
                 self._place = msgspec.json.decode(stored, type=Place)
                 log.info("going on from revision %d", self._place.revision)
                 return
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 log.warning("the stored place cannot be read: %s", error)
         self._start_anew("first start", time.time())
 

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from shared.decoding import UNREADABLE
+
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 1.0
@@ -47,7 +49,7 @@ async def ask(url: str) -> dict[str, str]:
 def _try(kind: str, url: str) -> dict[str, str]:
     try:
         return _CLOUDS[kind](url)
-    except (OSError, ValueError, http.client.HTTPException, msgspec.DecodeError) as error:
+    except (OSError, ValueError, http.client.HTTPException, *UNREADABLE) as error:
         log.debug("not in the cloud %s: %s", kind, error)
         return {}
 

@@ -22,7 +22,8 @@ import psutil
 from lifecycle_collector.settings import LifecycleSettings
 from shared import AGENT_VERSION
 from shared.collector import Observed
-from shared.events import AgentLifecycle, Event, event_id, rfc3339
+from shared.decoding import UNREADABLE
+from shared.events import AgentLifecycle, Event, Nanoseconds, event_id, rfc3339
 from shared.service import Runtime
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,9 @@ class Record(msgspec.Struct, frozen=True):
     run: str
     identity: str
     """What the run was named after; see `name_after`."""
-    started: int
-    alive: int
-    stopped: int = 0
+    started: Nanoseconds
+    alive: Nanoseconds
+    stopped: Nanoseconds = 0
 
 
 async def watch(
@@ -87,7 +88,7 @@ def _read(cursor: bytes | None) -> Record | None:
         return None
     try:
         return msgspec.json.decode(cursor, type=Record)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         log.warning(
             "the record of the previous run cannot be read, so it counts as none: %s", error
         )

@@ -26,6 +26,7 @@ import msgspec
 
 from shared.bus.client import Msg, TolerantClient
 from shared.bus.pull import Message, Puller
+from shared.decoding import UNREADABLE
 from shared.retry import Backoff
 from shared.settings import ServiceSettings, SettingsError, without_userinfo
 
@@ -146,7 +147,7 @@ class Bus:
                 f"$JS.API.{call}", payload, timeout=ACKNOWLEDGEMENT_SECONDS_MAX
             )
             answer: dict[str, Any] = msgspec.json.decode(message.data, type=dict)
-        except (nats.errors.Error, TimeoutError, msgspec.DecodeError) as error:
+        except (nats.errors.Error, TimeoutError, *UNREADABLE) as error:
             raise BusError(f"no answer to {call}: {error}") from error
         if refusal := answer.get("error"):
             raise Refused(refusal.get("code", 0), refusal.get("description", "refused"))
@@ -220,7 +221,7 @@ class Bus:
             return
         try:
             reply = _answer.decode(payload)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self._end(token, NoAcknowledgement(f"an answer that is none: {error}"))
             return
         if refusal := reply.error:

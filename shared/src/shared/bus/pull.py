@@ -175,7 +175,7 @@ class Puller:
         # What an ended request still wanted is not coming. Where the server does not say how much
         # that was, all of it is asked anew.
         unsent = headers.get("Nats-Pending-Messages", "")
-        self._wanted = max(0, self._wanted - int(unsent)) if unsent.isdigit() else 0
+        self._wanted = max(0, self._wanted - int(unsent)) if unsent.isdecimal() else 0
         self._renewal.set()
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from host_collector.packages.processes import HOST, Processes
 from host_collector.packages.tree import Tree, Unreadable, tree_at
+from shared.decoding import UNREADABLE
 
 _CONFIG_BYTES_MAX = 1024 * 1024
 
@@ -74,7 +75,7 @@ def name_and_image(host: Tree, container: str, record: str = "") -> tuple[str, s
             config = host.read(f"{folder}/config.v2.json", _CONFIG_BYTES_MAX)
             found = msgspec.json.decode(config, type=_Container)
             return found.name.removeprefix("/"), found.config.image
-        except (OSError, Unreadable, msgspec.DecodeError):
+        except (OSError, Unreadable, *UNREADABLE):
             continue
     try:
         # The kubelet's links to logs: <pod>_<namespace>_<container>-<id>.log

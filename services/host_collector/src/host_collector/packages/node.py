@@ -16,6 +16,7 @@ import msgspec
 from host_collector.packages.inventory import Look, Package
 from host_collector.packages.python import LEFTOVER_SECONDS, changed_at
 from host_collector.packages.tree import Tree, Unreadable
+from shared.decoding import UNREADABLE
 
 LOCK = ".package-lock.json"
 _MANIFEST_BYTES_MAX = 4 * 1024 * 1024
@@ -54,7 +55,7 @@ def read_project(tree: Tree, path: str, before: tuple[Package, ...]) -> Look:
     written = changed_at(tree, f"{path}/{LOCK}")
     try:
         lock = _lock.decode(tree.read(f"{path}/{LOCK}"))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Unreadable(f"/{path}/{LOCK}: {error}") from error
     packages: dict[tuple[str, str], Package] = {}
     for place, entry in lock.packages.items():
@@ -115,7 +116,7 @@ def _package(tree: Tree, path: str, name: str, known: dict[str, Package]) -> Pac
         manifest = _manifest.decode(tree.read(f"{path}/package.json", _MANIFEST_BYTES_MAX))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError, Unreadable):
+    except (Unreadable, *UNREADABLE):
         return known.get(name)
     return Package(name, manifest.version, "", changed_at(tree, f"{path}/package.json"))
 

@@ -114,7 +114,11 @@ def _packages(database: Path) -> tuple[Package, ...]:
 
 
 def _described(headers: Iterable[Header]) -> tuple[Package, ...]:
-    packages = (package_of(number, header) for number, header in headers)
+    packages = []
+    for number, header in headers:
+        if not isinstance(number, int) or not isinstance(header, bytes):
+            raise ValueError("it has a row that is no header")  # SQLite keeps anything anywhere
+        packages.append(package_of(number, header))
     return tuple(package for package in packages if package is not None)
 
 

@@ -13,12 +13,15 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import defaultdict, deque
+from typing import Annotated
 
 import msgspec
 
 from host_collector.packages.inventory import Package, Root
+from host_collector.packages.readers import READERS
 from host_collector.settings import HostSettings
 from shared.collector import read_cursor
+from shared.decoding import UNREADABLE
 from shared.service import Runtime
 
 log = logging.getLogger(__name__)
@@ -28,13 +31,15 @@ SLOT_BYTES_MAX = 400_000
 INDEX = "packages"
 """The part of the cursor that says how many slots there are."""
 _SLOTS_STEP = 16
+SLOTS_MAX = 16_384
+"""Far more than a host can need: an index that says so is damaged."""
 
 
 class _Slot(msgspec.Struct, frozen=True, array_like=True):
     """One piece of a root's inventory, as it is stored."""
 
     root: Root
-    serial: int
+    serial: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
     piece: int
     pieces: int
     packed: bytes
@@ -43,7 +48,7 @@ class _Slot(msgspec.Struct, frozen=True, array_like=True):
 class _Index(msgspec.Struct, frozen=True):
     """What has to be known before the slots can be read."""
 
-    slots: int = 0
+    slots: Annotated[int, msgspec.Meta(ge=0, le=SLOTS_MAX)] = 0
     """How many there are at most; some may be empty."""
     settled: tuple[str, ...] = ()
     """The trees all of whose roots had been safe once: ids of containers, empty for the host."""
@@ -138,18 +143,29 @@ class Slots:
         for number, data in slots.items():
             try:
                 slot = _slot.decode(data)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 log.warning("cannot use the cursor %s: %s", _part(number), error)
                 continue
             stored[slot.root, slot.serial][slot.piece] = number, slot
             self._serial = max(self._serial, slot.serial)
         for (root, serial), pieces in sorted(stored.items(), key=lambda item: item[0][1]):
             whole = [pieces[piece] for piece in sorted(pieces)]
-            if len(whole) == whole[0][1].pieces:
+            packed = b"".join(slot.packed for _, slot in whole)
+            if len(whole) == whole[0][1].pieces and _can_be_read(root, packed):
                 numbers = tuple(number for number, _ in whole)
-                self._kept[root] = _Kept(serial, numbers, b"".join(s.packed for _, s in whole))
+                self._kept[root] = _Kept(serial, numbers, packed)
         used = {number for kept in self._kept.values() for number in kept.slots}
         self._free = deque(number for number in range(self._count) if number not in used)
+
+
+def _can_be_read(root: Root, packed: bytes) -> bool:
+    """Whether an inventory is whole, and of a kind of root that this version reads."""
+    try:
+        _packages.decode(zlib.decompress(packed))
+    except (zlib.error, *UNREADABLE) as error:
+        log.warning("cannot use the inventory of /%s: %s", root.path, error)
+        return False
+    return root.kind in READERS
 
 
 def _part(slot: int) -> str:
@@ -161,7 +177,7 @@ async def load(runtime: Runtime[HostSettings]) -> Slots:
     data = await read_cursor(runtime, INDEX)
     try:
         index = _index.decode(data) if data else _Index()
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         log.warning("cannot use the cursor %s: %s", INDEX, error)
         index = _Index()
     slots = Slots(index)

@@ -1,0 +1,109 @@
+"""Poison on a real broker: whatever is published on `events.>`, the next good event arrives.
+
+Every file of the corpus in tests/fuzz is published as it is, under subjects and with headers that
+no client would send. Each ends as a document or as a dead letter with a reason, or is counted as a
+copy of one; and nothing of it stays in the stream unacknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from broker import NatsServer, eventually, frame, raw_publish
+from forwarding import Publisher, Start, dead_letters
+from receiver import Receiver
+
+from shared.bus import Bus
+from shared.events import EVENT_BYTES_MAX
+from shared.subjects import DEAD_REASON, DEAD_STATUS, HOSTS, key
+
+CORPUS = Path(__file__).parents[1] / "fuzz/corpus"
+GOOD_SECONDS_MAX = 5
+SUBJECTS = [
+    b"events.a", b"events.\xff\xfe", b"events.a\x0bb", b"events.\x0c", b"events.\x1b[31m.\x00",
+    b"events" + b".a" * 2020, b"events.$JS.ACK.EVENTS.forwarder.1.1.1.1", b"events." + b"x" * 3800,
+]  # fmt: skip
+HEADERS = [
+    b"", b"N", b"NATS/1.0 \xff\xff\r\n\r\n", b"NATS/1.0 404 No Messages\r\n\r\n",
+    b"NATS/1.0\r\nA: \xff\r\n\r\n", b"NATS/1.0\r\nStatus: 503\r\n\r\n", b"NATS/1.0\r\n\r\n",
+    b"NATS/1.0\r\nNats-Msg-Id: %d\xc3\xa9\x1b[31m\r\n\r\n",
+    b"NATS/1.0\r\nNats-Msg-Id: %d" + b"i" * 8000 + b"\r\n\r\n",
+]  # fmt: skip
+
+
+def poisons() -> list[bytes]:
+    """The files of the corpus, and the largest message that the stream takes."""
+    files = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
+    return [*(path.read_bytes() for path in files), b"{" * EVENT_BYTES_MAX]
+
+
+async def until_shipped(connection: Bus) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
+            if not info["num_pending"] + info["num_ack_pending"]:
+                return
+            await asyncio.sleep(0.02)
+
+
+def copies(metrics: str) -> int:
+    """How many events were not sent a second time."""
+    found = re.search(r"^agent_forwarder_events_repeated_total ([0-9.]+)", metrics, re.MULTILINE)
+    assert found is not None
+    return int(float(found[1]))
+
+
+async def good_event_arrives(publisher: Publisher, receiver: Receiver) -> None:
+    (good,) = await publisher.publish()
+    await eventually(lambda: good in receiver.stored, GOOD_SECONDS_MAX)
+
+
+async def test_after_any_poison_the_next_good_event_arrives(
+    start: Start, publisher: Publisher, receiver: Receiver, nats_server: NatsServer, connection: Bus
+) -> None:
+    forwarder = await start()
+    # Their numbers have no common divisor: every subject comes to meet every header.
+    kinds = zip(itertools.cycle(SUBJECTS), itertools.cycle(HEADERS), strict=False)
+    for number, (payload, (subject, header)) in enumerate(zip(poisons(), kinds, strict=False)):
+        poison = frame(subject, payload, header.replace(b"%d", b"%d" % number))
+        await asyncio.to_thread(raw_publish, nats_server, poison)
+        await good_event_arrives(publisher, receiver)
+        assert not forwarder.task.done()
+    await until_shipped(connection)
+    letters = await dead_letters(connection)
+    assert all(letter["headers"][DEAD_STATUS] == "0" for letter in letters)
+    assert all(letter["headers"][DEAD_REASON] for letter in letters)
+    stored = (await connection.api("STREAM.INFO.EVENTS"))["state"]["last_seq"]
+    repeated = copies(forwarder.metrics())
+    assert stored >= 2 * len(poisons()) - 3
+    assert len(receiver.documents) + repeated + len(letters) == stored
+
+
+async def test_the_largest_message_that_the_stream_takes_fits_among_the_dead(
+    start: Start, publisher: Publisher, receiver: Receiver, nats_server: NatsServer, connection: Bus
+) -> None:
+    await start()
+    largest = (await connection.api("STREAM.INFO.EVENTS"))["config"]["max_msg_size"]
+    await asyncio.to_thread(raw_publish, nats_server, frame(b"events.a", b"x" * largest))
+    await good_event_arrives(publisher, receiver)
+    await until_shipped(connection)
+    (letter,) = await dead_letters(connection)
+    assert len(letter["data"]) == largest
+
+
+@pytest.mark.parametrize(
+    "facts", [b'{"hostname":"\xff"}', b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}", b"", b"[]"]
+)
+async def test_facts_that_cannot_be_read_stop_neither_a_start_nor_an_event(
+    start: Start, publisher: Publisher, receiver: Receiver, connection: Bus, facts: bytes
+) -> None:
+    first = await start()
+    await connection.put(HOSTS, key("web-01"), facts)
+    await first.stop()
+    second = await start()
+    await good_event_arrives(publisher, receiver)
+    assert not second.task.done()

@@ -1,0 +1,195 @@
+"""What comes over the bus: from a message's bytes to the document, the dead letter, the tap."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+from nats.aio.subscription import Subscription
+from nats.protocol.parser import Parser
+
+from agentctl import status, tap
+from forwarder.facts import Facts
+from forwarder.settings import ForwarderSettings
+from forwarder.ship import Shipper
+from forwarder.streams import stream_configs
+from forwarder.transport import Answer
+from forwarder.verdict import in_words, judge
+from shared.bus import Bus, Message
+from shared.bus.client import TolerantClient
+from shared.bus.pull import Puller
+from shared.health import Health
+from shared.logs import escape
+from shared.service import Runtime
+
+_CONTROL_LINE_BYTES_MAX = 4096
+"""The broker closes the connection on which a longer one comes (`max_control_line`)."""
+_DELIVERED = "$JS.ACK.EVENTS.forwarder.1.7.7.1700000000000000000.0"
+
+
+class StrictBus:
+    """Stands for the bus, and holds whoever uses it to what the broker takes."""
+
+    is_connected = True
+
+    def __init__(self, stored: bytes | None = None) -> None:
+        self._stored = stored
+        self.published: list[str] = []
+
+    async def publish(
+        self, subject: str, payload: bytes, message_id: str, headers: dict[str, str] | None = None
+    ) -> None:
+        lines = {**(headers or {}), "Nats-Msg-Id": message_id}
+        text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        assert text.isascii()
+        assert escape(text.replace("\r\n", "")) == text.replace("\r\n", "")
+        assert len(subject) + 200 < _CONTROL_LINE_BYTES_MAX
+        assert not set(subject) & set(" \t\r\n*>\0")
+        assert all(subject.split("."))
+        dead = stream_configs(ForwarderSettings())[1]
+        assert len("NATS/1.0\r\n" + text + "\r\n") + len(payload) <= dead["max_msg_size"]
+        self.published.append(subject)
+
+    async def get(self, bucket: str, key: str) -> bytes | None:
+        assert len(key) + 200 < _CONTROL_LINE_BYTES_MAX
+        return self._stored
+
+    async def acknowledge(self, message: Message) -> None:
+        pass
+
+
+class _Posts:
+    """Stands for the transport: every document is delivered."""
+
+    def __init__(self) -> None:
+        self.documents: list[dict[str, Any]] = []
+
+    def post(self, document: bytes, on_answer: Any) -> None:
+        self.documents.append(msgspec.json.decode(document, type=dict))
+        on_answer(Answer(200))
+
+
+class _Tasks:
+    def __init__(self) -> None:
+        self.made: list[asyncio.Task[None]] = []
+
+    def create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self.made.append(asyncio.create_task(work))
+        return self.made[-1]
+
+
+class _NoPuller:
+    def resize(self, window: int) -> None:
+        pass
+
+
+def runtime(settings: Any, stored: bytes | None = None) -> Any:
+    """A runtime that is not of a process: its bus has `stored` under every key."""
+    name = type(settings).__name__.removesuffix("Settings").lower()
+    return Runtime(settings, Health(name, "web-01"), StrictBus(stored), asyncio.Event())
+
+
+async def ship(message: Message) -> None:
+    """The forwarder's whole way: a message ends as a document or as a dead letter, as one."""
+    at = runtime(ForwarderSettings())
+    facts, posts, tasks = Facts(at.bus), _Posts(), _Tasks()
+    shipper = Shipper(at, _NoPuller(), facts, posts, tasks)  # type: ignore[arg-type]
+    shipper.take(message)
+    while not facts._wanted.empty():
+        await facts._read(facts._wanted.get_nowait())
+    for burial in tasks.made:
+        await burial
+    assert len(posts.documents) + len(at.bus.published) == 1
+    for document in posts.documents:
+        assert {"timestamp", "type", "title", "message", "severity"} <= set(document)
+
+
+def event(data: bytes) -> None:
+    """A payload on `events.>`: told by the forwarder, shown by the tap, listed as a dead letter."""
+    message = Message("events.a", data, {}, 7, 1, 0, 0, _DELIVERED)
+    asyncio.run(ship(message))
+    assert tap.in_words(message).isprintable()
+    assert tap.raw(message).isprintable()
+
+
+def message(data: bytes) -> None:
+    """A whole message: its subject, its reply, its header and, after a line `---`, its payload."""
+    subject, _, rest = data.partition(b"\n")
+    reply, _, rest = rest.partition(b"\n")
+    header, _, payload = rest.partition(b"\n---\n")
+    # The broker lets everything else stand in a subject.
+    if set(subject + reply) & set(b" \t\r\n") or not subject:
+        return
+    asyncio.run(_receive(subject, reply or _DELIVERED.encode(), header, payload))
+
+
+async def _receive(subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
+    client = TolerantClient()
+    bus = Bus(client)
+    puller = Puller(client, "EVENTS", "forwarder", 16)
+    for callback in (puller._on_message, bus._on_answer):
+        client._subs[1] = subscription = Subscription(client, 1, "events.>")
+        sizes = (len(header), len(header) + len(payload)) if header else (len(payload),)
+        line = b" ".join([b"HMSG" if header else b"MSG", subject, b"1", reply])
+        line += b"".join(b" %d" % size for size in sizes)
+        await Parser(client).parse(line + b"\r\n" + header + payload + b"\r\n")
+        await callback(subscription._pending_queue.get_nowait())
+    for delivered in puller._here:
+        await ship(delivered)
+        assert tap.in_words(delivered).isprintable()
+
+
+def control(data: bytes) -> None:
+    """The server's own words on a request for messages: a status and its headers."""
+
+    async def receive() -> None:
+        client = TolerantClient()
+        puller = Puller(client, "EVENTS", "forwarder", 16)
+        puller._wanted = 16
+        puller._on_control(await client._process_headers(data) or {})
+        assert 0 <= puller._wanted <= 16
+
+    asyncio.run(receive())
+
+
+def host_facts(data: bytes) -> None:
+    """What the bucket of hosts holds."""
+
+    async def read() -> None:
+        facts = Facts(runtime(ForwarderSettings(), data).bus)
+        await facts._read("web-01")
+
+    asyncio.run(read())
+
+
+def answer(data: bytes) -> None:
+    """The body of the receiver's answer."""
+    for code in (0, 200, 400, 401, 429, 503):
+        told = Answer(code, data.decode(errors="replace"))
+        judge(told)
+        assert "\n" not in in_words(told)
+
+
+def report(data: bytes) -> None:
+    """What somebody answers on `agent.status`."""
+    known = status._report(data)
+    if known is not None:
+        lines = [*status._parts([known]), status._last_error(known)]
+        assert all(escape(line).isprintable() for line in lines)
+
+
+def nanoseconds_of(data: bytes) -> None:
+    """A time, as anybody may write one."""
+    from shared.events import nanoseconds, rfc3339
+
+    with contextlib.suppress(ValueError):
+        rfc3339(nanoseconds(data.decode(errors="replace")))
+
+
+TARGETS = {
+    "event": event, "message": message, "control": control, "host_facts": host_facts,
+    "answer": answer, "report": report, "time": nanoseconds_of,
+}  # fmt: skip
