@@ -1,0 +1,96 @@
+"""The form of everything that one version writes and another reads: messages, records, cursors.
+
+    .venv/bin/python tests/upgrade/schema.py        # takes additions into schema.json, nothing else
+
+Fields are only added, with a default, and at the end where a struct is written as an array.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from docker_collector import state as docker
+from host_collector import oom_follower as oom
+from host_collector.packages import inventory, slots
+from kubernetes_collector.place import Place
+from lifecycle_collector.watch import Record
+from shared import events, health, subjects
+
+SNAPSHOT = Path(__file__).parent / "schema.json"
+STRUCTS: dict[str, Any] = {
+    **{body.__name__: body for body in events.Body.__args__},
+    "Event": events.Event, "HostFacts": events.HostFacts, "Report": health.Report,
+    "Condition": health.Condition, "docker cursor": docker.Cursor, "docker container": docker.Seen,
+    "oom cursor": oom.Cursor, "kubernetes cursor": Place, "lifecycle cursor": Record,
+    "packages slot": slots._Slot, "packages index": slots._Index, "package": inventory.Package,
+    "packages root": inventory.Root,
+}  # fmt: skip
+WORDS = [name for name in vars(subjects) if name.isupper() and not name.startswith("_")]
+Schema = dict[str, dict[str, str]]
+
+
+def current() -> Schema:
+    """By struct and field, in their order: the type, and `, optional` where it has a default."""
+    schema: Schema = {"subjects": {name: getattr(subjects, name) for name in WORDS}}
+    for name, struct in STRUCTS.items():
+        schema[name] = {"tag": str(struct.__struct_config__.tag)}
+        for field in msgspec.structs.fields(struct):
+            form = msgspec.json.schema(field.type)
+            form.pop("$defs", None)  # the structs within have their own entries
+            optional = "" if field.required else ", optional"
+            schema[name][field.encode_name] = json.dumps(form) + optional
+    return schema
+
+
+def _may_replace(kind: str, by: str) -> bool:
+    """Whether a field's form is the same, or the same with more values to choose from."""
+    if kind == by:
+        return True
+    before, _, optional = kind.partition(", optional")
+    now, _, still = by.partition(", optional")
+    if optional != still or not before.startswith('{"enum"') or not now.startswith('{"enum"'):
+        return False
+    return set(json.loads(before)["enum"]) <= set(json.loads(now)["enum"])
+
+
+def problems(kept: Schema, now: Schema) -> list[str]:
+    """What a reader or a writer of the kept form would stumble over."""
+    found = []
+    for name, fields in kept.items():
+        has = now.get(name, {})
+        found += [
+            f"{name}.{field} was `{kind}` and is `{has.get(field, 'gone')}`"
+            for field, kind in fields.items()
+            if not _may_replace(kind, has.get(field, "gone"))
+        ]
+        added = [field for field in has if field not in fields]
+        if name != "subjects":
+            found += [
+                f"{name}.{field} is new and has no default"
+                for field in added
+                if not has[field].endswith(", optional")
+            ]
+        struct = STRUCTS.get(name)
+        if struct and struct.__struct_config__.array_like and [*has][: len(fields)] != [*fields]:
+            found.append(f"{name} is written as an array, and its order has changed")
+    return found
+
+
+def main() -> int:
+    """Takes what was added into the snapshot."""
+    now = current()
+    kept: Schema = json.loads(SNAPSHOT.read_text()) if SNAPSHOT.exists() else {}
+    if found := problems(kept, now):
+        print("\n".join(["not only additions; schema.json stays as it is:", *found]))
+        return 1
+    SNAPSHOT.write_text(json.dumps(now, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Versions beside each other: what an older one wrote is read for ever, a newer one loses nothing.
+
+`golden/<version>/` is what that version wrote, with every field set. It is never changed; a later
+version adds its own directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fuzz.bus_targets import ship
+from upgrade import schema
+
+from agentctl import status, tap
+from docker_collector.state import State
+from forwarder.enrich import enrich
+from host_collector import oom
+from host_collector.packages import slots
+from host_collector.packages.inventory import Package, Root
+from kubernetes_collector.place import Place
+from lifecycle_collector import watch as lifecycle
+from shared.bus import Message
+from shared.events import HostFacts, NewerEvent, decode, encode, nanoseconds
+from shared.subjects import DEAD_REASON, DEAD_SEQUENCE, DEAD_STATUS, DEAD_TIME, subject_of
+
+GOLDEN = Path(__file__).parent / "golden"
+VERSIONS = sorted(GOLDEN.iterdir())
+EVENTS = sorted(GOLDEN.glob("*/events/*.json"))
+every_version = pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
+every_event = pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
+
+
+def holds(now: Any, before: Any) -> bool:
+    """Whether all that was there before is there now."""
+    if isinstance(before, dict):
+        return all(key in now and holds(now[key], value) for key, value in before.items())
+    return bool(now == before)
+
+
+@every_event
+def test_an_event_of_an_older_version_is_read_whole(path: Path) -> None:
+    event = decode(path.read_bytes())
+    assert holds(json.loads(encode(event)), json.loads(path.read_bytes()))
+    assert subject_of(event).startswith("events.")
+    assert enrich(event, None)["event.id"] == event.id
+
+
+@every_version
+def test_the_facts_the_report_and_the_headers_of_an_older_version_are_read(version: Path) -> None:
+    written = (version / "host_facts.json").read_bytes()
+    facts = msgspec.json.decode(written, type=HostFacts)
+    assert holds(json.loads(msgspec.json.encode(facts)), json.loads(written))
+    written = (version / "report.json").read_bytes()
+    assert holds(json.loads(msgspec.json.encode(status._report(written))), json.loads(written))
+    headers = json.loads((version / "dead_letter_headers.json").read_bytes())
+    assert {DEAD_REASON, DEAD_STATUS, DEAD_SEQUENCE, DEAD_TIME} <= set(headers)
+    assert nanoseconds(headers[DEAD_TIME])
+
+
+@every_version
+def test_the_cursors_of_an_older_version_are_gone_on_from(version: Path) -> None:
+    def stored(name: str) -> bytes:
+        return (version / "cursors" / name).read_bytes()
+
+    docker = State("unix:///var/run/docker.sock", stored("docker.json"))
+    assert not docker.is_new
+    assert docker.has_read
+    assert docker.containers["c1"].running
+    assert (docker.latest, docker.unreconciled) == (1795423877628168185, True)
+    assert docker.images == {"sha256:aa": ("nginx:1",)}
+    kernel = oom._cursor(stored("oom.json"))
+    assert kernel is not None
+    assert (kernel.boot, kernel.sequence, kernel.kills) == ("b", 5, 2)
+    packages = slots.Slots(slots._index.decode(stored("packages.json")))
+    packages.restore({0: stored("packages-0.msgpack")})
+    assert packages.packages(Root("deb", "var/lib/dpkg", "c1"))[0] == Package(
+        "curl", "1", "amd64", 5
+    )
+    assert packages.settled == {"", "c1"}
+    assert msgspec.json.decode(stored("kubernetes.json"), type=Place) == Place(7, 1795423877.5)
+    assert lifecycle._read(stored("lifecycle.json")) == lifecycle.Record("r", "i", 1, 2, 3)
+
+
+def of_a_newer_agent(path: Path, **body: Any) -> Message:
+    """The event as a newer agent may write it: with more fields, and with `body` in its body."""
+    event = json.loads(path.read_bytes())
+    event["agent"], event["later"] = "99.0", {"a": [1]}
+    event["body"] |= {"later": [1], **body}
+    data = msgspec.json.encode(event)
+    return Message("events.a", data, {}, 7, 1, 0, 0, "$JS.ACK.EVENTS.forwarder.1.7.7.1.0")
+
+
+@every_event
+def test_fields_that_a_newer_version_added_are_skipped(path: Path) -> None:
+    message = of_a_newer_agent(path)
+    assert decode(message.data).body == decode(path.read_bytes()).body
+    assert "newer" not in tap.in_words(message)
+    asyncio.run(ship(message))
+
+
+@pytest.mark.parametrize(
+    ("name", "body"), [("lifecycle", {"event": "volume"}), ("package", {"manager": "apk"})]
+)
+def test_an_event_that_only_a_newer_version_can_read_says_to_upgrade(
+    name: str, body: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tag, or a value, that this version does not know: kept among the dead, to be replayed."""
+    message = of_a_newer_agent(VERSIONS[0] / f"events/{name}.json", **body)
+    with pytest.raises(NewerEvent):
+        decode(message.data)
+    asyncio.run(ship(message))
+    assert "a dead letter: of agent 99.0" in caplog.text
+    assert "upgrade this forwarder, then `agentctl dead replay` sends it" in caplog.text
+    assert "upgrade agentctl" in tap.in_words(message)
+
+
+def test_a_report_of_a_newer_version_is_shown() -> None:
+    report = json.loads((VERSIONS[0] / "report.json").read_bytes()) | {"later": 1}
+    known = status._report(msgspec.json.encode(report))
+    assert known is not None
+    assert "docker" in "".join(status._parts([known]))
+
+
+def test_the_form_of_nothing_that_is_stored_has_changed() -> None:
+    """After an addition: `.venv/bin/python tests/upgrade/schema.py`."""
+    kept = json.loads(schema.SNAPSHOT.read_text())
+    assert schema.problems(kept, schema.current()) == []
+    assert kept == schema.current(), "added to: run tests/upgrade/schema.py"
+
+
+def test_what_is_removed_renamed_retyped_or_required_is_found() -> None:
+    kept = schema.current()
+    now = copy.deepcopy(kept)
+    del now["Gap"]["lost"]
+    now["Gap"]["since"] = "int"
+    now["Gap"]["missing"] = "int"
+    now["package"] = {"tag": "None", "version": "str", "name": "str"} | now["package"]
+    assert schema.problems(kept, now) == [
+        f"Gap.since was `{kept['Gap']['since']}` and is `int`",
+        f"Gap.lost was `{kept['Gap']['lost']}` and is `gone`",
+        "Gap.missing is new and has no default",
+        "package is written as an array, and its order has changed",
+    ]
+
+
+def test_one_more_value_to_choose_from_is_an_addition() -> None:
+    kept = schema.current()
+    now = copy.deepcopy(kept)
+    now["AgentLifecycle"]["state"] = '{"enum": ["paused", "started", "stopped"]}'
+    assert schema.problems(kept, now) == []
+    assert schema.problems(now, kept) != []
