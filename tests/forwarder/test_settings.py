@@ -61,6 +61,15 @@ def test_token_from_a_file(tmp_path: Path) -> None:
         ({"PROXY_PORT": "eighty"}, "PROXY_PORT=eighty: "),
         ({"TAGS": "env:dev, rôle"}, "TAGS=rôle: not a tag; write it as name:value"),
         ({"TAGS": "x" * 1025}, "not a tag; "),
+        (
+            {"NATS_DOMAIN": "site.a"},
+            "NATS_DOMAIN=site.a: no name of a JetStream domain; "
+            "write it as in the leaf node's configuration: letters, digits, _ and -",
+        ),
+        (
+            {"CURSORS_BYTES_MAX": "1"},
+            "CURSORS_BYTES_MAX=1: too small to be of use; set it to 1048576 bytes at least",
+        ),
         ({"STREAM_REPLICAS": "2"}, "STREAM_REPLICAS=2: not possible; set it to 1, 3 or 5"),
         ({"STREAM_BYTES_MAX": "10"}, "STREAM_BYTES_MAX=10: too small to be of use; "),
         ({"LOGGING_WRITE_EVENTS": "maybe"}, "LOGGING_WRITE_EVENTS=maybe: "),

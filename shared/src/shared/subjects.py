@@ -4,6 +4,7 @@ events.<source>.<origin>.<object>.<action>     events.docker.web-01.container.st
 dead.<the event's subject>                     refused by the receiver for good
 agent.status                                   asks every service how it is
 agent.document                                 asks the forwarder what it makes of an event
+agent.shipped.<domain or hub>                  asks the other forwarders what they have shipped
 
 A dead letter is the event's message as it was: the same payload, the same `Nats-Msg-Id`, and beside
 them the headers `DEAD_…` below. To replay one, publish its payload on its subject without the first
@@ -39,6 +40,7 @@ STATUS = "agent.status"
 DOCUMENT = "agent.document"
 """Whoever sends an event here as a request gets the document that the forwarder ships of it: JSON,
 or nothing where it is no event."""
+SHIPPED = "agent.shipped"
 
 DEAD_REASON = "Agent-Dead-Reason"
 """Why, for a person: ASCII, one line, without any secret."""

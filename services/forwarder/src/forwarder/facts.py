@@ -31,8 +31,9 @@ _decoder = msgspec.json.Decoder(HostFacts)
 class Facts:
     """`of(origin)` for every event, and `refresh` as a task beside it."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, domain: str = "") -> None:
         self._bus = bus
+        self._domain = domain
         # By key in the bucket: the facts, and until when (monotonic seconds) they count as fresh.
         self._known: dict[str, tuple[HostFacts | None, float]] = {}
         self._keys: dict[str, str] = {}  # by origin
@@ -56,7 +57,7 @@ class Facts:
     async def preload(self) -> None:
         """Reads what the bucket holds already, so that the first events carry it."""
         try:
-            for bucket_key in (await self._bus.keys(HOSTS))[:_FIRST_HOSTS_MAX]:
+            for bucket_key in (await self._bus.keys(HOSTS, self._domain))[:_FIRST_HOSTS_MAX]:
                 await self._read(bucket_key)
         except BusError as error:
             log.debug("%s", error)
@@ -71,7 +72,7 @@ class Facts:
                 log.debug("%s", error)
 
     async def _read(self, bucket_key: str) -> None:
-        value = await self._bus.get(HOSTS, bucket_key)
+        value = await self._bus.get(HOSTS, bucket_key, self._domain)
         facts = None
         if value is not None:
             try:

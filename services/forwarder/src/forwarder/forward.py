@@ -10,11 +10,11 @@ from forwarder.document import show_documents
 from forwarder.facts import Facts
 from forwarder.settings import ForwarderSettings
 from forwarder.ship import HELD_EVENTS_MAX, Shipper
-from forwarder.streams import Streams
+from forwarder.streams import Streams, consumer_name
 from forwarder.transport import Transport
 from shared.bus import Puller
 from shared.service import Runtime
-from shared.subjects import EVENTS_STREAM, FORWARDER
+from shared.subjects import EVENTS_STREAM
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,9 @@ async def forward(runtime: Runtime[ForwarderSettings]) -> None:
     else:
         log.info("events go to %s", settings.receiver)
     streams = Streams(bus, settings, runtime.health)
-    facts = Facts(bus)
-    puller = bus.pull(EVENTS_STREAM, FORWARDER, HELD_EVENTS_MAX)
+    domain = settings.nats_domain
+    facts = Facts(bus, domain)
+    puller = bus.pull(EVENTS_STREAM, consumer_name(domain), HELD_EVENTS_MAX, domain)
     try:
         async with asyncio.TaskGroup() as tasks:
             shipper = Shipper(runtime, puller, facts, transport, tasks)
@@ -43,6 +44,7 @@ async def forward(runtime: Runtime[ForwarderSettings]) -> None:
                 tasks.create_task(streams.keep(puller), name="streams"),
                 tasks.create_task(facts.refresh(), name="facts"),
                 tasks.create_task(shipper.work(), name="ship"),
+                tasks.create_task(shipper.settle_doubts(), name="doubts"),
                 tasks.create_task(shipper.stay_in_progress(), name="in progress"),
             ]
             pulling = tasks.create_task(_pull(puller, shipper, streams, facts), name="pull")
@@ -58,7 +60,7 @@ async def forward(runtime: Runtime[ForwarderSettings]) -> None:
 
 
 async def _pull(puller: Puller, shipper: Shipper, streams: Streams, facts: Facts) -> None:
-    await streams.made.wait()
+    await asyncio.gather(streams.made.wait(), shipper.meet_others())
     await facts.preload()
     async for message in puller:
         shipper.take(message)

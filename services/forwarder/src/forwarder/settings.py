@@ -22,6 +22,7 @@ _TAG_CHARACTERS_MAX = 1024
 """Of a name and of a value: https://sematext.com/docs/tags/custom-tags/"""
 _tag = re.compile(r"[A-Za-z0-9_\-=+.]+(:[A-Za-z0-9_\-=+.]*)?")
 _host = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9a-fA-F:]+\]?")
+_domain = re.compile(r"[A-Za-z0-9_-]*")
 STREAM_BYTES_MIN = 1024 * 1024
 _REDACTED = "********"
 
@@ -64,8 +65,14 @@ class ForwarderSettings(ServiceSettings, frozen=True, kw_only=True):
     at their source."""
     dead_bytes_max: int = 64 * 1024 * 1024
     """How much the stream of refused events may hold; at the bound the oldest go."""
+    cursors_bytes_max: int = 64 * 1024 * 1024
+    """How much the collectors' cursors of all hosts may hold; at the bound they stay where they
+    are, and a restarted collector tells again what the stream may have forgotten."""
     stream_replicas: int = 1
     """On how many servers of a NATS cluster each stream is kept: 1, 3 or 5."""
+    nats_domain: str = ""
+    """The JetStream domain of a leaf node, to keep its streams and ship its events; the broker's
+    own where it is empty."""
 
     def __post_init__(self) -> None:
         _check_token(self.infra_token.reveal())
@@ -84,7 +91,12 @@ class ForwarderSettings(ServiceSettings, frozen=True, kw_only=True):
             raise SettingsError(
                 f"STREAM_REPLICAS={self.stream_replicas}", "not possible", "set it to 1, 3 or 5"
             )
-        for name in ("stream_bytes_max", "dead_bytes_max"):
+        if not _domain.fullmatch(self.nats_domain):
+            raise SettingsError(
+                f"NATS_DOMAIN={self.nats_domain}", "no name of a JetStream domain",
+                "write it as in the leaf node's configuration: letters, digits, _ and -",
+            )  # fmt: skip
+        for name in ("stream_bytes_max", "dead_bytes_max", "cursors_bytes_max"):
             if (size := getattr(self, name)) < STREAM_BYTES_MIN:
                 raise SettingsError(
                     f"{name.upper()}={size}", "too small to be of use",

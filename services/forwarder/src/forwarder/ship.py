@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
 
 import msgspec
@@ -22,9 +23,10 @@ from forwarder.enrich import encode, enrich
 from forwarder.facts import Facts
 from forwarder.flow import Flow
 from forwarder.latency import Latency
+from forwarder.peers import Known, Peers
 from forwarder.recent import RecentIds
 from forwarder.settings import ForwarderSettings
-from forwarder.streams import ACK_WAIT_SECONDS
+from forwarder.streams import ACK_WAIT_SECONDS, consumer_name
 from forwarder.transport import Answer, Transport
 from forwarder.verdict import Verdict, in_words, judge
 from shared.bus import BusError, Message, Puller
@@ -32,7 +34,7 @@ from shared.events import SECOND, NewerEvent, decode, nanoseconds
 from shared.health import METRICS_PREFIX, Health
 from shared.retry import Backoff
 from shared.service import Runtime
-from shared.subjects import EVENTS_STREAM, FORWARDER
+from shared.subjects import EVENTS_STREAM
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +114,10 @@ class Shipper:
         self._answers: deque[tuple[_Shipment, Answer]] = deque()
         self._settled: deque[Message] = deque()
         """Messages whose acknowledgement is due."""
+        self._doubtful: dict[str, Message] = {}
+        """By id: what another forwarder may have shipped, until it has been asked."""
+        self._has_doubts = asyncio.Event()
+        self._peers = Peers(runtime.bus, runtime.settings.nats_domain, self._know)
         self._has_work = asyncio.Event()
         self._burials: set[asyncio.Task[None]] = set()
         self._recent = RecentIds()
@@ -155,11 +161,47 @@ class Shipper:
         return time.monotonic() - oldest.since if oldest else 0.0
 
     def take(self, message: Message) -> None:
-        """Begins to ship what `message` holds."""
+        """Begins to ship what `message` holds, unless another forwarder has shipped it."""
         if self._is_late():  # it was sent before a freeze of this process, for all that is known
             self._let_go.inc()
             return
         self._taken_at = self._loop.time()
+        is_known = message.id in self._recent or message.id in self._held
+        if message.id and not is_known and (message.delivered > 1 or self._puller.is_disturbed):
+            self._doubtful[message.id] = message
+            self._has_doubts.set()
+            self._make_room()
+        else:
+            self._ship(message)
+
+    async def meet_others(self) -> None:
+        """Finds the other forwarders, which are asked from then on; before the first event."""
+        await self._peers.meet()
+
+    async def settle_doubts(self) -> None:
+        """Asks the other forwarders about every copy that may be a second one, for ever."""
+        while True:
+            await self._has_doubts.wait()
+            self._has_doubts.clear()
+            asked = list(self._doubtful)
+            known = await self._peers.ask(asked)
+            for message_id in asked:
+                message = self._doubtful.pop(message_id)
+                if message_id in known.shipped:
+                    self._repeated.inc()
+                    self._acknowledge(message)
+                elif message_id not in known.held:
+                    self._ship(message)
+                # Held elsewhere, it is acknowledged there, or else comes again.
+            self._make_room()
+
+    def _know(self, ids: Iterable[str], is_first: bool) -> Known:
+        """What this forwarder has shipped and what it holds, and its doubts where it is first."""
+        ids = frozenset(ids)
+        held = ids & self._held.keys() | (ids & self._doubtful.keys() if is_first else set())
+        return Known(shipped=frozenset(filter(self._recent.__contains__, ids)), held=held)
+
+    def _ship(self, message: Message) -> None:
         try:
             event = decode(message.data)
             time_ns = nanoseconds(event.time)
@@ -207,7 +249,8 @@ class Shipper:
 
     def _make_room(self) -> None:
         """Has no more come than there is room for, and never only a few at a time."""
-        room, room_bytes = HELD_EVENTS_MAX - len(self._held), HELD_BYTES_MAX - self._held_bytes
+        room = HELD_EVENTS_MAX - len(self._held) - len(self._doubtful)
+        room_bytes = HELD_BYTES_MAX - self._held_bytes
         is_worth_it = room >= HELD_EVENTS_MAX // 4 and room_bytes >= HELD_BYTES_MAX // 4
         # Of the bytes half are for the messages, as much again for their documents.
         self._puller.resize(room if is_worth_it else 0, room_bytes // 2)
@@ -318,6 +361,8 @@ class Shipper:
 
     async def stay_in_progress(self) -> None:
         """Tells the stream, for ever, of all that is here for longer than a moment."""
+        domain = self._settings.nats_domain
+        consumer = consumer_name(domain)
         while True:
             await asyncio.sleep(ACK_WAIT_SECONDS / 3)
             if self._is_late():
@@ -331,7 +376,7 @@ class Shipper:
                         await self._bus.in_progress(copy)
             with contextlib.suppress(BusError):
                 # Its answer comes after all that the broker had sent before.
-                await self._bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+                await self._bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{consumer}", domain=domain)
                 self._spoke_at = speaking_at
                 self._post_ready()
 
@@ -343,7 +388,8 @@ class Shipper:
         """
         now = begun = self._loop.time()
         while now < begun + seconds and self._flow.is_open and self._bus.is_connected:
-            if not self._held and now > max(begun, self._taken_at) + QUIET_SECONDS:
+            is_empty = not (self._held or self._doubtful)
+            if is_empty and now > max(begun, self._taken_at) + QUIET_SECONDS:
                 break
             await asyncio.sleep(0.02)
             now = self._loop.time()
@@ -357,6 +403,8 @@ class Shipper:
             await asyncio.sleep(0.01)
         for task in self._burials:
             task.cancel()
+        for message in self._doubtful.values():
+            await self._bus.give_back(message)
         for shipment in list(self._held.values()):
             for copy in shipment.copies.values():
                 await self._bus.give_back(copy)

@@ -3,6 +3,9 @@
 Written in the JSON of JetStream's own API (https://docs.nats.io/reference/reference-protocols/
 nats_api_reference). What vanishes is made again, and what was shipped is trimmed, because the
 stream refuses new events when it is full: only what is not shipped may fill it.
+
+With a domain they are those of a leaf node, which has no forwarder of its own: its events stay
+there until they are shipped, and only its dead letters go to the stream DEAD of the broker.
 """
 
 from __future__ import annotations
@@ -42,13 +45,22 @@ DUPLICATE_WINDOW_SECONDS = 15 * 60
 HISTORY_EVENTS_MIN = 10_000
 """So many of the last events stay for taps, shipped or not, while there is room."""
 HEADER_BYTES_MAX = 8 * 1024
-BUCKET_BYTES_MAX = 64 * 1024 * 1024
+HOSTS_BYTES_MAX = 64 * 1024 * 1024
 LOOK_SECONDS = 2.0
 IDLE_LOOKS = 5
 """So many times longer is the pause while nothing comes: a look is four requests to the broker."""
 _NOT_FOUND = 404
 _NO_ROOM = "insufficient storage"
 _CONDITION = "streams"
+
+
+def consumer_name(domain: str) -> str:
+    """The durable consumer's name, of which no two domains have the same.
+
+    The subject of an acknowledgement names stream and consumer but no domain: every leaf node
+    that has both would take it for its own, and lose an event (nats-server#6440).
+    """
+    return f"{FORWARDER}-{domain}" if domain else FORWARDER
 
 
 def stream_configs(settings: ForwarderSettings) -> list[Config]:
@@ -76,11 +88,15 @@ def stream_configs(settings: ForwarderSettings) -> list[Config]:
         "max_msg_size": EVENT_BYTES_MAX + 2 * HEADER_BYTES_MAX,
         "discard": "old",
     }
+    buckets = [
+        _bucket(CURSORS, settings.cursors_bytes_max, settings.stream_replicas),
+        _bucket(HOSTS, HOSTS_BYTES_MAX, settings.stream_replicas),
+    ]
     # The large one last: it takes what the disk has left.
-    return [*(_bucket(name, settings.stream_replicas) for name in (CURSORS, HOSTS)), dead, events]
+    return [*buckets, *([] if settings.nats_domain else [dead]), events]
 
 
-def _bucket(name: str, replicas: int) -> Config:
+def _bucket(name: str, bytes_max: int, replicas: int) -> Config:
     """A key-value bucket is a stream of a certain form: NATS' ADR-8."""
     return {
         "name": f"KV_{name}",
@@ -88,7 +104,7 @@ def _bucket(name: str, replicas: int) -> Config:
         "retention": "limits",
         "storage": "file",
         "num_replicas": replicas,
-        "max_bytes": BUCKET_BYTES_MAX,
+        "max_bytes": bytes_max,
         "max_msgs_per_subject": 1,
         "discard": "new",
         "allow_rollup_hdrs": True,
@@ -97,11 +113,11 @@ def _bucket(name: str, replicas: int) -> Config:
     }
 
 
-def consumer_config(first_sequence: int) -> Config:
+def consumer_config(first_sequence: int, name: str = FORWARDER) -> Config:
     """The durable consumer, which begins at `first_sequence` where it has to be made."""
     config: Config = {
-        "durable_name": FORWARDER,
-        "name": FORWARDER,
+        "durable_name": name,
+        "name": name,
         "deliver_policy": "all",
         "ack_policy": "explicit",
         "ack_wait": ACK_WAIT_SECONDS * SECOND,
@@ -120,7 +136,9 @@ class Streams:
 
     def __init__(self, bus: Bus, settings: ForwarderSettings, health: Health) -> None:
         self._bus = bus
+        self._domain = settings.nats_domain
         self._configs = stream_configs(settings)
+        self._consumer = consumer_name(self._domain)
         self._bytes_max = settings.stream_bytes_max
         self._health = health
         self._created = ""  # when the stream of events was: another one counts from 1 again
@@ -148,6 +166,7 @@ class Streams:
                 for config in self._configs:
                     await self._make_stream(config)
                 await self._make_consumer()
+                await self._dead_letters_are_kept()
                 break
             except BusError as error:
                 self._health.set(_CONDITION, False, str(error))
@@ -155,10 +174,24 @@ class Streams:
                 await asyncio.sleep(backoff.next_seconds())
         self._health.set(_CONDITION, True, "made")
 
+    async def _api(self, call: str, request: Config | None = None) -> Config:
+        return await self._bus.api(call, request, self._domain)
+
+    async def _dead_letters_are_kept(self) -> None:
+        """Raises BusError where there is no place for dead letters, which a domain shares."""
+        try:
+            await self._bus.api(f"STREAM.INFO.{DEAD_STREAM}")
+        except Refused as refusal:
+            if refusal.code != _NOT_FOUND:
+                raise
+            raise BusError(
+                f"no stream {DEAD_STREAM}: run a forwarder without NATS_DOMAIN too"
+            ) from None
+
     async def _make_stream(self, config: Config) -> None:
         name = config["name"]
         try:
-            existing = (await self._bus.api(f"STREAM.INFO.{name}"))["config"]
+            existing = (await self._api(f"STREAM.INFO.{name}"))["config"]
         except Refused as refusal:
             if refusal.code != _NOT_FOUND:
                 raise
@@ -185,7 +218,7 @@ class Streams:
         name = config["name"]
         while True:
             try:
-                answer = await self._bus.api(f"STREAM.{call}.{name}", config)
+                answer = await self._api(f"STREAM.{call}.{name}", config)
                 return cast(Config, answer["config"])
             except Refused as refusal:
                 if _NO_ROOM not in str(refusal):
@@ -203,19 +236,22 @@ class Streams:
 
     async def _make_consumer(self) -> None:
         try:
-            await self._bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+            await self._api(f"CONSUMER.INFO.{EVENTS_STREAM}.{self._consumer}")
             return
         except Refused as refusal:
             if refusal.code != _NOT_FOUND:
                 raise
-        stream = await self._bus.api(f"STREAM.INFO.{EVENTS_STREAM}")
+        stream = await self._api(f"STREAM.INFO.{EVENTS_STREAM}")
         if stream["created"] != self._created:
             self._forget(stream["created"])
-        await self._bus.api(
-            f"CONSUMER.CREATE.{EVENTS_STREAM}.{FORWARDER}",
-            {"stream_name": EVENTS_STREAM, "config": consumer_config(self._first_unshipped)},
+        await self._api(
+            f"CONSUMER.CREATE.{EVENTS_STREAM}.{self._consumer}",
+            {
+                "stream_name": EVENTS_STREAM,
+                "config": consumer_config(self._first_unshipped, self._consumer),
+            },
         )
-        log.info("made the consumer %s from sequence %d", FORWARDER, self._first_unshipped)
+        log.info("made the consumer %s from sequence %d", self._consumer, self._first_unshipped)
 
     def _forget(self, created: str) -> None:
         self._created = created
@@ -239,11 +275,11 @@ class Streams:
     async def _look(self) -> bool:
         """Trims the stream and notes how it is; False where something has to be made."""
         try:
-            names = (await self._bus.api("STREAM.NAMES")).get("streams") or []
+            names = (await self._api("STREAM.NAMES")).get("streams") or []
             if missing := {config["name"] for config in self._configs} - set(names):
                 raise Refused(_NOT_FOUND, f"{', '.join(sorted(missing))} vanished")
-            stream = await self._bus.api(f"STREAM.INFO.{EVENTS_STREAM}")
-            consumer = await self._bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+            stream = await self._api(f"STREAM.INFO.{EVENTS_STREAM}")
+            consumer = await self._api(f"CONSUMER.INFO.{EVENTS_STREAM}.{self._consumer}")
             dead = await self._bus.api(f"STREAM.INFO.{DEAD_STREAM}")
             self._bytes_max = stream["config"]["max_bytes"]
             await self._trim(stream, consumer)
@@ -252,7 +288,9 @@ class Streams:
             self._health.set(_CONDITION, False, str(refusal))
             return False
         except BusError as error:
-            # The broker is away, which is said elsewhere.
+            # The broker is away, which is said elsewhere; of a leaf node only this knows.
+            if self._domain:
+                self._health.set(_CONDITION, False, f"{self._domain} is away: {error}")
             log.debug("%s", error)
             return True
         self.lag = consumer["num_pending"] + consumer["num_ack_pending"]
@@ -282,5 +320,5 @@ class Streams:
         if state["bytes"] > self._bytes_max // 2:
             first_kept = self._first_unshipped
         if first_kept > state["first_seq"]:
-            await self._bus.api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": first_kept})
+            await self._api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": first_kept})
             log.debug("trimmed the stream up to sequence %d", first_kept)

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from shared.bus.client import Msg, TolerantClient
-from shared.bus.pull import Message, Puller
+from shared.bus.pull import Message, Puller, api_prefix
 from shared.decoding import UNREADABLE
 from shared.retry import Backoff
 from shared.settings import ServiceSettings, SettingsError, without_userinfo
@@ -94,7 +94,7 @@ class Bus:
         self._expiry: asyncio.TimerHandle | None = None
         self._connected = asyncio.Event()
         self._closed = asyncio.Event()
-        self._buckets: dict[str, KeyValue] = {}
+        self._buckets: dict[tuple[str, str], KeyValue] = {}
         self._pullers: weakref.WeakSet[Puller] = weakref.WeakSet()
         self._lost_inbox = False
         """Whether the broker has taken a subscription away on which answers come."""
@@ -131,10 +131,13 @@ class Bus:
             deaf_before = deaf
         raise BusLost(f"the broker closed the connection: {self._client.last_error}")
 
-    async def api(self, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def api(
+        self, call: str, request: dict[str, Any] | None = None, domain: str = ""
+    ) -> dict[str, Any]:
         """One request to JetStream's own API, `$JS.API.<call>`, and its answer: JSON both ways.
 
-        For the owner of the streams. Waits first while the broker is away.
+        For the owner of the streams. Waits first while the broker is away. Here and below,
+        `domain` is the JetStream of the leaf node with that domain instead of the broker's own.
 
         Raises:
             Refused: JetStream answered with an error; its code is 404 where there is no such thing.
@@ -144,7 +147,7 @@ class Bus:
         payload = b"" if request is None else msgspec.json.encode(request)
         try:
             message = await self._client.request(
-                f"$JS.API.{call}", payload, timeout=ACKNOWLEDGEMENT_SECONDS_MAX
+                f"{api_prefix(domain)}.{call}", payload, timeout=ACKNOWLEDGEMENT_SECONDS_MAX
             )
             answer: dict[str, Any] = msgspec.json.decode(message.data, type=dict)
         except (nats.errors.Error, TimeoutError, *UNREADABLE) as error:
@@ -252,9 +255,13 @@ class Bus:
         for puller in self._pullers:
             puller.renew()
 
-    async def send(self, subject: str, payload: bytes) -> None:
-        """Sends a message that needs no answer: at most once."""
-        await self._client.publish(subject, payload)
+    async def send(self, subject: str, payload: bytes, reply: str = "") -> None:
+        """Sends a message at most once; answers to it, if any, go to `reply`."""
+        await self._client.publish(subject, payload, reply=reply)
+
+    def new_inbox(self) -> str:
+        """A subject for answers to this process alone."""
+        return self._client.new_inbox()
 
     async def subscribe(
         self, subject: str, handler: Callable[[Msg], Awaitable[None]]
@@ -290,14 +297,14 @@ class Bus:
         await end()
         return answers
 
-    async def get(self, bucket: str, key: str) -> bytes | None:
+    async def get(self, bucket: str, key: str, domain: str = "") -> bytes | None:
         """The value of `key`, or None where there is none.
 
         Raises:
             BusError: the bucket cannot be read now.
         """
         try:
-            return (await (await self._bucket(bucket)).get(key)).value
+            return (await (await self._bucket(bucket, domain)).get(key)).value
         except nats.js.errors.KeyNotFoundError:
             return None
         except nats.errors.Error as error:
@@ -310,19 +317,20 @@ class Bus:
         except nats.errors.Error as error:
             raise BusError(f"cannot write {bucket}/{key}: {error}") from error
 
-    async def keys(self, bucket: str) -> list[str]:
+    async def keys(self, bucket: str, domain: str = "") -> list[str]:
         """The keys of a bucket. Raises BusError where it cannot be read now."""
         try:
-            return await (await self._bucket(bucket)).keys()
+            return await (await self._bucket(bucket, domain)).keys()
         except nats.js.errors.NoKeysError:
             return []
         except nats.errors.Error as error:
             raise BusError(f"cannot list {bucket}: {error}") from error
 
-    async def _bucket(self, name: str) -> KeyValue:
-        if name not in self._buckets:
-            self._buckets[name] = await self._jetstream.key_value(name)
-        return self._buckets[name]
+    async def _bucket(self, name: str, domain: str = "") -> KeyValue:
+        if (name, domain) not in self._buckets:
+            jetstream = self._client.jetstream(domain=domain) if domain else self._jetstream
+            self._buckets[name, domain] = await jetstream.key_value(name)
+        return self._buckets[name, domain]
 
     async def until_ready(self, *buckets: str) -> None:
         """Waits until the forwarder has made the streams and buckets, and says so once."""
@@ -337,9 +345,9 @@ class Bus:
                     log.info("waiting for the forwarder to make the streams")
                 await asyncio.sleep(backoff.next_seconds())
 
-    def pull(self, stream: str, consumer: str, window: int) -> Puller:
+    def pull(self, stream: str, consumer: str, window: int, domain: str = "") -> Puller:
         """Messages of a durable consumer, at most `window` of them asked for ahead."""
-        puller = Puller(self._client, stream, consumer, window)
+        puller = Puller(self._client, stream, consumer, window, domain)
         self._pullers.add(puller)
         return puller
 

@@ -26,6 +26,13 @@ PULL_SECONDS = 30
 """How long the server keeps one request for messages open."""
 HEARTBEAT_SECONDS = 2
 """How often the server says, on an open request, that it is still there."""
+DISTURBED_SECONDS = 60
+"""So long after a disturbance what comes may have been delivered to another puller before."""
+
+
+def api_prefix(domain: str) -> str:
+    """Where the JetStream of a domain is asked: the broker's own, or a leaf node's by name."""
+    return f"$JS.{domain}.API" if domain else "$JS.API"
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -58,9 +65,11 @@ class Puller:
     had left. Iteration ends after `stop`, when the messages already here have been taken.
     """
 
-    def __init__(self, client: Client, stream: str, consumer: str, window: int) -> None:
+    def __init__(
+        self, client: Client, stream: str, consumer: str, window: int, domain: str = ""
+    ) -> None:
         self._client = client
-        self._request_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._request_subject = f"{api_prefix(domain)}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._name = f"{stream}/{consumer}"
         self._inbox = client.new_inbox()
         self._window = window
@@ -70,6 +79,7 @@ class Puller:
         self._here: deque[Message] = deque()
         self._stirred = asyncio.Event()  # something is here, or nothing more will be
         self._last_sign = 0.0
+        self._disturbed_at = 0.0
         self._renewal = asyncio.Event()
         self._refused = False  # the last request, by the server
         self._stopped = False
@@ -123,16 +133,31 @@ class Puller:
                 self._request_subject, msgspec.json.encode(request), reply=self._inbox
             )
 
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether it began, or had to ask anew, a moment ago.
+
+        A server that leads the consumer from now on may not know what the one before it delivered
+        last, and deliver that again, to anyone, as if it were the first time.
+        """
+        return asyncio.get_running_loop().time() - self._disturbed_at < DISTURBED_SECONDS
+
+    def _disturb(self) -> None:
+        self._disturbed_at = asyncio.get_running_loop().time()
+
     def renew(self) -> None:
         """Forgets what was asked for, because it is not coming, and asks anew."""
+        self._disturb()
         self._wanted = 0
         self._renewal.set()
 
     async def _keep_asking(self) -> None:
         """Asks at first, when a request has ended, and after three heartbeats of silence."""
         clock = asyncio.get_running_loop().time
+        self._disturb()
         while not self._stopped:
             if clock() - self._last_sign > 3 * HEARTBEAT_SECONDS:
+                self._disturb()
                 self._wanted, self._last_sign = 0, clock()
             await self._ask()
             self._renewal.clear()
@@ -166,12 +191,14 @@ class Puller:
             return
         if status == "503" or "Consumer Deleted" in description:
             if not self.missing.is_set():
-                log.warning("the consumer %s does not exist: %s", self._name, description or status)
+                log.warning("the consumer %s is not there", self._name)
             self.missing.set()
         # 408 is a request that came to its end, as is one whose bytes do not hold the next message.
         # After any other word, such as a change of leader, the next request waits a little, or two
         # hosts would talk as fast as they can.
         self._refused = status != "408" and "MaxBytes" not in description
+        if self._refused:
+            self._disturb()
         # What an ended request still wanted is not coming. Where the server does not say how much
         # that was, all of it is asked anew.
         unsent = headers.get("Nats-Pending-Messages", "")
