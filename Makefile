@@ -1,6 +1,6 @@
 # From nothing but make and python3 >= 3.11. Settings such as INFRA_TOKEN pass through from the environment.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos fuzz check lock bench install uninstall clean
+.PHONY: help run test chaos fuzz fleet check lock bench install uninstall clean
 BIN := .venv/bin
 SERVICES := $(patsubst %/pyproject.toml,%,$(wildcard services/*/pyproject.toml))
 INSTALLED := .venv/.installed
@@ -19,6 +19,9 @@ chaos: $(INSTALLED) ## every fault under load, and what came of it; ARGS='SIGKIL
 
 fuzz: $(INSTALLED) ## every decoder against 20,000 changed inputs; FUZZ_EXAMPLES=n
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -q tests/fuzz
+
+fleet: $(INSTALLED) ## the fleet tests at full length: every server killed, minutes without the hub
+	@FLEET_ROUNDS=6 FLEET_SECONDS=2 FLEET_OUTAGE_SECONDS=180 $(BIN)/pytest -q -s tests/fleet
 
 check: $(INSTALLED) ## format, lint, types, who may import whom, each service alone
 	@$(BIN)/ruff format --check --quiet && $(BIN)/ruff check --quiet

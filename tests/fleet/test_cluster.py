@@ -1,0 +1,67 @@
+"""Three servers with three copies of everything, a thousand hosts, and one server after the other
+killed: nothing is lost, and nothing is told twice.
+
+`make fleet` runs it at full length, with every server killed in turn; `make test` with one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+from broker import eventually
+from fleet_origins import Origins, settings_for, start_forwarder
+from fleet_servers import Cluster, Server
+from receiver import Receiver
+
+from shared import bus
+
+ROUNDS = int(os.environ.get("FLEET_ROUNDS", "1"))
+"""How many servers are killed, one after the other."""
+ORIGINS = 1000
+SECONDS = float(os.environ.get("FLEET_SECONDS", "10"))
+"""How often each of them tells an event."""
+
+
+async def leader(cluster: Cluster, stream: str) -> Server:
+    """The server that leads the stream now: the one whose end is felt the most."""
+    connection = await bus.connect(settings_for(cluster.urls), "test")
+    try:
+        while True:
+            # There may be none for a moment, or whoever was asked has just been killed.
+            with contextlib.suppress(bus.BusError):
+                name = (await connection.api(f"STREAM.INFO.{stream}"))["cluster"].get("leader")
+                if name:
+                    return next(server for server in cluster.servers if server.name == name)
+            await asyncio.sleep(0.2)
+    finally:
+        await connection.close()
+
+
+async def test_any_server_may_die_under_a_thousand_hosts(
+    cluster: Cluster, receiver: Receiver, tmp_path: Path
+) -> None:
+    forwarders = [
+        start_forwarder(cluster.urls, receiver.url, tmp_path / f"forwarder-{n}", stream_replicas=3)
+        for n in range(2)
+    ]
+    try:
+        async with Origins(cluster.urls, ORIGINS, SECONDS) as origins:
+            await eventually(lambda: len(receiver.stored) > ORIGINS // 4, 60)
+            for _ in range(ROUNDS):
+                server = await leader(cluster, "EVENTS")
+                await asyncio.to_thread(server.kill)
+                before = len(receiver.stored)
+                await eventually(lambda: len(receiver.stored) > before + 100, 60)  # noqa: B023
+                await asyncio.to_thread(server.start)
+                await asyncio.to_thread(server.wait_until_healthy)
+            await origins.stop()
+            await eventually(lambda: origins.told.keys() <= receiver.stored.keys(), 60)
+    finally:
+        for forwarder in forwarders:
+            forwarder.terminate()
+            await asyncio.to_thread(forwarder.wait)
+    assert receiver.stored.keys() == origins.told.keys()
+    assert {event for event, times in receiver.stored.items() if times > 1} == set()

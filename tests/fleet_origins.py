@@ -1,0 +1,125 @@
+"""Many hosts in one process: each a collector of its own, with its origin, window and cursor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from fleet_servers import PASSWORD
+from receiver import TOKEN
+
+from shared import bus
+from shared.collector import Observed, collect
+from shared.events import DockerEvent, Event, event_id, rfc3339
+from shared.health import Health
+from shared.service import Runtime
+from shared.settings import Secret, ServiceSettings
+
+_CONNECTIONS = 8
+
+
+def settings_for(urls: Iterable[str]) -> ServiceSettings:
+    return ServiceSettings(
+        nats_url=tuple(urls), nats_user="agent", nats_password=Secret(PASSWORD), drain_seconds=60
+    )  # fmt: skip
+
+
+def an_event(origin: str, number: int) -> Event:
+    """The die of a container, as an engine tells it, with the labels that compose adds."""
+    return Event(
+        id=event_id("fleet", origin, number), time=rfc3339(time.time_ns()), origin=origin,
+        agent="0", body=DockerEvent(
+            type="container", action="die", actor_id=f"{number:064x}",
+            attributes={
+                "name": f"shop_web_{number}", "image": "registry.example.org/shop/web:1.25",
+                "exitCode": "137", "execDuration": "4821",
+            },
+            labels={
+                "com.docker.compose.project": "shop", "com.docker.compose.service": "web",
+                "com.docker.compose.container-number": str(number),
+            },
+        ),
+    )  # fmt: skip
+
+
+class Origins:
+    """So many hosts, each of which tells an event every so many seconds until it is stopped.
+
+    Each runs the runner of every collector, `collect`, over a few connections that they share.
+    """
+
+    def __init__(self, urls: Iterable[str], count: int, seconds: float, prefix: str = "host"):
+        self._settings = settings_for(urls)
+        self._names = [f"{prefix}-{number:04}" for number in range(count)]
+        self._seconds = seconds
+        self._stopping = asyncio.Event()
+        self._connections: list[bus.Bus] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self.told: dict[str, str] = {}
+        """By the ids of the events that were handed to the collectors, the obligations: whose."""
+
+    async def __aenter__(self) -> Origins:
+        self._connections = [
+            await bus.connect(self._settings, "origins") for _ in range(_CONNECTIONS)
+        ]
+        for number, name in enumerate(self._names):
+            connection = self._connections[number % _CONNECTIONS]
+            runtime = Runtime(self._settings, Health("docker", name), connection, self._stopping)
+            self._tasks.append(asyncio.create_task(_run(runtime, self, number)))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+        for connection in self._connections:
+            await connection.close()
+
+    async def stop(self) -> None:
+        """Ends the telling; returns once every event that was told is safe in a stream."""
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+
+    async def watch(
+        self, runtime: Runtime[ServiceSettings], cursor: bytes | None, first: float
+    ) -> AsyncIterator[Observed]:
+        number = int(cursor or 0)
+        wait = first
+        while not await _is_set_within(self._stopping, wait):
+            wait = self._seconds
+            event = an_event(runtime.origin, number)
+            self.told[event.id] = event.origin
+            number += 1
+            yield Observed(event, b"%d" % number)
+
+
+async def _run(runtime: Runtime[ServiceSettings], origins: Origins, number: int) -> None:
+    # Spread over the interval, as hosts are.
+    first = origins._seconds * number / len(origins._names)
+    await collect(lambda runtime, cursor: origins.watch(runtime, cursor, first))(runtime)
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+def start_forwarder(
+    urls: Iterable[str], receiver: str, log: Path, **settings: object
+) -> subprocess.Popen[bytes]:
+    """A forwarder as a process of its own, which can be killed."""
+    environment = {
+        "NATS_URL": ",".join(urls), "NATS_USER": "agent", "NATS_PASSWORD": PASSWORD,
+        "INFRA_TOKEN": TOKEN, "EVENTS_RECEIVER_URL": receiver, "LOGGING_LEVEL": "info",
+        **{name.upper(): str(value) for name, value in settings.items()},
+    }  # fmt: skip
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "forwarder"], env={**os.environ, **environment}, stderr=output
+        )
