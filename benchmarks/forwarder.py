@@ -29,6 +29,7 @@ import pycurl  # type: ignore[import-untyped]
 sys.path[0] = str(Path(__file__).parents[1] / "tests")
 
 from broker import NatsServer, eventually, free_port
+from counting_receiver import receive
 from measuring import cpu_seconds, peak_mb, record
 from forwarder.enrich import encode as encode_document
 from forwarder.enrich import enrich
@@ -42,43 +43,6 @@ from shared.subjects import HOSTS, subject_of
 EVENTS = int(sys.argv[1]) if len(sys.argv) > 1 else 15_000
 CONNECTIONS = 32
 TOKEN = "benchmark-token"
-_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
-
-
-class _Counting(asyncio.Protocol):
-    """A receiver as cheap as one can be: counts complete requests and answers each with 200."""
-
-    def __init__(self, count: Synchronized[int]) -> None:
-        self._count = count
-        self._received = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head_end = self._received.find(b"\r\n\r\n")
-        while head_end >= 0:
-            head = self._received[:head_end].lower()
-            length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-            if len(self._received) < head_end + 4 + length:
-                return
-            self._received = self._received[head_end + 4 + length :]
-            self._count.value += 1
-            self._transport.write(_ANSWER)
-            head_end = self._received.find(b"\r\n\r\n")
-
-
-def receive(port: int, count: Synchronized[int]) -> None:
-    """The receiver's process."""
-
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Counting(count), "127.0.0.1", port, backlog=512)
-        await server.serve_forever()
-
-    asyncio.run(serve())
 
 
 def an_event(number: int) -> Event:
