@@ -69,6 +69,7 @@ class ControlPlane:
             "--service-account-issuer", "https://kubernetes.default.svc",
             "--service-account-key-file", key, "--service-account-signing-key-file", key,
             "--authorization-mode", "RBAC", "--token-auth-file", self._tokens,
+            "--allow-privileged",  # as every cluster has it
             "--event-ttl", self.event_ttl, "--disable-admission-plugins", "ServiceAccount",
             "--etcd-compaction-interval", "0",
         )  # fmt: skip
