@@ -29,6 +29,7 @@ from broker import NatsServer, eventually, free_port
 from counting_receiver import receive
 from fleet_origins import an_event, settings_for, start_forwarder
 from fleet_servers import Cluster
+from measuring import cpu_seconds
 from shared import bus
 from shared.bus import Bus
 from shared.events import encode
@@ -38,12 +39,6 @@ HOSTS_COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 EVENTS_EACH = int(sys.argv[2]) if len(sys.argv) > 2 else 10
 EVENTS = HOSTS_COUNT * EVENTS_EACH
 _REAL_SECONDS = 30
-
-
-def cpu_seconds(process: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_mb(process: int) -> float:

@@ -136,8 +136,7 @@ class Bus:
     ) -> dict[str, Any]:
         """One request to JetStream's own API, `$JS.API.<call>`, and its answer: JSON both ways.
 
-        For the owner of the streams. Waits first while the broker is away. Here and below,
-        `domain` is the JetStream of the leaf node with that domain instead of the broker's own.
+        For the owner of the streams. Waits first while the broker is away. `domain` asks a leaf node's.
 
         Raises:
             Refused: JetStream answered with an error; its code is 404 where there is no such thing.
