@@ -136,7 +136,7 @@ class Bus:
     ) -> dict[str, Any]:
         """One request to JetStream's own API, `$JS.API.<call>`, and its answer: JSON both ways.
 
-        For the owner of the streams, or those of a leaf node's domain. Waits while the broker is away.
+        For the owner of the streams, also of a leaf node's (`domain`). Waits for a broker away.
 
         Raises:
             Refused: JetStream answered with an error; its code is 404 where there is no such thing.
