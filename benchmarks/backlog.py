@@ -32,6 +32,7 @@ one_forwarder = importlib.util.module_from_spec(_beside)
 _beside.loader.exec_module(one_forwarder)  # which finds tests/ too
 
 from broker import NatsServer, eventually, free_port
+from measuring import cpu_seconds, peak_mb
 from shared import bus
 from shared.events import encode
 from shared.settings import ServiceSettings
@@ -70,27 +71,24 @@ async def drain(url: str, count: Synchronized[int]) -> None:
 
         process = subprocess.Popen(command, env=environ)
         await eventually(lambda: count.value >= EVENTS / 100, 60)
-        before, began, first = cpu(process), time.monotonic(), count.value
-        early, latencies = one_forwarder.memory_mb(process.pid), list[float]()
+        before, began, first = cpu_seconds(process.pid), time.monotonic(), count.value
+        early, latencies = peak_mb(process.pid), list[float]()
         publishing = asyncio.create_task(publish_new(connection, latencies))
         await eventually(lambda: count.value >= EVENTS, 3600)
         seconds, shipped = time.monotonic() - began, count.value - first
         publishing.cancel()
         percentiles = statistics.quantiles(latencies, n=100)
         print(f"{shipped / seconds:26,.0f} events/s")
-        print(f"{(cpu(process) - before) / shipped * 1e4:26.2f} CPU s per 10,000 events")
+        print(
+            f"{(cpu_seconds(process.pid) - before) / shipped * 1e4:26.2f} CPU s per 10,000 events"
+        )
         print(f"{early:26.0f} MB after the first hundredth")
-        print(f"{one_forwarder.memory_mb(process.pid):26.0f} MB at most")
+        print(f"{peak_mb(process.pid):26.0f} MB at most")
         print(f"{percentiles[49]:20.1f} {percentiles[98]:5.1f} ms p50, p99 until a new one is safe")
         process.terminate()
         await asyncio.to_thread(process.wait)
         await connection.close()
         server.stop()
-
-
-def cpu(process: subprocess.Popen[bytes]) -> float:
-    """CPU seconds of the process so far."""
-    return float(one_forwarder.cpu_seconds(process.pid))
 
 
 def main() -> None:

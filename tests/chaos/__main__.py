@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import sys
 import tempfile
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=2, help="how many stages run side by side")
     parser.add_argument("--keep", type=Path, help="a new folder for the logs of all processes")
     options = parser.parse_args()
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # a peer that is gone is no news here
     faults = [
         fault for fault in FAULTS
         if not options.words or any(word in fault.name for word in options.words)

@@ -59,7 +59,9 @@ async def test_dead_letters_that_are_dropped_are_counted_and_told(
         5,
     )
     assert "5 dead letters are gone" in health.report().last_error
-    assert b"dead_letters_dropped_total 5.0" in generate_latest(health.registry)
+    assert b'dead_letters_dropped_total{service="forwarder"} 5.0' in generate_latest(
+        health.registry
+    )
 
 
 async def test_many_that_are_dropped_are_told_together(

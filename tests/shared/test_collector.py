@@ -142,7 +142,7 @@ async def test_an_event_told_as_a_gap_for_its_size_is_counted_and_said() -> None
         answer.set_result(Acknowledgement(1))
         await window.drain()
     assert "events.docker.o.t.a was" in health.report().last_error
-    assert b"events_too_large_total 1.0" in generate_latest(health.registry)
+    assert b'events_too_large_total{service="test"} 1.0' in generate_latest(health.registry)
 
 
 class ForgetfulBus:
