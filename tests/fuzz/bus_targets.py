@@ -49,7 +49,7 @@ class StrictBus:
         assert len(subject) + 200 < _CONTROL_LINE_BYTES_MAX
         assert not set(subject) & set(" \t\r\n*>\0")
         assert all(subject.split("."))
-        dead = stream_configs(ForwarderSettings())[1]
+        (dead,) = (c for c in stream_configs(ForwarderSettings()) if c["name"] == "DEAD")
         assert len("NATS/1.0\r\n" + text + "\r\n") + len(payload) <= dead["max_msg_size"]
         self.published.append(subject)
 
@@ -82,7 +82,7 @@ class _Tasks:
 
 
 class _NoPuller:
-    def resize(self, window: int) -> None:
+    def resize(self, window: int, bytes_max: int = 0) -> None:
         pass
 
 
@@ -130,13 +130,13 @@ async def _receive(subject: bytes, reply: bytes, header: bytes, payload: bytes) 
     client = TolerantClient()
     bus = Bus(client)
     puller = Puller(client, "EVENTS", "forwarder", 16)
-    for callback in (puller._on_message, bus._on_answer):
-        client._subs[1] = subscription = Subscription(client, 1, "events.>")
-        sizes = (len(header), len(header) + len(payload)) if header else (len(payload),)
-        line = b" ".join([b"HMSG" if header else b"MSG", subject, b"1", reply])
-        line += b"".join(b" %d" % size for size in sizes)
-        await Parser(client).parse(line + b"\r\n" + header + payload + b"\r\n")
-        await callback(subscription._pending_queue.get_nowait())
+    client._subs[1] = subscription = Subscription(client, 1, "events.>")
+    sizes = (len(header), len(header) + len(payload)) if header else (len(payload),)
+    line = b" ".join([b"HMSG" if header else b"MSG", subject, b"1", reply])
+    line += b"".join(b" %d" % size for size in sizes)
+    await Parser(client).parse(line + b"\r\n" + header + payload + b"\r\n")
+    await puller._on_message(subscription._pending_queue.get_nowait())
+    bus._on_answer(subject, payload, header)
     for delivered in puller._here:
         await ship(delivered)
         assert tap.in_words(delivered).isprintable()
@@ -177,8 +177,8 @@ def report(data: bytes) -> None:
     """What somebody answers on `agent.status`."""
     known = status._report(data)
     if known is not None:
-        lines = [*status._parts([known]), status._last_error(known)]
-        assert all(escape(line).isprintable() for line in lines)
+        lines = [*status._parts([known]), (status._last_error(known), "")]
+        assert all(escape(line).isprintable() for line, _ in lines)
 
 
 def nanoseconds_of(data: bytes) -> None:

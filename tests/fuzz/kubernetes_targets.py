@@ -18,7 +18,7 @@ from kubernetes_collector.lease import Lease
 from kubernetes_collector.place import Place, gap
 from kubernetes_collector.settings import KubernetesSettings
 from kubernetes_collector.translate import Cluster, translate
-from kubernetes_collector.watch import Follower
+from kubernetes_collector.watch import Follower, Metrics
 from shared.events import decode, encode, nanoseconds
 from shared.settings import SettingsError
 from shared.subjects import subject_of
@@ -109,8 +109,10 @@ def place(data: bytes) -> None:
     async def restore() -> Follower:
         at = runtime(KubernetesSettings(), data)
         api: Any = SimpleNamespace()
-        follower = Follower(api, Patience(at.health, at.stopping), _CLUSTER, at)
-        await follower.restore()
+        follower = Follower(
+            api, Patience(at.health, at.stopping), _CLUSTER, at, Metrics(at.health), ""
+        )
+        await follower._restore()
         return follower
 
     before = asyncio.run(restore())._place

@@ -124,7 +124,7 @@ def test_a_report_of_a_newer_version_is_shown() -> None:
     report = json.loads((VERSIONS[0] / "report.json").read_bytes()) | {"later": 1}
     known = status._report(msgspec.json.encode(report))
     assert known is not None
-    assert "docker" in "".join(status._parts([known]))
+    assert "docker" in str(status._parts([known]))
 
 
 def test_the_form_of_nothing_that_is_stored_has_changed() -> None:

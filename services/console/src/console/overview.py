@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from shared.bus import Bus
+from shared.decoding import UNREADABLE
 from shared.health import Report
 from shared.streams import lookup
 from shared.subjects import DEAD_STREAM, EVENTS_STREAM, FORWARDER, STATUS
@@ -82,7 +83,7 @@ def _report(answer: bytes) -> Report | None:
     """One service's answer; None for something else that listens on the subject."""
     try:
         return msgspec.json.decode(answer, type=Report)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 
