@@ -63,6 +63,10 @@ class Composed:
         )  # fmt: skip
         return dict(line.split(" ", 1) for line in listed.splitlines())
 
+    def violations(self) -> list[str]:
+        """What the broker refused to any of them."""
+        return [line for line in self.run("logs", "nats").splitlines() if "Violation" in line]
+
     def documents(self) -> list[dict[str, Any]]:
         """What the forwarder has printed so far."""
         lines = self.run("logs", "--no-color", "forwarder").splitlines()
@@ -120,6 +124,7 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
     with urllib.request.urlopen(f"http://127.0.0.1:{composed.page_port}/") as page:
         assert "<title>Events" in page.read().decode()
 
+    assert composed.violations() == []
     install(packages, "second", "2.0")
     name = f"{composed.name}-seen"
     greedy = "x = bytearray(100 * 1024 * 1024)"
@@ -163,5 +168,5 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
     assert all(m.endswith(f" / on {host}") for m in messages if m.startswith("agent_"))
     label = f"label=com.docker.compose.project={composed.name}"
     ended = docker("ps", "--all", "--filter", label, "--format", "{{.Status}}").splitlines()
-    assert len(ended) == len(SERVICES)
+    assert len(ended) == len(SERVICES | {"users"})
     assert all(status.startswith("Exited (0)") for status in ended)

@@ -135,6 +135,7 @@ async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
         health.set("bus", up, "connected" if up else "the broker is away")
 
     connection.on_connection = on_connection
+    connection.on_trouble = health.error
     on_connection(connection.is_connected)
     async with asyncio.TaskGroup() as tasks:
         guard = tasks.create_task(connection.watch(), name="bus")

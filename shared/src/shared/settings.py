@@ -70,7 +70,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_user: str = ""
     nats_password: Secret = Secret("")
     nats_ca: str = ""
-    """PEM file of the authority that signed the broker's certificate; the system's by default."""
+    """PEM file of the authority that signed the broker's certificate; the system's by default.
+    Where it is set, as with `tls://`, a broker without TLS is not talked to."""
+    nats_cert: str = ""
+    """PEM file of the certificate to show to a broker that asks for one."""
+    nats_key: str = ""
+    """PEM file of its key, where that does not stand in the same file."""
     hostname_alias: str = ""
     """Reported as the host's name instead of its own."""
     node_name: str = ""

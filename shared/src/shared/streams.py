@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from http import HTTPStatus
 from typing import Any
@@ -95,7 +96,12 @@ async def _onlooker(
         "mem_storage": True,
         "inactive_threshold": 30 * SECOND,
     }
-    made = await bus.api(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
+    # It has a name, because the broker grants the right to make one by its name.
+    config["name"] = f"onlooker-{uuid.uuid4().hex}"
+    made = await bus.api(
+        f"CONSUMER.CREATE.{stream}.{config['name']}.{subject}",
+        {"stream_name": stream, "config": config},
+    )
     puller = bus.pull(stream, made["name"], _WINDOW)
     watching = asyncio.create_task(_stop_when_missing(puller))
     try:

@@ -5,6 +5,7 @@ dead.<the event's subject>                     refused by the receiver for good
 agent.status                                   asks every service how it is
 agent.document                                 asks the forwarder what it makes of an event
 agent.shipped.<domain or hub>                  asks the other forwarders what they have shipped
+agent.<question>                               asks who knows; the answer comes to an inbox
 
 A dead letter is the event's message as it was: the same payload, the same `Nats-Msg-Id`, and beside
 them the headers `DEAD_…` below. To replay one, publish its payload on its subject without the first
@@ -41,6 +42,8 @@ DOCUMENT = "agent.document"
 """Whoever sends an event here as a request gets the document that the forwarder ships of it: JSON,
 or nothing where it is no event."""
 SHIPPED = "agent.shipped"
+QUESTIONS = "agent.>"
+"""Whatever is asked with an answer to an inbox, and changes nothing."""
 
 DEAD_REASON = "Agent-Dead-Reason"
 """Why, for a person: ASCII, one line, without any secret."""
@@ -70,6 +73,11 @@ def key(*parts: str) -> str:
     """The parts as one key of a bucket, which allows even less than a subject does."""
     plain = (re.sub(r"[^A-Za-z0-9_-]", "_", part[:_KEY_CHARACTERS_MAX]) for part in parts)
     return ".".join(part or "_" for part in plain)
+
+
+def inbox_prefix(user: str) -> str:
+    """How the subjects begin to which `user` is answered; without a user, NATS' own beginning."""
+    return f"_INBOX_{token(user)}" if user else "_INBOX"
 
 
 def subject_of(event: Event) -> str:

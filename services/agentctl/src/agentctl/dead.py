@@ -9,6 +9,7 @@ import msgspec
 from agentctl import tap
 from agentctl.reaching import broker
 from agentctl.state import CommandError
+from agentctl.users import REPLAY
 from shared import dead_letters
 from shared.bus import Bus, Message
 from shared.decoding import UNREADABLE
@@ -48,7 +49,7 @@ async def replay(options: argparse.Namespace) -> int:
     """Puts dead letters back on their subjects, where the forwarder finds them as new events."""
     if bool(options.numbers) == options.all:
         raise CommandError("name the numbers to replay (see `agentctl dead list`), or --all")
-    async with broker(options) as connection:
+    async with broker(options, REPLAY) as connection:
         if options.all:
             letters = [message async for message in dead_letters.letters(connection)]
         else:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agentctl.state import CommandError, State
+from agentctl.users import password_file
 from shared import bus
 from shared.settings import Secret, ServiceSettings, load
 
@@ -44,13 +45,15 @@ def settings_for(url: str, settings: S) -> S:
 
 
 @contextlib.asynccontextmanager
-async def broker(options: argparse.Namespace) -> AsyncIterator[bus.Bus]:
+async def broker(options: argparse.Namespace, user: str = "") -> AsyncIterator[bus.Bus]:
     """The bus that the options, the environment or the agent on this machine lead to.
+
+    At the agent on this machine it logs in as `user`, where one is named, instead of the tap.
 
     Raises:
         CommandError: it is not in reach, or does not let us in.
     """
-    settings = await _first_in_reach(options)
+    settings = await _first_in_reach(options, user)
     try:
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
             connection = await bus.connect(settings, "agentctl")
@@ -66,14 +69,15 @@ async def broker(options: argparse.Namespace) -> AsyncIterator[bus.Bus]:
         await connection.close()
 
 
-async def _first_in_reach(options: argparse.Namespace) -> ServiceSettings:
+async def _first_in_reach(options: argparse.Namespace, user: str) -> ServiceSettings:
     """The settings of the broker that was named, or of the first usual place where one listens."""
     settings = load(ServiceSettings, os.environ)
-    remembered = State(options.state).url_file
+    state = State(options.state)
     if options.nats:
         places = [settings_for(options.nats, settings)]
-    elif remembered.exists() and not os.environ.get("NATS_URL"):
-        places = [settings_for(remembered.read_text().strip(), settings), settings]
+    elif state.url_file.exists() and not os.environ.get("NATS_URL"):
+        here = settings_for(state.url_file.read_text().strip(), settings)
+        places = [_logging_in(here, state, user) if user else here, settings]
     else:
         places = [settings_for(url, settings) for url in settings.nats_url]
     problems = []
@@ -86,6 +90,11 @@ async def _first_in_reach(options: argparse.Namespace) -> ServiceSettings:
         f"no broker at {' or '.join(problems)}; "
         "start the agent with `agentctl up`, or name its broker with --nats URL"
     )
+
+
+def _logging_in(settings: ServiceSettings, state: State, user: str) -> ServiceSettings:
+    password = password_file(state.users, user).read_text().strip()
+    return msgspec.structs.replace(settings, nats_user=user, nats_password=Secret(password))
 
 
 async def _why_out_of_reach(url: str) -> str | None:

@@ -1,7 +1,8 @@
 """The state directory: what one agent on this machine keeps, and how its commands find it.
 
 lock            held while the agent runs, with its process id
-nats-url        where its broker listens, with the password: `nats --server "$(cat nats-url)"`
+nats-url        where its broker listens, with the tap's: `nats --server "$(cat nats-url)"`
+users/          by name of a user of the broker: its password
 nats.conf       what the broker was started with
 nats-server.log
 jetstream/      the events, and each collector's place at its source
@@ -12,13 +13,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
-
-USER = "agent"
 
 
 class CommandError(Exception):
@@ -39,6 +37,7 @@ class State:
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
         self.url_file = self.directory / "nats-url"
+        self.users = self.directory / "users"
         self._lock_file = self.directory / "lock"
 
     @contextlib.contextmanager
@@ -69,18 +68,18 @@ class State:
             lock.flush()
             yield
 
-    def broker_url(self) -> str:
-        """Where the broker listens, with user and password; made up at first, then remembered.
+    def broker_url(self, user: str, password: str) -> str:
+        """Where the broker listens: on a port that was free at first, and is then remembered.
 
-        Only a port that somebody else took meanwhile is replaced.
+        It is replaced only where somebody else took it meanwhile. The file `nats-url` has the
+        address with `user` and `password`, for whoever watches; what is returned has neither.
         """
-        port, password = 0, secrets.token_urlsafe(24)
+        port = 0
         if self.url_file.exists():
-            parts = urlsplit(self.url_file.read_text().strip())
-            port, password = parts.port or 0, parts.password or password
-        url = f"nats://{USER}:{password}@127.0.0.1:{free_port(port)}"
-        write_private(self.url_file, url + "\n")
-        return url
+            port = urlsplit(self.url_file.read_text().strip()).port or 0
+        address = f"127.0.0.1:{free_port(port)}"
+        write_private(self.url_file, f"nats://{user}:{password}@{address}\n")
+        return f"nats://{address}"
 
 
 def free_port(port: int) -> int:
@@ -94,10 +93,10 @@ def free_port(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str, mode: int = 0o600) -> None:
     """Writes a file that only its owner can read, and that is never seen half written."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
         file.write(text)
     new.replace(path)

@@ -20,15 +20,14 @@ import uuid
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
 from agentctl import broker, tap, vigil
 from agentctl.parts import CONSOLE, FIRST, LAST, PARTS, SECOND, Part, Supervised, without_secrets
-from agentctl.reaching import settings_for
 from agentctl.screen import Screen
 from agentctl.state import State, free_port
+from agentctl.users import OVERSEER, REPLAY, TAP, password_file, passwords
 from shared import AGENT_NAME, AGENT_VERSION, bus
 from shared.bus import Bus, BusError, BusLost, Msg
 from shared.health import Health
@@ -65,32 +64,38 @@ def up(state: State, environ: Mapping[str, str], parts: tuple[Part, ...] = PARTS
     """
     settings = load(UpSettings, environ)
     with state.held():
-        url = state.broker_url()
-        system_password = secrets.token_urlsafe(24)
-        command = broker.command(state, url, system_password)
+        known, system_password = passwords(state.users), secrets.token_urlsafe(24)
+        url = state.broker_url(TAP, known[TAP])
+        command = broker.command(state, url, known, system_password)
         screen = Screen(sys.stdout)
         try:
-            agent = Agent(environ, settings_for(url, settings), screen, state.directory)
+            agent = Agent(environ, _at_broker(settings, url, known[OVERSEER]), state, screen)
             here = tuple(part for part in parts if part.is_here(environ))
             if not settings.console_enabled:
                 here = tuple(part for part in here if part.name != CONSOLE)
-            agent.introduce(state, here)
+            agent.introduce(here)
             return asyncio.run(agent.run(command, here, system_password))
         finally:
             screen.close()
+
+
+def _at_broker(settings: UpSettings, url: str, password: str) -> UpSettings:
+    """`settings` with the broker of this agent in the place of any other."""
+    return msgspec.structs.replace(
+        settings, nats_url=(url,), nats_user=OVERSEER, nats_password=Secret(password)
+    )
 
 
 class Agent:
     """All processes of the agent on this machine."""
 
     def __init__(
-        self, environ: Mapping[str, str], settings: UpSettings, screen: Screen, store: Path
+        self, environ: Mapping[str, str], settings: UpSettings, state: State, screen: Screen
     ) -> None:
-        """`store` is a folder on the disk that the broker writes to."""
         self._environ = environ
         self._settings = settings
+        self._state = state
         self._screen = screen
-        self._store = store
         self._run_id = uuid.uuid4().hex
         port = settings.console_port
         self._page_port = port if port and environ.get("CONSOLE_PORT") else free_port(port)
@@ -132,11 +137,11 @@ class Agent:
 
     def _supervise(self, part: Part) -> Supervised:
         environment = part.environment(self._environ)
-        environment.pop("NATS_PASSWORD_FILE", None)
         environment |= {
             "NATS_URL": self._settings.nats_url[0],
-            "NATS_USER": self._settings.nats_user,
-            "NATS_PASSWORD": self._settings.nats_password.reveal(),
+            "NATS_USER": part.name,
+            "NATS_PASSWORD": "",
+            "NATS_PASSWORD_FILE": str(password_file(self._state.users, part.name)),
             "AGENT_RUN": self._run_id,
             "API_SERVER_PORT": "0",
             "CONSOLE_PORT": str(self._page_port),
@@ -157,7 +162,7 @@ class Agent:
 
         connection = await bus.connect(settings, "agentctl up, disk")
         try:
-            await vigil.watch_disk(partial(vigil.unwell, connection), restart, self._store)
+            await vigil.watch_disk(partial(vigil.unwell, connection), restart, self._state.directory)
         finally:
             await connection.close()
 
@@ -200,8 +205,9 @@ class Agent:
         self._screen.show("stopping (once more to stop at once)")
         self._stopping.set()
 
-    def introduce(self, state: State, parts: tuple[Part, ...]) -> None:
+    def introduce(self, parts: tuple[Part, ...]) -> None:
         """Says what runs, and where things are."""
+        url_file = shlex.quote(str(self._state.url_file))
         for line in (
             f"{AGENT_NAME} {AGENT_VERSION} on {self._settings.hostname}",
             f"  parts   {', '.join(part.name for part in parts)}",
@@ -210,9 +216,9 @@ class Agent:
                 for part in parts
                 if part.name == CONSOLE
             ),
-            f"  state   {state.directory}",
+            f"  state   {self._state.directory}",
             f"  broker  {self._settings.nats_url[0]}",
-            f"  watch   nats --server \"$(cat {shlex.quote(str(state.url_file))})\" sub 'events.>'",
+            f"  watch   nats --server \"$(cat {url_file})\" sub 'events.>'",
         ):
             self._screen.show(line)
         if not self._settings.infra_token:

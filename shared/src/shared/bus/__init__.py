@@ -16,8 +16,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import re
-import ssl
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,9 +26,12 @@ import msgspec
 
 from shared.bus.client import Msg, TolerantClient
 from shared.bus.pull import Message, Puller, api_prefix
+from shared.bus.tls import tls_context
+from shared.bus.trouble import forbidden, in_words
 from shared.decoding import UNREADABLE
 from shared.retry import Backoff
-from shared.settings import ServiceSettings, SettingsError, without_userinfo
+from shared.settings import ServiceSettings, without_userinfo
+from shared.subjects import inbox_prefix
 
 # isort: split
 # After shared.bus.client, which decides what nats-py brings along.
@@ -41,6 +44,8 @@ log = logging.getLogger(__name__)
 ACKNOWLEDGEMENT_SECONDS_MAX = 5.0
 """How long a publish may stay unanswered before it counts as lost."""
 _PENDING_BYTES_MAX = 8 * 1024 * 1024
+_TROUBLE_SECONDS = 60.0
+_TROUBLES_MAX = 100
 
 
 class BusError(Exception):
@@ -87,10 +92,12 @@ class Bus:
     def __init__(self, client: TolerantClient) -> None:
         self._client = client
         self._jetstream = client.jetstream()
-        self._inbox = client.new_inbox()
+        self._inbox = ""
         self._tokens = itertools.count(1)
-        self._unanswered: dict[str, tuple[asyncio.Future[Acknowledgement], float]] = {}
-        """By token: who waits for the answer, and until when by the loop's clock."""
+        self._unanswered: dict[str, tuple[asyncio.Future[Acknowledgement], float, str]] = {}
+        """By token: who waits for the answer, until when by the loop's clock, and the subject."""
+        self._troubles: dict[str, float] = {}
+        """When which of them was said: monotonic seconds."""
         self._expiry: asyncio.TimerHandle | None = None
         self._connected = asyncio.Event()
         self._closed = asyncio.Event()
@@ -100,6 +107,8 @@ class Bus:
         """Whether the broker has taken a subscription away on which answers come."""
         self.on_connection: Callable[[bool], None] = lambda up: None
         """Called whenever the broker goes away (False) or comes back (True)."""
+        self.on_trouble: Callable[[str], None] = lambda text: log.warning("%s", text)
+        """Called with what only a person can mend, such as a right that is missing."""
 
     @property
     def is_connected(self) -> bool:
@@ -182,7 +191,7 @@ class Bus:
         loop = asyncio.get_running_loop()
         token = str(next(self._tokens))
         answer: asyncio.Future[Acknowledgement] = loop.create_future()
-        self._unanswered[token] = answer, loop.time() + ACKNOWLEDGEMENT_SECONDS_MAX
+        self._unanswered[token] = answer, loop.time() + ACKNOWLEDGEMENT_SECONDS_MAX, subject
         if self._expiry is None:
             self._expiry = loop.call_later(ACKNOWLEDGEMENT_SECONDS_MAX, self._expire)
         try:
@@ -198,7 +207,7 @@ class Bus:
 
     def _end(self, token: str, outcome: Acknowledgement | BusError) -> None:
         """Gives a publish its outcome, unless it has one or nobody waits for it any more."""
-        answer, _ = self._unanswered.pop(token, (None, 0.0))
+        answer, _, _ = self._unanswered.pop(token, (None, 0.0, ""))
         if answer is None or answer.done():
             return
         if isinstance(outcome, Acknowledgement):
@@ -210,11 +219,32 @@ class Bus:
         """Ends the publishes whose time is over; the oldest stand first, as all have the same."""
         loop = asyncio.get_running_loop()
         self._expiry = None
-        for token, (_, deadline) in list(self._unanswered.items()):
+        for token, (_, deadline, _) in list(self._unanswered.items()):
             if deadline > loop.time():
                 self._expiry = loop.call_at(deadline, self._expire)
                 break
             self._end(token, NoAcknowledgement("no acknowledgement in time"))
+
+    def _on_error(self, error: Exception, user: str) -> None:
+        """Says what is in the way, the same once a minute, and ends the publishes it is about."""
+        log.debug("bus: %s", error)
+        if _lost_subscription.search(str(error)):
+            # The broker, told to while we are connected, lets us listen no longer. It does not give
+            # a subscription back together with the right to it, so each has to be made anew.
+            self._lost_inbox = True
+        text = in_words(error, user)
+        if not text:
+            return
+        now = asyncio.get_running_loop().time()
+        if now - self._troubles.get(text, -math.inf) > _TROUBLE_SECONDS:
+            if len(self._troubles) >= _TROUBLES_MAX:
+                self._troubles.clear()
+            self._troubles[text] = now
+            self.on_trouble(text)
+        refused = forbidden(error)
+        for token, (_, _, subject) in list(self._unanswered.items()):
+            if refused == ("publish", subject.lower()):
+                self._end(token, NoAcknowledgement(text))
 
     def _on_answer(self, subject: bytes, payload: bytes, header: bytes) -> None:
         token = subject.rpartition(b".")[2].decode(errors="replace")
@@ -231,14 +261,6 @@ class Bus:
             self._end(token, Refused(refusal.get("code", 0), description))
         else:
             self._end(token, Acknowledgement(reply.seq, reply.duplicate))
-
-    def _on_error(self, error: Exception) -> None:
-        """Notes that no answer can come any more: the broker was told, while we are connected, to
-        let us listen no longer. It does not give a subscription back together with the right to
-        it, so each has to be made anew."""
-        log.debug("bus: %s", error)
-        if _lost_subscription.search(str(error)):
-            self._lost_inbox = True
 
     def _on_disconnect(self) -> None:
         """Ends the waiting for answers that cannot come any more."""
@@ -384,14 +406,14 @@ async def connect(settings: ServiceSettings, name: str) -> Bus:
     """Connects to the broker, waiting for as long as it takes, and reconnects for ever.
 
     Raises:
-        SettingsError: the address or the authority's file cannot be used at all.
+        SettingsError: the address, or a file of keys and certificates, cannot be used at all.
     """
     client = TolerantClient()
     bus = Bus(client)
 
     # A callback that raises would end the client's reconnecting, so these only set and log.
     async def on_error(error: Exception) -> None:
-        bus._on_error(error)  # noqa: SLF001
+        bus._on_error(error, settings.nats_user)  # noqa: SLF001
 
     async def on_disconnect() -> None:
         bus._on_disconnect()  # noqa: SLF001
@@ -415,34 +437,28 @@ async def connect(settings: ServiceSettings, name: str) -> Bus:
         "ping_interval": 10,
         "max_outstanding_pings": 2,
         "pending_size": _PENDING_BYTES_MAX,
-        "tls": _tls(settings),
+        "tls": tls_context(settings),
         "user": settings.nats_user or None,
         "password": settings.nats_password.reveal() or None,
+        "inbox_prefix": inbox_prefix(settings.nats_user),
     }
     backoff = Backoff(0.1, 5)
+    said = ""
     while True:
         try:
             await client.connect(**options, allow_reconnect=True)  # type: ignore[arg-type]
             break
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            if backoff.failures == 3:
+            why = in_words(error, settings.nats_user) or str(error) or type(error).__name__
+            if backoff.failures >= 3 and why != said:
                 places = ", ".join(map(without_userinfo, settings.nats_url))
-                log.info("waiting for the broker at %s: %s", places, error)
+                log.info("waiting for the broker at %s: %s", places, why)
+                said = why
             await asyncio.sleep(backoff.next_seconds())
+    bus._inbox = client.new_inbox()  # noqa: SLF001 - not before: its beginning is an option
     await client.subscribe_direct(f"{bus._inbox}.*", bus._on_answer)  # noqa: SLF001
     bus._connected.set()  # noqa: SLF001
     return bus
-
-
-def _tls(settings: ServiceSettings) -> ssl.SSLContext | None:
-    if not any(url.startswith("tls://") for url in settings.nats_url):
-        return None
-    try:
-        return ssl.create_default_context(cafile=settings.nats_ca or None)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(
-            f"NATS_CA={settings.nats_ca}", f"cannot be used ({error})", "name a PEM file"
-        ) from None
 
 
 __all__ = [

@@ -112,6 +112,15 @@ class TolerantClient(Client):
             _sid=sid,
         )
 
+    def _connect_command(self) -> bytes:
+        """What logs us in: to a server that does TLS, where TLS was asked for.
+
+        nats-py asks the server alone, and would show the password to whoever answers without TLS.
+        """
+        if "tls" in self.options and not self._server_info.get("tls_required"):
+            raise nats.errors.Error("it does not ask for TLS, and we do")
+        return super()._connect_command()
+
     async def request(self, *arguments: Any, **options: Any) -> Msg:
         """As the client's own, but it can be cancelled.
 

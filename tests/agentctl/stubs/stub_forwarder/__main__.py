@@ -7,7 +7,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from shared.bus import StreamConfig
+from shared.bus import ConsumerConfig, StreamConfig
 from shared.service import Runtime, run
 from shared.settings import ServiceSettings
 from shared.subjects import CURSORS, EVENTS_STREAM, EVENTS_SUBJECTS, FORWARDER, HOSTS
@@ -22,8 +22,9 @@ async def work(runtime: Runtime[ServiceSettings]) -> None:
     manager = runtime.bus.manager
     await manager.add_stream(StreamConfig(name=EVENTS_STREAM, subjects=[EVENTS_SUBJECTS]))
     for bucket in (CURSORS, HOSTS):
-        await manager.create_key_value(bucket=bucket)
-    await manager.add_consumer(EVENTS_STREAM, durable_name=FORWARDER, ack_policy="explicit")
+        await manager.create_key_value(bucket=bucket, direct=True)
+    consumer = ConsumerConfig(name=FORWARDER, durable_name=FORWARDER, ack_policy="explicit")
+    await manager.add_consumer(EVENTS_STREAM, consumer)
     puller = runtime.bus.pull(EVENTS_STREAM, FORWARDER, window=16)
     stopping = asyncio.create_task(runtime.stopping.wait())
     stopping.add_done_callback(lambda _: puller.stop())

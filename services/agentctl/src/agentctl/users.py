@@ -1,0 +1,192 @@
+"""Who may say and hear what on the broker: one user a service, each with exactly its subjects.
+
+The one place that knows. `agentctl up` writes it into the configuration of its broker, and
+`agentctl users` into a file that the broker of docker-compose.yml includes.
+
+What a user may publish to includes what it may ask: JetStream is asked on `$JS.API.…`
+(https://docs.nats.io/reference/reference-protocols/nats_api_reference). Answers come to the inbox
+of whoever asked, and no two users share one, so that none hears another's answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from agentctl.state import CommandError, write_private
+from shared.subjects import (
+    CURSORS,
+    DEAD_STREAM,
+    DEAD_SUBJECTS,
+    EVENTS_STREAM,
+    EVENTS_SUBJECTS,
+    FORWARDER,
+    HOSTS,
+    QUESTIONS,
+    STATUS,
+    inbox_prefix,
+)
+
+TAP = "tap"
+"""May listen and read, and publish nothing. Its name and password stand in `nats-url`."""
+REPLAY = "replay"
+"""May put dead letters back among the events as well."""
+OVERSEER = "agentctl"
+"""`agentctl up` itself: listens as a tap does, and answers for its processes."""
+_ASKERS = (TAP, "console", REPLAY, OVERSEER)
+_API = "$JS.API"
+_STREAMS = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS}", f"KV_{HOSTS}")
+
+
+class Rights(msgspec.Struct, frozen=True):
+    """What one user may do; whatever is not named is refused."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    never_publish: tuple[str, ...] = ()
+    """Of `publish`, what it may not all the same."""
+
+
+def _inbox(user: str) -> str:
+    return f"{inbox_prefix(user)}.>"
+
+
+# Where answers to questions may go. Not just anywhere, or who asks could choose an event's subject.
+# Clients that log in without a name, such as `nats sub`, have the inbox of no user.
+_ANSWERS = (_inbox(""), *map(_inbox, _ASKERS))
+
+
+def _bucket(name: str, keys: str) -> tuple[str, ...]:
+    """Reading and writing those keys of a bucket."""
+    subjects = f"$KV.{name}.{keys}"
+    return (
+        f"{_API}.STREAM.INFO.KV_{name}", f"{_API}.DIRECT.GET.KV_{name}.{subjects}", subjects,
+    )  # fmt: skip
+
+
+def _collector(source: str, *more: str) -> Rights:
+    return Rights(
+        publish=(f"events.{source}.>", *_bucket(CURSORS, f"{source}.>"), *more, *_ANSWERS),
+        subscribe=(_inbox(source), STATUS),
+    )
+
+
+def _forwarder() -> Rights:
+    consumer = f"{EVENTS_STREAM}.{FORWARDER}"
+    return Rights(
+        publish=(
+            *(
+                f"{_API}.STREAM.{verb}.{stream}"
+                for verb in ("INFO", "CREATE", "UPDATE") for stream in _STREAMS
+            ),
+            f"{_API}.STREAM.NAMES", f"{_API}.STREAM.PURGE.{EVENTS_STREAM}",
+            *(f"{_API}.CONSUMER.{verb}.{consumer}" for verb in ("INFO", "CREATE", "MSG.NEXT")),
+            f"$JS.ACK.{consumer}.>", f"$JS.ACK.*.*.{consumer}.>",  # as of a later nats-server
+            # The facts of the hosts: their keys are listed through a consumer without a name.
+            f"{_API}.DIRECT.GET.KV_{HOSTS}.>", f"{_API}.CONSUMER.CREATE.KV_{HOSTS}",
+            f"{_API}.CONSUMER.INFO.KV_{HOSTS}.*",
+            DEAD_SUBJECTS, *_ANSWERS,
+        ),
+        subscribe=(_inbox(FORWARDER), QUESTIONS),
+    )  # fmt: skip
+
+
+def _reader(user: str, publish: tuple[str, ...] = (), subscribe: tuple[str, ...] = ()) -> Rights:
+    """Listens, asks, and reads streams and buckets, through consumers of its own."""
+    reading = ("CONSUMER.CREATE", "CONSUMER.MSG.NEXT", "CONSUMER.INFO", "DIRECT.GET")
+    asking = (
+        "INFO", "STREAM.NAMES", "STREAM.LIST", "STREAM.INFO.*", "STREAM.MSG.GET.*",
+        "DIRECT.GET.*", "CONSUMER.NAMES.*", "CONSUMER.LIST.*",
+        f"CONSUMER.CREATE.KV_{CURSORS}", f"CONSUMER.CREATE.KV_{HOSTS}",
+    )  # fmt: skip
+    consumer = f"{EVENTS_STREAM}.{FORWARDER}"
+    return Rights(
+        publish=(
+            QUESTIONS, *(f"{_API}.{call}" for call in asking),
+            *(f"{_API}.{call}.{stream}.>" for call in reading for stream in _STREAMS), *publish,
+        ),
+        # The forwarder's consumer is not theirs: what they took from it would come late.
+        never_publish=(
+            f"{_API}.CONSUMER.CREATE.{consumer}", f"{_API}.CONSUMER.CREATE.{consumer}.>",
+            f"{_API}.CONSUMER.MSG.NEXT.{consumer}",
+        ),
+        subscribe=(_inbox(user), EVENTS_SUBJECTS, DEAD_SUBJECTS, *subscribe),
+    )  # fmt: skip
+
+
+USERS: Mapping[str, Rights] = {
+    "lifecycle": _collector("lifecycle", *_bucket(HOSTS, ">")),
+    "docker": _collector("docker"),
+    "host": _collector("host"),
+    "kubernetes": _collector("kubernetes"),
+    FORWARDER: _forwarder(),
+    "console": _reader("console"),
+    OVERSEER: _reader(OVERSEER, publish=_ANSWERS, subscribe=(STATUS,)),
+    TAP: _reader(TAP, subscribe=(_inbox(""),)),
+    REPLAY: _reader(
+        REPLAY, publish=(EVENTS_SUBJECTS, f"{_API}.STREAM.MSG.DELETE.{DEAD_STREAM}")
+    ),
+}  # fmt: skip
+"""By name: every user. A service is the user of its own name."""
+
+
+def authorization(passwords: Mapping[str, str], open_tap: bool = False) -> str:
+    """What the broker's configuration says of its users, in the broker's own language.
+
+    With `open_tap` whoever brings neither name nor password is the tap; otherwise nobody gets in.
+    """
+    users = [
+        {
+            "user": name,
+            "password": passwords[name],
+            "permissions": {
+                "publish": {"allow": rights.publish, "deny": rights.never_publish},
+                "subscribe": {"allow": rights.subscribe},
+            },
+        }
+        for name, rights in USERS.items()
+    ]
+    # The server reads JSON, all but the escapes of `ensure_ascii`.
+    text = f"authorization {json.dumps({'users': users}, ensure_ascii=False, indent=1)}\n"
+    return text + (f"no_auth_user: {TAP}\n" if open_tap else "")
+
+
+def set_up(options: argparse.Namespace) -> int:
+    """`agentctl users`: writes the broker's part and the passwords, and keeps those there are."""
+    mode = 0o444 if options.shared else 0o600
+    try:
+        text = authorization(passwords(options.directory, mode), options.open_tap)
+        file = options.directory / "nats" / "authorization.conf"
+        # Left alone where nothing changes: a broker may read it anew whenever it is written.
+        if not file.exists() or file.read_text() != text:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(file, text, mode)
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}; name another DIR") from None
+    return 0
+
+
+def password_file(directory: Path, user: str) -> Path:
+    """Where the password of `user` stands: each in a folder of its own, which can be mounted."""
+    return directory / user / "password"
+
+
+def passwords(directory: Path, mode: int = 0o600) -> dict[str, str]:
+    """By user: the password in `directory`, made up where there is none yet.
+
+    Raises:
+        OSError: the directory cannot be read or written.
+    """
+    found = {}
+    for user in USERS:
+        file = password_file(directory, user)
+        if not file.exists():
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(file, secrets.token_urlsafe(24) + "\n", mode)
+        found[user] = file.read_text().strip()
+    return found
