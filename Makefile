@@ -1,6 +1,6 @@
 # From nothing but make and python3 >= 3.11. Settings such as INFRA_TOKEN pass through from the environment.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos fuzz fleet check lock bench install uninstall clean
+.PHONY: help run test chaos fuzz fleet check sbom lock bench install uninstall clean
 BIN := .venv/bin
 SERVICES := $(patsubst %/pyproject.toml,%,$(wildcard services/*/pyproject.toml))
 INSTALLED := .venv/.installed
@@ -23,11 +23,15 @@ fuzz: $(INSTALLED) ## every decoder against 20,000 changed inputs; FUZZ_EXAMPLES
 fleet: $(INSTALLED) ## the fleet tests at full length: every server killed, minutes without the hub
 	@FLEET_ROUNDS=6 FLEET_SECONDS=2 FLEET_OUTAGE_SECONDS=180 $(BIN)/pytest -q -s tests/fleet
 
-check: $(INSTALLED) ## format, lint, types, who may import whom, each service alone
+check: $(INSTALLED) ## format, lint, types, who may import whom, each service alone, known vulnerabilities
 	@$(BIN)/ruff format --check --quiet && $(BIN)/ruff check --quiet
 	@$(BIN)/mypy --no-error-summary shared/src $(SERVICES:%=%/src)
 	@$(BIN)/lint-imports > .venv/imports.log || { cat .venv/imports.log; false; }
 	@PYTHON=$(BIN)/python tests/isolation.sh $(BIN)/uv
+	@tests/audit.sh $(BIN)/uv
+
+sbom: $(INSTALLED) ## sbom.json: every dependency with its hashes, as CycloneDX
+	@tests/audit.sh $(BIN)/uv sbom.json
 
 lock: $(INSTALLED) ## the newest versions of all dependencies, with hashes
 	@$(BIN)/uv lock --upgrade

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import time
 import urllib.request
@@ -28,8 +30,11 @@ pytestmark = [
 ]
 
 SERVICES = {
-    "nats", "forwarder", "console", "docker-collector", "host-collector", "lifecycle-collector",
+    "nats", "forwarder", "console", "docker-collector", "engine-filter", "host-collector",
+    "lifecycle-collector",
 }  # fmt: skip
+AS_ROOT = {"engine-filter", "host-collector", "users"}
+CAP_SYSLOG = 34  # capabilities(7)
 HEALTHY_SECONDS_MAX = 30
 
 
@@ -38,10 +43,10 @@ class Composed:
 
     def __init__(self, packages: Path) -> None:
         self.name = f"e2e{os.getpid()}"
-        self.page_port = free_port()
+        self.port, self.page_port = free_port(), free_port()
         self._environ = os.environ | {
             "COMPOSE_PROJECT_NAME": self.name,
-            "NATS_PORT": str(free_port()),
+            "NATS_PORT": str(self.port),
             "CONSOLE_PORT": str(self.page_port),
             "INFRA_TOKEN": "",
             "PKG_PATHS": str(packages),
@@ -64,8 +69,17 @@ class Composed:
         return dict(line.split(" ", 1) for line in listed.splitlines())
 
     def violations(self) -> list[str]:
-        """What the broker refused to any of them."""
-        return [line for line in self.run("logs", "nats").splitlines() if "Violation" in line]
+        """The subjects that the broker refused to anyone."""
+        return re.findall(r'Violation - Subject "(.*?)"', self.run("logs", "--no-color", "nats"))
+
+    def container(self, service: str) -> dict[str, Any]:
+        """What the engine says of a service's container."""
+        (found,) = json.loads(docker("inspect", f"{self.name}_{service}_1"))
+        return dict(found)
+
+    def inside(self, service: str, code: str) -> str:
+        """What Python code prints in a service's container, with the rights of the service."""
+        return docker("exec", f"{self.name}_{service}_1", "python3", "-c", code)
 
     def documents(self) -> list[dict[str, Any]]:
         """What the forwarder has printed so far."""
@@ -104,6 +118,68 @@ def composed(packages: Path) -> Iterator[Composed]:
     project.run("down", "--volumes", "--timeout", "20")
 
 
+def is_confined(composed: Composed, service: str) -> None:
+    """Read-only, without capabilities, privileges or a published port that is not needed."""
+    found = composed.container(service)
+    host = found["HostConfig"]
+    assert host["ReadonlyRootfs"]
+    assert not host["Privileged"]
+    assert host["CapDrop"] == ["ALL"]
+    assert host["CapAdd"] == (["SYSLOG"] if service == "host-collector" else None)
+    assert "no-new-privileges:true" in host["SecurityOpt"]
+    assert found["Config"]["User"] == ("0:0" if service in AS_ROOT else "10001:10001")
+    published = [port for ports in (host["PortBindings"] or {}).values() for port in ports]
+    assert [port["HostIp"] for port in published] == ["127.0.0.1"] * (
+        service in ("nats", "console")
+    )
+    assert not any("INFRA_TOKEN" in e for e in found["Config"]["Env"] if service != "forwarder")
+    status = docker("exec", f"{composed.name}_{service}_1", "cat", "/proc/1/status")
+    effective = int(re.search(r"CapEff:\s+(\w+)", status)[1], 16)  # type: ignore[index]
+    assert effective == (1 << CAP_SYSLOG if service == "host-collector" else 0)
+    if service not in ("nats", "engine-filter"):
+        sockets = ["/var/run/docker.sock", "/host/run/docker.sock"]
+        code = f"import os; print(*filter(os.path.exists, {sockets}))"
+        assert composed.inside(service, code) == ""
+
+
+def each_sees_its_own_password_alone(composed: Composed) -> None:
+    code = "print(open('/run/nats/password').read(), *__import__('os').listdir('/run/nats'))"
+    collectors = [s for s in SERVICES if s not in ("nats", "engine-filter")]
+    seen = [composed.inside(service, code).split() for service in collectors]
+    assert len({password for password, *_ in seen}) == len(collectors)
+    assert all(files == ["password"] for _, *files in seen)
+
+
+def the_filter_lets_nothing_else_through(composed: Composed) -> None:
+    """As whoever takes over the Docker collector would try it."""
+    code = """if True:
+        import http.client
+        for line in LINES:
+            connection = http.client.HTTPConnection("engine-filter", 2375)
+            connection.request(*line.split())
+            print(connection.getresponse().status)
+        """
+    refused = [
+        "POST /v1.41/containers/create", "POST /v1.41/containers/x/exec", "GET /info",
+        "GET /v1.41/containers/x/archive?path=/", "DELETE /v1.41/containers/x",
+        "GET /v1.41/images/../secrets", "HEAD /version", "GET //v1.41/containers/json",
+    ]  # fmt: skip
+    lines = [*refused, "GET /version"]
+    answers = composed.inside("docker-collector", code.replace("LINES", repr(lines)))
+    assert answers.split() == ["403"] * len(refused) + ["200"]
+
+
+def a_tap_without_a_password_hears_and_says_nothing(composed: Composed) -> None:
+    """As `nats sub` on the host: the protocol by hand, so that no client is needed."""
+    with socket.create_connection(("127.0.0.1", composed.port), timeout=10) as wire:
+        wire.sendall(b"CONNECT {}\r\nSUB events.> 1\r\nPUB never.allowed 1\r\nx\r\nPING\r\n")
+        answer = b""
+        while b"PONG" not in answer:
+            answer += wire.recv(65536)
+    assert b'Permissions Violation for Publish to "never.allowed"' in answer
+    assert answer.count(b"-ERR") == 1
+
+
 def wait_until(condition: Any, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -124,7 +200,11 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
     with urllib.request.urlopen(f"http://127.0.0.1:{composed.page_port}/") as page:
         assert "<title>Events" in page.read().decode()
 
-    assert composed.violations() == []
+    for service in SERVICES:
+        is_confined(composed, service)
+    each_sees_its_own_password_alone(composed)
+    the_filter_lets_nothing_else_through(composed)
+    a_tap_without_a_password_hears_and_says_nothing(composed)
     install(packages, "second", "2.0")
     name = f"{composed.name}-seen"
     greedy = "x = bytearray(100 * 1024 * 1024)"
@@ -157,6 +237,7 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
     expected = {"create", "start", "die", "destroy", "python3 process", package}
     wait_until(lambda: told() >= expected, 10)
 
+    assert composed.violations() == ["never.allowed"]
     composed.run("stop", "--timeout", "20")
     messages = [document["message"] for document in composed.documents()]
     assert f"Package first, version 1.0 has been installed on host {host}" not in messages
@@ -167,6 +248,6 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
     ]
     assert all(m.endswith(f" / on {host}") for m in messages if m.startswith("agent_"))
     label = f"label=com.docker.compose.project={composed.name}"
-    ended = docker("ps", "--all", "--filter", label, "--format", "{{.Status}}").splitlines()
-    assert len(ended) == len(SERVICES | {"users"})
-    assert all(status.startswith("Exited (0)") for status in ended)
+    ended = docker("ps", "--all", "--filter", label, "--format", "{{.Names}} {{.Status}}")
+    assert len(ended.splitlines()) == len(SERVICES | {"users"})
+    assert [line for line in ended.splitlines() if " Exited (0) " not in line] == []

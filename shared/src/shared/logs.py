@@ -46,5 +46,7 @@ def set_up(service: str, level: str) -> None:
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # The libraries tell at INFO what our own entries tell in the user's words.
-    for library in ("nats", "uvicorn", "aiohttp", "docker", "urllib3", "asyncio"):
+    for library in ("nats", "uvicorn", "aiohttp", "docker", "urllib3"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # It warns at every attempt of a server that ends TLS, which is said once by our own.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -51,6 +51,8 @@ class UpSettings(ServiceSettings, frozen=True, kw_only=True):
     """Shows what the parts print beside their logs: the forwarder's documents."""
     console_enabled: bool = True
     """Serves the live page."""
+    console_replay_enabled: bool = False
+    """Lets it send dead letters once more."""
     console_port: Port = 8676
     """Where; unless it is set, another one is taken while somebody else has it."""
 
@@ -137,11 +139,14 @@ class Agent:
 
     def _supervise(self, part: Part) -> Supervised:
         environment = part.environment(self._environ)
+        # The page is a reader, unless it is to send dead letters once more.
+        replays = part.name == CONSOLE and self._settings.console_replay_enabled
+        user = REPLAY if replays else part.name
         environment |= {
             "NATS_URL": self._settings.nats_url[0],
-            "NATS_USER": part.name,
+            "NATS_USER": user,
             "NATS_PASSWORD": "",
-            "NATS_PASSWORD_FILE": str(password_file(self._state.users, part.name)),
+            "NATS_PASSWORD_FILE": str(password_file(self._state.users, user)),
             "AGENT_RUN": self._run_id,
             "API_SERVER_PORT": "0",
             "CONSOLE_PORT": str(self._page_port),
@@ -162,7 +167,9 @@ class Agent:
 
         connection = await bus.connect(settings, "agentctl up, disk")
         try:
-            await vigil.watch_disk(partial(vigil.unwell, connection), restart, self._state.directory)
+            await vigil.watch_disk(
+                partial(vigil.unwell, connection), restart, self._state.directory
+            )
         finally:
             await connection.close()
 

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import math
 import re
 import weakref
 from collections.abc import Awaitable, Callable
@@ -27,7 +26,7 @@ import msgspec
 from shared.bus.client import Msg, TolerantClient
 from shared.bus.pull import Message, Puller, api_prefix
 from shared.bus.tls import tls_context
-from shared.bus.trouble import forbidden, in_words
+from shared.bus.trouble import Troubles, forbidden, in_words
 from shared.decoding import UNREADABLE
 from shared.retry import Backoff
 from shared.settings import ServiceSettings, without_userinfo
@@ -44,8 +43,6 @@ log = logging.getLogger(__name__)
 ACKNOWLEDGEMENT_SECONDS_MAX = 5.0
 """How long a publish may stay unanswered before it counts as lost."""
 _PENDING_BYTES_MAX = 8 * 1024 * 1024
-_TROUBLE_SECONDS = 60.0
-_TROUBLES_MAX = 100
 
 
 class BusError(Exception):
@@ -96,8 +93,7 @@ class Bus:
         self._tokens = itertools.count(1)
         self._unanswered: dict[str, tuple[asyncio.Future[Acknowledgement], float, str]] = {}
         """By token: who waits for the answer, until when by the loop's clock, and the subject."""
-        self._troubles: dict[str, float] = {}
-        """When which of them was said: monotonic seconds."""
+        self._troubles = Troubles()
         self._expiry: asyncio.TimerHandle | None = None
         self._connected = asyncio.Event()
         self._closed = asyncio.Event()
@@ -235,11 +231,7 @@ class Bus:
         text = in_words(error, user)
         if not text:
             return
-        now = asyncio.get_running_loop().time()
-        if now - self._troubles.get(text, -math.inf) > _TROUBLE_SECONDS:
-            if len(self._troubles) >= _TROUBLES_MAX:
-                self._troubles.clear()
-            self._troubles[text] = now
+        if self._troubles.is_news(text):
             self.on_trouble(text)
         refused = forbidden(error)
         for token, (_, _, subject) in list(self._unanswered.items()):

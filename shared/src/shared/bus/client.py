@@ -24,6 +24,8 @@ import nats.protocol.parser
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from shared.bus.trouble import NO_TLS
+
 del sys.modules["aiohttp"]
 if _aiohttp is not None:
     sys.modules["aiohttp"] = _aiohttp
@@ -118,7 +120,7 @@ class TolerantClient(Client):
         nats-py asks the server alone, and would show the password to whoever answers without TLS.
         """
         if "tls" in self.options and not self._server_info.get("tls_required"):
-            raise nats.errors.Error("it does not ask for TLS, and we do")
+            raise nats.errors.Error(NO_TLS)
         return super()._connect_command()
 
     async def request(self, *arguments: Any, **options: Any) -> Msg:

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
+
+NO_TLS = "the broker does not offer TLS, and we ask for it"
+
+_AGAIN_SECONDS = 60.0
+_REMEMBERED_MAX = 100
 
 # As the server writes it, in the small letters that nats-py makes of it.
 _violation = re.compile(r"permissions violation for (publish|subscription) to \"(.*)\"")
@@ -34,6 +40,25 @@ def in_words(error: BaseException, user: str) -> str:
         )
     if isinstance(error, ssl.SSLError) and "alert" in str(error).lower():
         return f"the broker refuses our side of TLS ({error.reason}): see NATS_CERT and NATS_KEY"
+    if str(error) == NO_TLS:
+        return f"{NO_TLS}: switch TLS on there, or correct NATS_URL and NATS_CA"
     if "authorization violation" in str(error).lower():
         return f"the broker does not let {who} in: correct NATS_USER and NATS_PASSWORD"
     return ""
+
+
+class Troubles:
+    """What has been said lately, so that the same is said once a minute."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}  # when: monotonic seconds
+
+    def is_news(self, text: str) -> bool:
+        """Whether `text` is to be said now."""
+        now = time.monotonic()
+        if now < self._said.get(text, -_AGAIN_SECONDS) + _AGAIN_SECONDS:
+            return False
+        if len(self._said) >= _REMEMBERED_MAX:
+            self._said.clear()
+        self._said[text] = now
+        return True

@@ -1,0 +1,141 @@
+"""The filter of docker-compose.yml, HAProxy as it ships, between collector and real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from broker import NatsServer, eventually, free_port, wait_for_port
+from private_engine import PrivateEngine, missing
+
+from shared.bus import Bus, StreamConfig
+from shared.events import DockerEvent, decode
+from shared.subjects import CURSORS, EVENTS_STREAM
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy on this machine"),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+    # The SDK, with which these tests drive the engine, leaves sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+CONFIGURATION = Path(__file__).parents[2] / "deploy/engine-filter/haproxy.cfg"
+
+
+@pytest.fixture
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateEngine]:
+    folder = tmp_path_factory.mktemp("e")
+    (folder / "daemon.json").write_text("{}")
+    private = PrivateEngine(folder)
+    try:
+        private.start()
+        private.import_image()
+        yield private
+    finally:
+        private.destroy()
+
+
+@pytest.fixture
+def port(engine: PrivateEngine) -> Iterator[int]:
+    """Where the filter of this engine listens."""
+    port = free_port()
+    environment = os.environ | {
+        "ENGINE_SOCKET": f"{engine.folder}/docker.sock", "ENGINE_FILTER": f"127.0.0.1:{port}",
+    }  # fmt: skip
+    command = ["haproxy", "-q", "-db", "-f", str(CONFIGURATION)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    wait_for_port(port)
+    yield port
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+async def told(
+    connection: Bus, nats_server: NatsServer, port: int, tmp_path: Path
+) -> AsyncIterator[list[DockerEvent]]:
+    """What a collector behind the filter tells."""
+    await connection.manager.add_stream(
+        StreamConfig(name=EVENTS_STREAM, subjects=["events.>"], duplicate_window=900)
+    )
+    await connection.manager.add_consumer(EVENTS_STREAM, durable_name="test", ack_policy="explicit")
+    await connection.manager.create_key_value(bucket=CURSORS)
+    environment = os.environ | {
+        "NATS_URL": nats_server.url, "DOCKER_TRANSPORT": f"tcp://127.0.0.1:{port}",
+    }  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "docker_collector"], env=environment)
+    bodies: list[DockerEvent] = []
+
+    async def listen() -> None:
+        async for message in connection.pull(EVENTS_STREAM, "test", window=512):
+            body = decode(message.data).body
+            if isinstance(body, DockerEvent):
+                bodies.append(body)
+            await connection.acknowledge(message)
+
+    listening = asyncio.create_task(listen())
+    async with asyncio.timeout(30):
+        while not await connection.keys(CURSORS):
+            await asyncio.sleep(0.02)
+    yield bodies
+    listening.cancel()
+    process.kill()
+    process.wait()
+
+
+async def test_events_flow_and_a_restart_of_the_engine_is_survived(
+    engine: PrivateEngine, told: list[DockerEvent]
+) -> None:
+    for name in ("before", "after"):
+        engine.client.containers.run("box:1", ["true"], name=name, network_mode="none")
+        await eventually(
+            lambda name=name: any(  # type: ignore[misc]
+                body.action == "die" and body.attributes.get("name") == name for body in told
+            ),
+            seconds=30,
+        )
+        if name == "before":
+            await asyncio.to_thread(engine.stop)
+            await asyncio.to_thread(engine.start)
+
+
+REFUSED = [
+    "POST /v1.41/containers/create", "POST /v1.41/containers/json", "PUT /v1.41/events",
+    "DELETE /v1.41/images/box:1/json", "HEAD /version", "OPTIONS /version", "GET /", "GET /info",
+    "GET /v1.41/info", "GET /_ping", "GET /v1.41/containers/x/logs", "GET /v1.41/volumes",
+    "GET /v1.41/containers/x/archive", "GET /v1.41/containers/x/json/y", "GET /v1.41/secrets",
+    "GET /v1.41/images/../containers/x/export", "GET //version", "GET /v1.41/events/",
+    "GET /v1.41/containers/%2e%2e/json", "GET /v1.41/images/x/get",
+]  # fmt: skip
+
+
+def test_whatever_the_collector_does_not_ask_is_refused(port: int) -> None:
+    statuses = {line: answer(port, *line.split()) for line in REFUSED}
+    assert statuses == dict.fromkeys(REFUSED, 403)
+    assert answer(port, "GET", "/version", body="x") == 403
+    upgrade = {"Connection": "Upgrade", "Upgrade": "tcp"}
+    assert answer(port, "GET", "/version", headers=upgrade) == 403
+    assert answer(port, "GET", "/version") == 200
+
+
+def answer(
+    port: int,
+    method: str,
+    path: str,
+    body: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, body, headers or {})
+        return connection.getresponse().status
+    finally:
+        connection.close()

@@ -1,0 +1,155 @@
+"""Secrets that are easy to find, through a run of the whole agent in which everything goes wrong.
+
+They may be in the forwarder's environment and in the files that are for them: nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from broker import eventually, free_port
+from receiver import Receiver, Reply, Request
+
+TOKEN, PROXY_PASSWORD = "canary-of-the-token", "canary-of-the-proxy"
+RUN = {
+    "CONTAINER_EVENTS_ENABLED": "false", "CLOUD_METADATA_ENABLED": "false", "PKG_ENABLED": "false",
+    "PKG_CONTAINER_ENABLED": "false", "LOGGING_LEVEL": "debug", "LOGGING_WRITE_EVENTS": "true",
+    "LOGGING_REQUEST_TRACKING": "true", "REQUEST_TIMEOUT": "300ms", "HOSTNAME_ALIAS": "web-01",
+    "NATS_URL": "", "INFRA_TOKEN": TOKEN, "PROXY_USERNAME": "agent",
+    "PROXY_PASSWORD": PROXY_PASSWORD,
+}  # fmt: skip
+
+
+def answer(request: Request) -> Reply:
+    """Another fault each time, with the token in whatever can carry it."""
+    said = f'{{"error": "no application for {TOKEN}"}}'.encode()
+    faults = [
+        Reply(403, said), Reply(500, said), Reply(302, b"", {"Location": f"http://x/{TOKEN}"}),
+        Reply(429, said), Reply(how="hang"), Reply(how="cut"), Reply(how="garbage"),
+        Reply(how="reset"), Reply(404, said), Reply(400, said), Reply(400, said),
+    ]  # fmt: skip
+    answer.number += 1  # type: ignore[attr-defined]
+    return faults[answer.number % len(faults)]  # type: ignore[attr-defined]
+
+
+async def output(*arguments: object, **environ: str) -> str:
+    """What a command of agentctl prints."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agentctl", *map(str, arguments), stdout=PIPE, stderr=PIPE,
+        env=os.environ | {"NATS_URL": ""} | environ,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(3 if "tap" in arguments else 60):
+            out, err = await process.communicate()
+    except TimeoutError:  # a tap goes on for ever
+        process.kill()
+        out, err = await process.communicate()
+    return (out + err).decode()
+
+
+@pytest.mark.parametrize("way", ["receiver", "proxy"])
+async def test_secrets_are_where_they_are_needed_and_nowhere_else(way: str, tmp_path: Path) -> None:
+    answer.number = 0  # type: ignore[attr-defined]
+    state = tmp_path / "state"
+    log = tmp_path / "log"
+    async with Receiver() as receiver:
+        receiver.reply = answer
+        to = {"EVENTS_RECEIVER_URL": receiver.url}
+        if way == "proxy":
+            # To itself as a proxy: it answers CONNECT with its faults.
+            to = {"EVENTS_RECEIVER_URL": f"https://127.0.0.1:{free_port()}"}
+            to |= {"PROXY_HOST": "127.0.0.1", "PROXY_PORT": str(receiver.port)}
+        with log.open("wb") as out:
+            agent = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "agentctl", "up", "--state", str(state), stdout=out,
+                stderr=out, env=os.environ | RUN | to,
+            )  # fmt: skip
+        try:
+            enough = 11 if way == "receiver" else 4
+            await eventually(lambda: len(receiver.requests) >= enough, seconds=120)
+            processes = processes_of(log.read_text(), agent.pid)
+            assert set(processes) >= {"agentctl", "nats", "lifecycle", "forwarder"}
+            canaries = [TOKEN, PROXY_PASSWORD, *passwords(state)]
+            commands = ("status", "dead list", "dead show 1", "tap --json", "dead replay --all")
+            texts = {c: await output(*c.split(), "--state", state) for c in commands}
+            for port in re.findall(r"health on 127.0.0.1 port (\d+)", log.read_text()):
+                for page in ("healthz", "readyz", "metrics"):
+                    texts[f"{port}/{page}"] = await asyncio.to_thread(read, port, page)
+            for name, pid in processes.items():
+                texts[f"arguments of {name}"] = of_process(pid, "cmdline")
+                if name not in ("forwarder", "agentctl"):
+                    texts[f"environment of {name}"] = of_process(pid, "environ")
+            assert TOKEN in of_process(processes["forwarder"], "environ")
+        finally:
+            agent.send_signal(signal.SIGINT)
+            await agent.wait()
+    texts["log"] = log.read_text()
+    kept = [f for f in state.rglob("*") if f.is_file() and f.name not in SECRET_FILES]
+    texts |= {str(file): file.read_bytes().decode(errors="replace") for file in kept}
+    assert "arguments of nats" in texts
+    assert len(texts) > 20
+    found = [(where, c) for where, text in texts.items() for c in canaries if c in text]
+    assert found == []
+    assert all((state / name).stat().st_mode & 0o077 == 0 for name in ("nats.conf", "nats-url"))
+
+
+SECRET_FILES = ("password", "nats-url", "nats.conf")
+
+
+def passwords(state: Path) -> list[str]:
+    found = [file.read_text().strip() for file in state.glob("users/*/password")]
+    assert len(found) > 5
+    return found
+
+
+def processes_of(log: str, agent: int) -> dict[str, int]:
+    """By name of a part: its process, a child of agentctl."""
+    names = {"nats-server": "nats", "lifecycle_collector": "lifecycle", "forwarder": "forwarder",
+             "host_collector": "host", "docker_collector": "docker"}  # fmt: skip
+    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    found = {"agentctl": agent}
+    for pid in children:
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+        found |= {name: int(pid) for module, name in names.items() if module in command[:400]}
+    return found
+
+
+def of_process(pid: int, what: str) -> str:
+    return Path(f"/proc/{pid}/{what}").read_text()
+
+
+def read(port: str, page: str) -> str:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10) as response:
+            return str(response.read().decode())
+    except OSError as error:  # 503 of what is not ready
+        body = getattr(error, "read", lambda: b"")()
+        return str(body.decode())
+
+
+async def test_a_fault_and_a_bad_setting_show_no_secret(tmp_path: Path) -> None:
+    """The traceback of a crash, and the line for a setting that cannot be used."""
+    for environ in (
+        {"INFRA_TOKEN": f"{TOKEN} with a blank"},
+        {"EVENTS_RECEIVER_URL": f"https://user:{PROXY_PASSWORD}@127.0.0.1/{TOKEN}/event"},
+        {"PROXY_HOST": f"http://agent:{PROXY_PASSWORD}@proxy:1"},
+        {"TAGS": "a:b", "REGION": "MARS"},
+        {"NATS_URL": f"http://agent:{PROXY_PASSWORD}@x"},
+    ):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "forwarder", env=os.environ | RUN | environ, stdout=PIPE,
+            stderr=PIPE,
+        )  # fmt: skip
+        out, err = await process.communicate()
+        assert process.returncode == 2
+        assert len(err.splitlines()) == 1
+        assert TOKEN not in (out + err).decode()
+        assert PROXY_PASSWORD not in (out + err).decode()
