@@ -22,7 +22,7 @@ class TlsServer(NatsServer):
 
     def show(self, certificate: tuple[Path, Path], client_authority: Path | None = None) -> None:
         verify = f'ca_file: "{client_authority}", verify: true' if client_authority else ""
-        self.configuration = (
+        self.configure(
             f'tls {{ cert_file: "{certificate[0]}", key_file: "{certificate[1]}", {verify} }}'
         )
 

@@ -225,11 +225,9 @@ class Bus:
         """Says what is in the way, the same once a minute, and ends the publishes it is about."""
         log.debug("bus: %s", error)
         if _lost_subscription.search(str(error)):
-            # The broker, told to while we are connected, lets us listen no longer. It does not give
-            # a subscription back together with the right to it, so each has to be made anew.
+            # Together with the right to it the broker gives no subscription back: make it anew.
             self._lost_inbox = True
-        text = in_words(error, user)
-        if not text:
+        if not (text := in_words(error, user)):
             return
         if self._troubles.is_news(text):
             self.on_trouble(text)
