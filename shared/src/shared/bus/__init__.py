@@ -23,6 +23,14 @@ from typing import Any
 
 import msgspec
 
+from shared.bus.answers import (
+    Acknowledgement,
+    BusError,
+    BusLost,
+    NoAcknowledgement,
+    Refused,
+    outcome_of,
+)
 from shared.bus.client import Msg, TolerantClient
 from shared.bus.pull import Message, Puller, api_prefix
 from shared.bus.tls import tls_context
@@ -45,41 +53,6 @@ ACKNOWLEDGEMENT_SECONDS_MAX = 5.0
 _PENDING_BYTES_MAX = 8 * 1024 * 1024
 
 
-class BusError(Exception):
-    """The bus did not do what was asked; the text says why. Trying again is right."""
-
-
-class NoAcknowledgement(BusError):  # noqa: N818 - it is one, and reads better than with a suffix
-    """A publish was not acknowledged in time; it may have been stored all the same."""
-
-
-class Refused(BusError):  # noqa: N818
-    """JetStream answered a publish with an error, such as a full stream."""
-
-    def __init__(self, code: int, description: str) -> None:
-        super().__init__(f"{description} ({code})")
-        self.code = code
-
-
-class BusLost(Exception):  # noqa: N818
-    """The client is closed for good or deaf: only a new process helps."""
-
-
-class Acknowledgement(msgspec.Struct, frozen=True):
-    """JetStream's word that a message is stored."""
-
-    seq: int
-    duplicate: bool = False
-    """True where the id was stored before, and this copy was not."""
-
-
-class _PublishAnswer(msgspec.Struct):
-    seq: int = 0
-    duplicate: bool = False
-    error: dict[str, Any] | None = None
-
-
-_answer = msgspec.json.Decoder(_PublishAnswer)
 _lost_subscription = re.compile(r"(?i)permissions violation for subscription to \W*_INBOX")
 
 
@@ -238,19 +211,7 @@ class Bus:
 
     def _on_answer(self, subject: bytes, payload: bytes, header: bytes) -> None:
         token = subject.rpartition(b".")[2].decode(errors="replace")
-        if header and header.startswith(b"NATS/1.0 503"):
-            self._end(token, Refused(503, "no stream takes this subject"))
-            return
-        try:
-            reply = _answer.decode(payload)
-        except UNREADABLE as error:
-            self._end(token, NoAcknowledgement(f"an answer that is none: {error}"))
-            return
-        if refusal := reply.error:
-            description = refusal.get("description", "refused without a reason")
-            self._end(token, Refused(refusal.get("code", 0), description))
-        else:
-            self._end(token, Acknowledgement(reply.seq, reply.duplicate))
+        self._end(token, outcome_of(payload, header))
 
     def _on_disconnect(self) -> None:
         """Ends the waiting for answers that cannot come any more."""
