@@ -111,6 +111,7 @@ OWN: dict[str, list[str]] = {
         "$JS.API.STREAM.UPDATE.EVENTS", "$JS.API.STREAM.CREATE.DEAD",
         "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.CONSUMER.CREATE.EVENTS.forwarder",
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.forwarder",
+        event_of(FORWARDER), "agent.shipped.hub", "_INBOX_forwarder.answers",
     ],
     REPLAY: ["$JS.API.STREAM.MSG.DELETE.DEAD"],
 }  # fmt: skip
@@ -188,6 +189,10 @@ async def test_the_forwarder_pulls_acknowledges_buries_and_trims(
         await forwarder.bus.publish(f"dead.{message.subject}", message.data, "1")
         await forwarder.bus.acknowledge(message)
     await forwarder.bus.api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": 2})
+    # A gap of its own, and what forwarders ask and answer each other.
+    await forwarder.bus.publish(event_of(FORWARDER), b"{}", "2")
+    await forwarder.bus.send("agent.shipped.hub", b"{}", forwarder.bus.new_inbox())
+    await forwarder.bus.send(forwarder.bus.new_inbox(), b"{}")
     info = await forwarder.bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
     assert info["ack_floor"]["stream_seq"] == 1
     assert forwarder.troubles == []

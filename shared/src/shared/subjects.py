@@ -42,6 +42,7 @@ DOCUMENT = "agent.document"
 """Whoever sends an event here as a request gets the document that the forwarder ships of it: JSON,
 or nothing where it is no event."""
 SHIPPED = "agent.shipped"
+"""Before a domain, or `hub`: which of these events another forwarder has shipped or in hand."""
 QUESTIONS = "agent.>"
 """Whatever is asked with an answer to an inbox, and changes nothing."""
 

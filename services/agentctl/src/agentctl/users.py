@@ -28,6 +28,7 @@ from shared.subjects import (
     FORWARDER,
     HOSTS,
     QUESTIONS,
+    SHIPPED,
     STATUS,
     inbox_prefix,
 )
@@ -90,7 +91,9 @@ def _forwarder() -> Rights:
             # The facts of the hosts: their keys are listed through a consumer without a name.
             f"{_API}.DIRECT.GET.KV_{HOSTS}.>", f"{_API}.CONSUMER.CREATE.KV_{HOSTS}",
             f"{_API}.CONSUMER.INFO.KV_{HOSTS}.*",
-            DEAD_SUBJECTS, *_ANSWERS,
+            DEAD_SUBJECTS, f"events.{FORWARDER}.>",
+            # What it asks other forwarders, and what it answers them.
+            f"{SHIPPED}.>", _inbox(FORWARDER), *_ANSWERS,
         ),
         subscribe=(_inbox(FORWARDER), QUESTIONS),
     )  # fmt: skip
@@ -114,6 +117,7 @@ def _reader(user: str, publish: tuple[str, ...] = (), subscribe: tuple[str, ...]
         never_publish=(
             f"{_API}.CONSUMER.CREATE.{consumer}", f"{_API}.CONSUMER.CREATE.{consumer}.>",
             f"{_API}.CONSUMER.MSG.NEXT.{consumer}",
+            f"{SHIPPED}.>",  # a matter of forwarders alone
         ),
         subscribe=(_inbox(user), EVENTS_SUBJECTS, DEAD_SUBJECTS, *subscribe),
     )  # fmt: skip
