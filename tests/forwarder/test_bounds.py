@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from forwarder import bounds
 from forwarder.bounds import Bounds
 from forwarder.settings import STREAM_BYTES_MIN, ForwarderSettings
-from forwarder.streams import BUCKET_BYTES_MAX, Streams
+from forwarder.streams import Streams
 from shared import bus
 from shared.events import Event, Gap, decode
 from shared.health import Health
@@ -99,10 +99,10 @@ async def test_a_bucket_grows_and_stays_so(
         stream = await connection.api(f"STREAM.INFO.KV_{CURSORS}")
         return int(stream["config"]["max_bytes"])
 
-    assert await size() == 2 * BUCKET_BYTES_MAX
+    assert await size() == 2 * ForwarderSettings().cursors_bytes_max
     assert await connection.get(CURSORS, "docker.web-01") == b"x" * 100_000
     await streams.make()
-    assert await size() == 2 * BUCKET_BYTES_MAX
+    assert await size() == 2 * ForwarderSettings().cursors_bytes_max
     assert health.last_error == ""
 
 
