@@ -232,7 +232,8 @@ async def test_everybody_answers_a_reader_and_nobody_anywhere_else(
     log_in: LogIn, forwarder: LoggedIn
 ) -> None:
     """Who asks names the subject of the answer: it must not become an event."""
-    services = [await log_in(source) for source in sorted(COLLECTORS)] + [forwarder]
+    names = [*sorted(COLLECTORS), "console", "agentctl"]
+    services = [*[await log_in(name) for name in names], forwarder]
     for service in services:
 
         async def answer(message: Any, service: LoggedIn = service) -> None:

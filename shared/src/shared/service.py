@@ -128,8 +128,7 @@ async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
     health, connection = runtime.health, runtime.bus
 
     async def answer(message: Msg) -> None:
-        if message.reply:
-            await connection.send(message.reply, msgspec.json.encode(health.report()))
+        await connection.answer(message, msgspec.json.encode(health.report()))
 
     def on_connection(up: bool) -> None:
         health.set("bus", up, "connected" if up else "the broker is away")

@@ -46,6 +46,9 @@ SHIPPED = "agent.shipped"
 QUESTIONS = "agent.>"
 """Whatever is asked with an answer to an inbox, and changes nothing."""
 
+INBOXES = "_INBOX"
+"""How every subject begins on which somebody waits for an answer."""
+
 DEAD_REASON = "Agent-Dead-Reason"
 """Why, for a person: ASCII, one line, without any secret."""
 DEAD_STATUS = "Agent-Dead-Status"
@@ -78,7 +81,7 @@ def key(*parts: str) -> str:
 
 def inbox_prefix(user: str) -> str:
     """How the subjects begin to which `user` is answered; without a user, NATS' own beginning."""
-    return f"_INBOX_{token(user)}" if user else "_INBOX"
+    return f"{INBOXES}_{token(user)}" if user else INBOXES
 
 
 def subject_of(event: Event) -> str:

@@ -268,5 +268,5 @@ class Agent:
         self._health.set("bus", True, "connected")
         for process in self._processes:
             self._health.set(process.name, process.condition.ok, process.condition.detail)
-        if message.reply and self._connection is not None:
-            await self._connection.send(message.reply, msgspec.json.encode(self._health.report()))
+        if self._connection is not None:
+            await self._connection.answer(message, msgspec.json.encode(self._health.report()))

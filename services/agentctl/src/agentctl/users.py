@@ -129,11 +129,14 @@ USERS: Mapping[str, Rights] = {
     "host": _collector("host"),
     "kubernetes": _collector("kubernetes"),
     FORWARDER: _forwarder(),
-    "console": _reader("console"),
+    "console": _reader("console", publish=_ANSWERS, subscribe=(STATUS,)),
     OVERSEER: _reader(OVERSEER, publish=_ANSWERS, subscribe=(STATUS,)),
     TAP: _reader(TAP, subscribe=(_inbox(""),)),
+    # It may be the console, which answers for itself as every service does.
     REPLAY: _reader(
-        REPLAY, publish=(EVENTS_SUBJECTS, f"{_API}.STREAM.MSG.DELETE.{DEAD_STREAM}")
+        REPLAY,
+        publish=(EVENTS_SUBJECTS, f"{_API}.STREAM.MSG.DELETE.{DEAD_STREAM}", *_ANSWERS),
+        subscribe=(STATUS,),
     ),
 }  # fmt: skip
 """By name: every user. A service is the user of its own name."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
 from forwarder.enrich import encode, enrich
 from forwarder.facts import Facts
 from forwarder.settings import ForwarderSettings
 from shared.bus import Bus, Msg
+from shared.decoding import UNREADABLE
 from shared.events import decode
 from shared.subjects import DOCUMENT
 
@@ -24,14 +23,12 @@ async def show_documents(
     """
 
     async def answer(message: Msg) -> None:
-        if not message.reply:
-            return
         try:
             event = decode(message.data)
-        except msgspec.DecodeError:
-            await bus.send(message.reply, b"")
+        except UNREADABLE:
+            await bus.answer(message, b"")
             return
         document = encode(enrich(event, facts.of(event.origin), settings.tags))
-        await bus.send(message.reply, settings.redact(document.decode()).encode())
+        await bus.answer(message, settings.redact(document.decode()).encode())
 
     return await bus.subscribe(DOCUMENT, answer)

@@ -38,7 +38,7 @@ from shared.bus.trouble import Troubles, forbidden, in_words
 from shared.decoding import UNREADABLE
 from shared.retry import Backoff
 from shared.settings import ServiceSettings, without_userinfo
-from shared.subjects import inbox_prefix
+from shared.subjects import INBOXES, inbox_prefix
 
 # isort: split
 # After shared.bus.client, which decides what nats-py brings along.
@@ -234,6 +234,15 @@ class Bus:
     def new_inbox(self) -> str:
         """A subject for answers to this process alone."""
         return self._client.new_inbox()
+
+    async def answer(self, question: Msg, payload: bytes) -> None:
+        """Answers `question`, if its sender waits for that.
+
+        Only to an inbox: whoever asks names the subject of the answer, and it must not become an
+        event.
+        """
+        if question.reply.startswith(INBOXES):
+            await self.send(question.reply, payload)
 
     async def subscribe(
         self, subject: str, handler: Callable[[Msg], Awaitable[None]]
