@@ -134,6 +134,21 @@ async def test_410_while_the_list_is_read(
     assert running.cluster.ok
 
 
+async def test_a_server_that_says_410_to_every_list_is_asked_with_pauses(
+    cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.add("one")
+    with monkeypatch.context() as broken:
+        broken.setattr(cluster, "_list", expired_status)
+        running = collecting()
+        await eventually(lambda: running.count("api_failures", status="410") >= 4)
+        # Each but the first was followed by a pause, and the first asks anew at once.
+        assert len(cluster.lists()) <= running.count("api_failures", status="410") + 2
+        assert not running.cluster.ok
+    await until_told(streams, 1)
+    await eventually(lambda: running.cluster.ok)
+
+
 async def test_an_immediate_empty_close_counts_as_410(
     cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
