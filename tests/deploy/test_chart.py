@@ -77,12 +77,12 @@ SETS: dict[str, dict[str, Any]] = {
         "networkPolicy": {"enabled": False},
         "podDisruptionBudget": {"enabled": False},
     },
-    "one namespace": {
+    "some namespaces": {
         "clusterName": "prod",
         "dockerCollector": {"enabled": False},
         "hostCollector": {"enabled": False},
         "lifecycleCollector": {"enabled": False},
-        "kubernetesCollector": {"settings": {"KUBERNETES_EVENTS_NAMESPACE": "shop"}},
+        "kubernetesCollector": {"settings": {"KUBERNETES_EVENTS_NAMESPACE": "shop, back"}},
     },
     "nodes alone": {
         "kubernetesCollector": {"enabled": False},
@@ -181,7 +181,9 @@ def test_names_are_unique_and_every_reference_leads_somewhere(
 ) -> None:
     manifests = rendered[name]
     names = [(one["kind"], one["metadata"]["name"]) for one in manifests]
-    assert len(set(names)) == len(names)
+    places = [(kind, name, one["metadata"].get("namespace")) for (kind, name), one in
+              zip(names, manifests, strict=True)]  # fmt: skip
+    assert len(set(places)) == len(places)
     given = {SETS[name].get("existingSecret"), SETS[name].get("nats", {}).get("existingSecret")}
     for _, pod in pods(manifests):
         volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
@@ -193,6 +195,18 @@ def test_names_are_unique_and_every_reference_leads_somewhere(
         assert ("ServiceAccount", pod.get("serviceAccountName")) in names or (
             "serviceAccountName" not in pod and not pod["automountServiceAccountToken"]
         )
+
+
+def test_named_namespaces_are_all_that_the_collector_may_read(
+    rendered: dict[str, list[Manifest]],
+) -> None:
+    manifests = rendered["some namespaces"]
+    assert "ClusterRole" not in [one["kind"] for one in manifests]
+    granted = [
+        one["metadata"]["namespace"] for one in manifests
+        if one["kind"] == "Role" and one["rules"][0]["resources"] == ["events"]
+    ]  # fmt: skip
+    assert granted == ["shop", "back"]
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -321,7 +335,7 @@ def test_policies_and_budgets_select_pods_that_there_are(
                 assert labels.get("app.kubernetes.io/component") in components | {None}
     kinds = [one["kind"] for one in rendered["the least"]]
     assert not {"NetworkPolicy", "PodDisruptionBudget", "StatefulSet", "Secret"} & set(kinds)
-    assert "DaemonSet" not in [one["kind"] for one in rendered["one namespace"]]
+    assert "DaemonSet" not in [one["kind"] for one in rendered["some namespaces"]]
 
 
 async def test_the_brokers_configuration_is_one_and_asks_for_the_password(
