@@ -12,11 +12,18 @@ import signal
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
 from broker import eventually, free_port
+from forwarding import an_event
 from receiver import Receiver, Reply, Request
+
+from shared import bus
+from shared.events import DockerEvent, encode
+from shared.settings import Secret, ServiceSettings
+from shared.subjects import subject_of
 
 TOKEN, PROXY_PASSWORD = "canary-of-the-token", "canary-of-the-proxy"
 RUN = {
@@ -29,7 +36,10 @@ RUN = {
 
 
 def answer(request: Request) -> Reply:
-    """Another fault each time, with the token in whatever can carry it."""
+    """Another fault every other time, with the token in whatever can carry it.
+
+    In between it takes what it is sent, or the forwarder would soon leave it alone.
+    """
     said = f'{{"error": "no application for {TOKEN}"}}'.encode()
     faults = [
         Reply(403, said), Reply(500, said), Reply(302, b"", {"Location": f"http://x/{TOKEN}"}),
@@ -37,7 +47,24 @@ def answer(request: Request) -> Reply:
         Reply(how="reset"), Reply(404, said), Reply(400, said), Reply(400, said),
     ]  # fmt: skip
     answer.number += 1  # type: ignore[attr-defined]
-    return faults[answer.number % len(faults)]  # type: ignore[attr-defined]
+    turn, is_fault = divmod(answer.number, 2)  # type: ignore[attr-defined]
+    return faults[turn % len(faults)] if is_fault else Reply()
+
+
+async def tell(state: Path, events: int) -> None:
+    """Publishes so many events, as the Docker collector may."""
+    broker = urlsplit((state / "nats-url").read_text().strip())
+    password = (state / "users/docker/password").read_text().strip()
+    settings = ServiceSettings(
+        nats_url=(f"nats://127.0.0.1:{broker.port}",), nats_user="docker",
+        nats_password=Secret(password),
+    )  # fmt: skip
+    connection = await bus.connect(settings, "docker")
+    for number in range(events):
+        body = DockerEvent(type="container", action="start", actor_id=str(number))
+        event = an_event(number, body=body)
+        await connection.publish(subject_of(event), encode(event), event.id)
+    await connection.close()
 
 
 async def output(*arguments: object, **environ: str) -> str:
@@ -73,8 +100,10 @@ async def test_secrets_are_where_they_are_needed_and_nowhere_else(way: str, tmp_
                 stderr=out, env=os.environ | RUN | to,
             )  # fmt: skip
         try:
-            enough = 11 if way == "receiver" else 4
-            await eventually(lambda: len(receiver.requests) >= enough, seconds=120)
+            await eventually(lambda: "streams: made" in log.read_text(), seconds=30)
+            enough = 30 if way == "receiver" else 4
+            await tell(state, enough)
+            await eventually(lambda: len(receiver.requests) >= enough, seconds=60)
             processes = processes_of(log.read_text(), agent.pid)
             assert set(processes) >= {"agentctl", "nats", "lifecycle", "forwarder"}
             canaries = [TOKEN, PROXY_PASSWORD, *passwords(state)]
@@ -135,8 +164,8 @@ def read(port: str, page: str) -> str:
         return str(body.decode())
 
 
-async def test_a_fault_and_a_bad_setting_show_no_secret(tmp_path: Path) -> None:
-    """The traceback of a crash, and the line for a setting that cannot be used."""
+async def test_a_bad_setting_shows_no_secret(tmp_path: Path) -> None:
+    """The line for a setting that cannot be used."""
     for environ in (
         {"INFRA_TOKEN": f"{TOKEN} with a blank"},
         {"EVENTS_RECEIVER_URL": f"https://user:{PROXY_PASSWORD}@127.0.0.1/{TOKEN}/event"},
