@@ -89,8 +89,8 @@ async def test_sites_go_on_while_the_hub_is_away(
             await origins_b.stop()
             await direct.stop()
             told = origins_a.told | origins_b.told | direct.told
-            expected = told.keys() - refused
-            await eventually(lambda: receiver.stored.keys() >= expected, 120)
+            # Some may be refused only now.
+            await eventually(lambda: receiver.stored.keys() >= told.keys() - refused, 120)
             print(
                 f"away {OUTAGE_SECONDS:.0f} s, {len(told) - before} events behind, "
                 f"all shipped {time.monotonic() - back:.1f} s after the hub was back"
@@ -104,7 +104,7 @@ async def test_sites_go_on_while_the_hub_is_away(
             await asyncio.to_thread(forwarder.wait)
         for site in sites:
             site.kill()
-    assert receiver.stored.keys() == expected
+    assert receiver.stored.keys() == told.keys() - refused
     assert {event for event, times in receiver.stored.items() if times > 1} == set()
     of_known = [one for one in receiver.documents if one["os.host"] == KNOWN]
     assert of_known[-1]["os.distro.name"] == "leafian"
