@@ -165,7 +165,7 @@ def read(port: str, page: str) -> str:
 
 
 async def test_a_bad_setting_shows_no_secret(tmp_path: Path) -> None:
-    """The line for a setting that cannot be used."""
+    """The line for one that cannot be used; of a crash see tests/shared/test_faults_shown.py."""
     for environ in (
         {"INFRA_TOKEN": f"{TOKEN} with a blank"},
         {"EVENTS_RECEIVER_URL": f"https://user:{PROXY_PASSWORD}@127.0.0.1/{TOKEN}/event"},

@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.types import ASGIApp
 
 from shared.health import Health
+from shared.logs import escape_json
 
 
 def application(health: Health) -> FastAPI:
@@ -32,9 +33,9 @@ def application(health: Health) -> FastAPI:
     @app.get("/readyz")
     async def readyz() -> Response:
         report = health.report()
-        return Response(
-            msgspec.json.encode(report), 200 if report.ready else 503, media_type="application/json"
-        )
+        # Somebody may look at it in a terminal.
+        text = escape_json(msgspec.json.encode(report).decode())
+        return Response(text, 200 if report.ready else 503, media_type="application/json")
 
     @app.get("/metrics")
     async def metrics() -> Response:

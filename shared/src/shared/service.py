@@ -70,7 +70,7 @@ def run(name: str, work: Work[S], settings_type: type[S]) -> None:
     """
     try:
         settings = load(settings_type, os.environ)
-        logs.set_up(name, settings.logging_level)
+        logs.set_up(name, settings.logging_level, settings.secrets)
         if names := unknown(settings_type, os.environ):
             log.warning("not known here and without effect: %s", ", ".join(names))
         asyncio.run(_serve(name, work, settings))
@@ -78,11 +78,11 @@ def run(name: str, work: Work[S], settings_type: type[S]) -> None:
         sys.exit(_unusable(name, error))
     except KeyboardInterrupt:
         sys.exit(130)
-    except BaseExceptionGroup as group:
-        settings_errors = group.subgroup(SettingsError)
-        if settings_errors is not None:
-            sys.exit(_unusable(name, settings_errors))
-        log.exception("ended by a fault: %s", _first(group))
+    except (Exception, BaseExceptionGroup) as fault:
+        if isinstance(fault, BaseExceptionGroup) and (unusable := fault.subgroup(SettingsError)):
+            sys.exit(_unusable(name, unusable))
+        # Through the log, where no text of a source can pose as an entry, and no secret is shown.
+        log.exception("ended by a fault: %s", _first(fault))
         sys.exit(1)
 
 

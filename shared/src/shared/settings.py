@@ -25,7 +25,11 @@ class SettingsError(Exception):
 
 
 class Secret:
-    """A text that shows itself only when asked: never in a log, a repr or a traceback."""
+    """A text that shows itself only when asked, and never by its repr.
+
+    Once it has been given to a library, the library's errors may repeat it: those go through the
+    log, which takes it out, see `shared.logs`.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -89,6 +93,14 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     logging_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_seconds: Duration = Duration(10)
     """How long a stopping service may take to bring what it holds to safety."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every text that nobody may be shown: those of the secrets, and what `nats_url` holds."""
+        values = (getattr(self, name) for name in self.__struct_fields__)
+        known = (value.reveal() for value in values if isinstance(value, Secret) and value)
+        urls = (re.findall(r"//(?:[^/@:]*:)?([^/@]+)@", url) for url in self.nats_url)
+        return (*known, *(password for found in urls for password in found))
 
     @property
     def hostname(self) -> str:

@@ -13,7 +13,7 @@ from agentctl.users import REPLAY
 from shared import dead_letters
 from shared.bus import Bus, Message
 from shared.decoding import UNREADABLE
-from shared.logs import escape
+from shared.logs import escape, escape_json
 from shared.subjects import DEAD_REASON, DEAD_SEQUENCE, DEAD_STATUS, DEAD_TIME
 
 
@@ -39,7 +39,8 @@ async def show_one(options: argparse.Namespace) -> int:
         label = name.rpartition("-")[2].lower()
         print(f"{label:<10}{escape(message.headers.get(name, ''))}")
     try:
-        print(msgspec.json.format(message.data, indent=2).decode())
+        for line in msgspec.json.format(message.data, indent=2).decode().split("\n"):
+            print(escape_json(line))
     except UNREADABLE:
         print(tap.raw(message))
     return 0

@@ -31,7 +31,7 @@ from shared.events import (
     PackageChange,
     decode,
 )
-from shared.logs import escape
+from shared.logs import escape, escape_json
 from shared.severity import severity_of
 from shared.streams import follow
 from shared.subjects import DEAD_STREAM, EVENTS_STREAM, token
@@ -190,5 +190,4 @@ def _no_event(message: Message) -> str:
 
 def raw(message: Message) -> str:
     """The message as it is stored, on one line."""
-    text = message.data.decode(errors="replace")
-    return text if text.isprintable() else escape(text)
+    return escape_json(message.data.decode(errors="replace"))

@@ -32,6 +32,7 @@ from forwarder.verdict import Verdict, in_words, judge
 from shared.bus import BusError, Message, Puller
 from shared.events import SECOND, NewerEvent, decode, nanoseconds
 from shared.health import METRICS_PREFIX, Health
+from shared.logs import escape_json
 from shared.retry import Backoff
 from shared.service import Runtime
 from shared.subjects import EVENTS_STREAM
@@ -347,7 +348,8 @@ class Shipper:
         self._finish(shipment)
 
     def _print(self, shipment: _Shipment) -> None:
-        sys.stdout.write(self._settings.redact(shipment.document.decode()) + "\n")
+        document = self._settings.redact(shipment.document.decode())
+        sys.stdout.write(escape_json(document) + "\n")
         sys.stdout.flush()
 
     def _finish(self, shipment: _Shipment) -> None:
