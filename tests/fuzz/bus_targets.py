@@ -53,7 +53,10 @@ class StrictBus:
         assert len("NATS/1.0\r\n" + text + "\r\n") + len(payload) <= dead["max_msg_size"]
         self.published.append(subject)
 
-    async def get(self, bucket: str, key: str) -> bytes | None:
+    def new_inbox(self) -> str:
+        return "_INBOX.a"
+
+    async def get(self, bucket: str, key: str, domain: str = "") -> bytes | None:
         assert len(key) + 200 < _CONTROL_LINE_BYTES_MAX
         return self._stored
 
@@ -82,6 +85,8 @@ class _Tasks:
 
 
 class _NoPuller:
+    is_disturbed = False
+
     def resize(self, window: int, bytes_max: int = 0) -> None:
         pass
 
