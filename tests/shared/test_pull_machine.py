@@ -110,7 +110,7 @@ class PullMachine(RuleBasedStateMachine):
     @rule()
     def restart_the_server(self) -> None:
         self.client.requests.clear()
-        self.puller.renew()
+        self.loop.call_soon(self.puller.renew)
         self.settle()
 
     @rule()
