@@ -300,10 +300,12 @@ async def test_a_right_to_listen_that_is_taken_and_given_back(nats_server: NatsS
     await connection.publish("events.a", b"", "1")
     permit(', permissions: { subscribe: { deny: ">" } }')
     nats_server.signal(signal.SIGHUP)
-    with pytest.raises(BusError):
-        async with asyncio.timeout(20):
-            while True:  # until the server has read it
+    async with asyncio.timeout(20):
+        while True:  # until the server has read it
+            try:
                 await connection.publish("events.a", b"", "2")
+            except BusError:
+                break
     permit("")
     nats_server.signal(signal.SIGHUP)
     async with asyncio.timeout(20):
