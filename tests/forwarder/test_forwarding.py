@@ -528,7 +528,7 @@ async def test_what_the_stream_may_have_given_to_another_is_left_to_it(
     await verify()
     monkeypatch.setattr(ship_module, "LEASE_SECONDS", -1.0)
     await publisher.publish(20)
-    await eventually(lambda: "events_let_go_total 20.0" in forwarder.metrics())
+    await eventually(lambda: 'events_let_go_total{service="forwarder"} 20.0' in forwarder.metrics())
     assert len(receiver.stored) == 1
     monkeypatch.setattr(ship_module, "LEASE_SECONDS", 1.5)
     await verify(seconds=20)

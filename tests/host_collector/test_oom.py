@@ -308,7 +308,7 @@ async def test_without_access_the_remedy_is_said_once_and_the_service_stays_read
     assert report["ready"]
     assert "--device /dev/kmsg --cap-add SYSLOG" in report["conditions"]["kernel log"]["detail"]
     assert report["figures"]["kernel_log_readable"] == 0
-    assert "kernel_log_readable 0.0" in await collector.page("/metrics")
+    assert 'kernel_log_readable{service="host"} 0.0' in await collector.page("/metrics")
     await collector.end(signal.SIGTERM)
     assert collector.process.returncode == 0
     assert collector.log.count("--cap-add SYSLOG") == 1
