@@ -31,19 +31,6 @@ CONFIGURATION = Path(__file__).parents[2] / "deploy/engine-filter/haproxy.cfg"
 
 
 @pytest.fixture
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateEngine]:
-    folder = tmp_path_factory.mktemp("e")
-    (folder / "daemon.json").write_text("{}")
-    private = PrivateEngine(folder)
-    try:
-        private.start()
-        private.import_image()
-        yield private
-    finally:
-        private.destroy()
-
-
-@pytest.fixture
 def port(engine: PrivateEngine) -> Iterator[int]:
     """Where the filter of this engine listens."""
     port = free_port()
