@@ -113,7 +113,7 @@ async def test_what_is_no_event_is_shown_and_can_do_no_harm_to_a_terminal(
     words = await start("-m", "agentctl", "tap", "--nats", nats_server.url)
     raw = await start("-m", "agentctl", "tap", "--json", "--nats", nats_server.url)
     await words.shows("events.x.y.z.a: 9 bytes that are no event")
-    await raw.shows(r"\x1b[31mred\n")
+    await raw.shows(r"\u001b[31mred\n")
 
 
 async def test_a_reader_that_has_enough_is_no_error(
