@@ -31,12 +31,12 @@ assert _beside.loader is not None
 one_forwarder = importlib.util.module_from_spec(_beside)
 _beside.loader.exec_module(one_forwarder)  # which finds tests/ too
 
-from broker import NatsServer, eventually, free_port
+from broker import NatsServer, eventually, free_port, until_streams_are_made
 from measuring import cpu_seconds, peak_mb
 from shared import bus
 from shared.events import encode
 from shared.settings import ServiceSettings
-from shared.subjects import HOSTS, subject_of
+from shared.subjects import subject_of
 
 EVENTS: int = one_forwarder.EVENTS
 NEW_EVENTS_A_SECOND = 100
@@ -64,7 +64,7 @@ async def drain(url: str, count: Synchronized[int]) -> None:
         command = [sys.executable, "-m", "forwarder"]
         process = subprocess.Popen(command, env=environ)
         connection = await bus.connect(ServiceSettings(nats_url=(server.url,)), "benchmark")
-        await connection.until_ready(HOSTS)
+        await until_streams_are_made(connection)
         process.terminate()
         await asyncio.to_thread(process.wait)
         await one_forwarder.fill(connection)

@@ -25,7 +25,7 @@ from typing import Any
 # In place of this folder, in which a module stands before the package of the same name.
 sys.path[0] = str(Path(__file__).parents[1] / "tests")
 
-from broker import NatsServer, eventually, free_port
+from broker import NatsServer, eventually, free_port, until_streams_are_made
 from counting_receiver import receive
 from fleet_origins import an_event, settings_for, start_forwarder
 from fleet_servers import Cluster
@@ -88,7 +88,7 @@ async def hosts(cluster: Cluster) -> None:
     """The publishing side."""
     servers = Servers(cluster)
     admin = await bus.connect(settings_for(cluster.urls), "benchmark")
-    await admin.until_ready(CURSORS, HOSTS)
+    await until_streams_are_made(admin)
     idle = servers.memory()
     connections = []
     for number in range(HOSTS_COUNT):
@@ -165,7 +165,7 @@ async def real_host(folder: Path) -> None:
         for name in names
     ]
     connection = await bus.connect(settings_for([server.url]), "benchmark")
-    await connection.until_ready(HOSTS)
+    await until_streams_are_made(connection)
     await asyncio.sleep(_REAL_SECONDS)
     for bucket in (CURSORS, HOSTS):
         state = await stream(connection, f"KV_{bucket}")
@@ -194,7 +194,7 @@ async def main() -> None:
             # It makes the streams, and is gone before there is anything in them.
             maker = start_forwarder(cluster.urls, url, Path(log.name), stream_replicas=3)
             admin = await bus.connect(settings_for(cluster.urls), "benchmark")
-            await admin.until_ready(CURSORS, HOSTS)
+            await until_streams_are_made(admin)
             await admin.close()
             maker.terminate()
             await asyncio.to_thread(maker.wait)

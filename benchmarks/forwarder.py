@@ -28,7 +28,7 @@ import pycurl  # type: ignore[import-untyped]
 # In place of this folder, in which this file stands before the package of the same name.
 sys.path[0] = str(Path(__file__).parents[1] / "tests")
 
-from broker import NatsServer, eventually, free_port
+from broker import NatsServer, eventually, free_port, until_streams_are_made
 from counting_receiver import receive
 from measuring import cpu_seconds, peak_mb, record
 from forwarder.enrich import encode as encode_document
@@ -38,7 +38,7 @@ from forwarder.transport import Transport
 from shared import bus
 from shared.events import DockerEvent, Event, encode, event_id, rfc3339
 from shared.settings import Secret, ServiceSettings
-from shared.subjects import HOSTS, subject_of
+from shared.subjects import subject_of
 
 EVENTS = int(sys.argv[1]) if len(sys.argv) > 1 else 15_000
 CONNECTIONS = 32
@@ -80,7 +80,7 @@ async def whole_forwarder(url: str, count: Synchronized[int]) -> None:
             env={**os.environ, **environment, "LOGGING_LEVEL": "warning"},
         )
         connection = await bus.connect(ServiceSettings(nats_url=(server.url,)), "benchmark")
-        await connection.until_ready(HOSTS)
+        await until_streams_are_made(connection)
         await asyncio.sleep(1)
         process.send_signal(signal.SIGSTOP)
         await fill(connection)

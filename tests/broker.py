@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from shared.bus import Bus, BusError
+from shared.subjects import EVENTS_STREAM
+
 NATS_SERVER = Path(sysconfig.get_path("scripts"), "nats-server")
 
 
@@ -96,6 +99,17 @@ def frame(subject: bytes, payload: bytes, header: bytes = b"") -> bytes:
         return b"PUB %s %d\r\n%s\r\n" % (subject, len(payload), payload)
     sizes = (len(header), len(header) + len(payload))
     return b"HPUB %s %d %d\r\n%s%s\r\n" % (subject, *sizes, header, payload)
+
+
+async def until_streams_are_made(connection: Bus) -> None:
+    """Waits until the forwarder has made the stream of events, which is its last."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await connection.api(f"STREAM.INFO.{EVENTS_STREAM}")
+                return
+            except BusError:
+                await asyncio.sleep(0.05)
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,13 @@ from broker import NatsServer
 
 from shared import bus
 from shared.settings import ServiceSettings
+
+
+def pytest_configure() -> None:
+    """Takes signals as in a terminal: what runs tests in the background, or under nohup, has
+    everything that they start ignore SIGINT and SIGHUP."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from broker import NATS_SERVER, free_port, wait_for_port
+from broker import NATS_SERVER, free_port, until_streams_are_made, wait_for_port
 from receiver import TOKEN, Receiver
 
 from agentctl import vigil
@@ -26,7 +26,6 @@ from agentctl.broker import SYSTEM_USER
 from agentctl.parts import Supervised
 from shared import bus
 from shared.settings import Secret, ServiceSettings
-from shared.subjects import HOSTS
 
 EVENTS_A_SECOND = 200
 USER, PASSWORD = "agent", "a-password"
@@ -153,7 +152,7 @@ class Stage:
                 system = await bus.connect(self._settings(SYSTEM_USER), "agentctl up, disk")
                 guarding = asyncio.create_task(self._guard_disk(system))
                 async with asyncio.timeout(60):
-                    await self.connection.until_ready(HOSTS)  # the last that the forwarder makes
+                    await until_streams_are_made(self.connection)
                 yield
                 guarding.cancel()
                 await system.close()

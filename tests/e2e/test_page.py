@@ -14,7 +14,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from broker import NatsServer, free_port, wait_for_port
+from broker import NatsServer, free_port, until_streams_are_made, wait_for_port
 from browser import CHROMIUM, DRIVER, Browser, Keys, chromium
 from console_page import an_event, tell
 
@@ -57,7 +57,7 @@ class Agent:
 
     async def _tell(self, events: tuple[Event, ...]) -> None:
         connection = await bus.connect(ServiceSettings(nats_url=(self.broker.url,)), "test")
-        await connection.until_ready("hosts")
+        await until_streams_are_made(connection)
         await tell(connection, *events)
         await connection.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from broker import eventually
+from broker import eventually, until_streams_are_made
 from forwarding import Start, an_event
 from receiver import TOKEN, Receiver
 
@@ -18,7 +18,7 @@ async def test_the_document_it_shows_is_the_one_it_ships(
 ) -> None:
     await start(tags=("env:dev", f"oops:{TOKEN}"))
     event = an_event(1)
-    await connection.until_ready("hosts")
+    await until_streams_are_made(connection)
     await connection.publish(subject_of(event), encode(event), event.id)
     await eventually(lambda: receiver.documents)
     shown = await connection.ask(DOCUMENT, encode(event), 5)
@@ -29,6 +29,6 @@ async def test_the_document_it_shows_is_the_one_it_ships(
 
 async def test_of_what_is_no_event_it_shows_nothing(start: Start, connection: Bus) -> None:
     await start()
-    await connection.until_ready("hosts")
+    await until_streams_are_made(connection)
     assert await connection.ask(DOCUMENT, b"{}", 5) == b""
     assert await connection.ask("agent.nobody", b"", 0.2) is None

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from broker import NatsServer, free_port
+from broker import NatsServer, free_port, until_streams_are_made
 from forwarding import Oracle, Publisher
 from receiver import TOKEN, Receiver, Reply
 
@@ -134,7 +134,7 @@ async def test_forwarder_stopped_and_started(
     forwarder: ForwarderProcess, publisher: Publisher, verify: Oracle, connection: bus.Bus
 ) -> None:
     """An orderly stop tells nothing twice, and exits with 0."""
-    await connection.until_ready("hosts")
+    await until_streams_are_made(connection)
     async with load(publisher):
         for _ in range(2):
             await forwarder.until_ready()
@@ -178,7 +178,7 @@ async def test_readiness_follows_the_receiver(
     forwarder: ForwarderProcess, publisher: Publisher, verify: Oracle, receiver: Receiver,
     connection: bus.Bus,
 ) -> None:  # fmt: skip
-    await connection.until_ready("hosts")
+    await until_streams_are_made(connection)
     await forwarder.until_ready()
     receiver.reply = Reply(401)
     await publisher.publish(3)
