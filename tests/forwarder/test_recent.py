@@ -14,6 +14,7 @@ def test_holds_exactly_the_last_ids(ids: list[str], ids_max: int) -> None:
     model: list[str] = []
     for one in ids:
         recent.add(one)
-        model = [*(other for other in model if other != one), one][-ids_max:]
+        if one not in model:
+            model = [*model, one][-ids_max:]
         assert len(recent) == len(model)
     assert all((one in recent) == (one in model) for one in ids)
