@@ -1,11 +1,11 @@
-"""After a long outage: how fast the forwarder drains a backlog, in how much memory, and whether
-new events still come in meanwhile.
+"""After a long outage: how fast the forwarder drains a backlog, in how much memory, and how soon
+new events are shipped meanwhile.
 
     python benchmarks/backlog.py [EVENTS]
 
 A real nats-server holds EVENTS (100,000) Docker events; a million take some minutes. While the real
-forwarder process drains them, 100 new ones a second are published, and the time of each until it is
-acknowledged by the stream is taken. They are shipped in their turn, after what was there before.
+forwarder process drains them, 100 new ones a second are published. Of each the time until the
+stream has it is taken, and until the receiver has it.
 """
 
 from __future__ import annotations
@@ -42,17 +42,48 @@ EVENTS: int = one_forwarder.EVENTS
 NEW_EVENTS_A_SECOND = 100
 
 
+NEW_EVENTS_MAX = 200_000
+_MARK = b"new-"
+
+
+class NewEvents:
+    """How long each new event took to the receiver, noted in the receiver's process."""
+
+    def __init__(self) -> None:
+        self._count = multiprocessing.Value("i", 0)
+        self._waits = multiprocessing.Array("d", NEW_EVENTS_MAX)
+
+    def look(self, document: bytes) -> None:
+        """Notes the wait of the event in `document`, if it is a new one."""
+        at = document.find(_MARK)
+        if at >= 0:
+            published = int(document[at + len(_MARK) : at + len(_MARK) + 19])
+            self._waits[self._count.value] = (time.time_ns() - published) / 1e9
+            self._count.value += 1
+
+    @property
+    def count(self) -> int:
+        """How many have come."""
+        return int(self._count.value)
+
+    @property
+    def seconds(self) -> list[float]:
+        """The waits so far, in the order in which the events came."""
+        return list(self._waits[: self._count.value])
+
+
 async def publish_new(connection: bus.Bus, milliseconds: list[float]) -> None:
     """New events at a steady rate, for ever; notes when the stream has each."""
     while True:
         event = one_forwarder.an_event(EVENTS + len(milliseconds))
+        event.body.attributes["name"] = f"{_MARK.decode()}{time.time_ns()}"
         began = time.monotonic()
         await connection.publish(subject_of(event), encode(event), event.id)
         milliseconds.append((time.monotonic() - began) * 1000)
         await asyncio.sleep(1 / NEW_EVENTS_A_SECOND)
 
 
-async def drain(url: str, count: Synchronized[int]) -> None:
+async def drain(url: str, count: Synchronized[int], new: NewEvents) -> None:
     """Fills the stream, then lets the forwarder drain it."""
     with tempfile.TemporaryDirectory() as store:
         server = NatsServer(Path(store))
@@ -74,7 +105,7 @@ async def drain(url: str, count: Synchronized[int]) -> None:
         before, began, first = cpu_seconds(process.pid), time.monotonic(), count.value
         early, latencies = peak_mb(process.pid), list[float]()
         publishing = asyncio.create_task(publish_new(connection, latencies))
-        await eventually(lambda: count.value >= EVENTS, 3600)
+        await eventually(lambda: count.value - new.count >= EVENTS, 3600)
         seconds, shipped = time.monotonic() - began, count.value - first
         publishing.cancel()
         percentiles = statistics.quantiles(latencies, n=100)
@@ -85,19 +116,33 @@ async def drain(url: str, count: Synchronized[int]) -> None:
         print(f"{early:26.0f} MB after the first hundredth")
         print(f"{peak_mb(process.pid):26.0f} MB at most")
         print(f"{percentiles[49]:20.1f} {percentiles[98]:5.1f} ms p50, p99 until a new one is safe")
+        show_waits(new.seconds, seconds)
         process.terminate()
         await asyncio.to_thread(process.wait)
         await connection.close()
         server.stop()
 
 
+def show_waits(waits: list[float], seconds: float) -> None:
+    """How long new events took to the receiver, and how many of them waited for a second."""
+    if len(waits) < 2:
+        print("                         0 new ones were shipped before the backlog")
+        return
+    percentiles = statistics.quantiles(waits, n=100)
+    shown = " ".join(f"{percentiles[at - 1]:5.2f}" for at in (50, 90, 99))
+    print(f"{shown:>26} s p50, p90, p99 until a new one is shipped")
+    print(f"{len(waits):26,d} new ones shipped in the {seconds:.0f} s that the backlog took")
+
+
 def main() -> None:
     context = multiprocessing.get_context("fork")
-    count, port = context.Value("i", 0), free_port()
-    receiver = context.Process(target=one_forwarder.receive, args=(port, count), daemon=True)
+    count, port, new = context.Value("i", 0), free_port(), NewEvents()
+    receiver = context.Process(
+        target=one_forwarder.receive, args=(port, count, new.look), daemon=True
+    )
     receiver.start()
     print(f"{EVENTS:,} events of backlog", flush=True)
-    asyncio.run(drain(f"http://127.0.0.1:{port}", count))
+    asyncio.run(drain(f"http://127.0.0.1:{port}", count, new))
     receiver.terminate()
 
 

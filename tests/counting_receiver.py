@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from multiprocessing.sharedctypes import Synchronized
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -11,8 +12,9 @@ _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:
 class _Counting(asyncio.Protocol):
     """A receiver as cheap as one can be: counts complete requests and answers each with 200."""
 
-    def __init__(self, count: Synchronized[int]) -> None:
+    def __init__(self, count: Synchronized[int], look: Callable[[bytes], None] | None) -> None:
         self._count = count
+        self._look = look
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -27,18 +29,24 @@ class _Counting(asyncio.Protocol):
             length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
             if len(self._received) < head_end + 4 + length:
                 return
+            if self._look is not None:
+                self._look(self._received[head_end + 4 : head_end + 4 + length])
             self._received = self._received[head_end + 4 + length :]
             self._count.value += 1
             self._transport.write(_ANSWER)
             head_end = self._received.find(b"\r\n\r\n")
 
 
-def receive(port: int, count: Synchronized[int]) -> None:
-    """The receiver's process."""
+def receive(
+    port: int, count: Synchronized[int], look: Callable[[bytes], None] | None = None
+) -> None:
+    """The receiver's process; `look` is shown every document."""
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Counting(count), "127.0.0.1", port, backlog=512)
+        server = await loop.create_server(
+            lambda: _Counting(count, look), "127.0.0.1", port, backlog=512
+        )
         await server.serve_forever()
 
     asyncio.run(serve())

@@ -40,6 +40,12 @@ class Forwarder:
     def metrics(self) -> str:
         return generate_latest(self.health.registry).decode()
 
+    async def kill(self) -> None:
+        """Ends it where it is: nothing is given back, nobody is told."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self._bus.close()
+
     async def stop(self) -> None:
         self.stopping.set()
         await self.task

@@ -13,8 +13,9 @@ import pytest
 from broker import NatsServer, eventually
 
 from agentctl.users import REPLAY, TAP, USERS, authorization, password_file, passwords
+from forwarder.consumers import consumer_config
 from forwarder.settings import ForwarderSettings
-from forwarder.streams import consumer_config, stream_configs
+from forwarder.streams import stream_configs
 from shared import bus
 from shared.bus import Bus, BusError
 from shared.settings import Secret, ServiceSettings
@@ -111,6 +112,10 @@ OWN: dict[str, list[str]] = {
         "$JS.API.STREAM.UPDATE.EVENTS", "$JS.API.STREAM.CREATE.DEAD",
         "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.CONSUMER.CREATE.EVENTS.forwarder",
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.forwarder",
+        "$JS.API.CONSUMER.CREATE.EVENTS.forwarder_overtaking",
+        "$JS.API.CONSUMER.MSG.NEXT.EVENTS.forwarder_overtaking",
+        "$JS.API.CONSUMER.DELETE.EVENTS.forwarder_overtaking",
+        "$JS.ACK.EVENTS.forwarder_overtaking.1.1.1.1.0",
         event_of(FORWARDER), "agent.shipped.hub", "_INBOX_forwarder.answers",
     ],
     REPLAY: ["$JS.API.STREAM.MSG.DELETE.DEAD"],

@@ -11,8 +11,11 @@ import subprocess
 from collections.abc import AsyncIterator
 from functools import partial
 
-from chaos.fault import Fault, Missing, pause
+from chaos.fault import Fault, Missing, Strike, pause
 from chaos.stage import Stage
+
+from shared.bus import Refused
+from shared.subjects import OVERTAKING
 
 FREEZE_SECONDS = 20.0
 
@@ -131,6 +134,23 @@ async def backlog(stage: Stage, events: int = 20_000) -> None:
     await stage.receiver.open()
 
 
+async def overtaken(stage: Stage, then: Strike) -> None:
+    """After a longer outage new events have begun to overtake the backlog when `then` strikes."""
+    await backlog(stage, 80_000)
+    async with asyncio.timeout(120):
+        while True:
+            with contextlib.suppress(Refused):
+                ahead = await stage.api(f"CONSUMER.INFO.EVENTS.{OVERTAKING}")
+                if ahead["ack_floor"]["consumer_seq"]:
+                    break
+            await asyncio.sleep(0.1)
+    await then(stage)
+
+
+async def overtaking_consumer_deleted(stage: Stage) -> None:
+    await stage.api(f"CONSUMER.DELETE.EVENTS.{OVERTAKING}")
+
+
 async def oversize(stage: Stage) -> None:
     """Events that the stream does not take, and such as it just takes, more than are held."""
     stage.source.append(20, size=300 * 1024)
@@ -170,5 +190,22 @@ FAULTS = (
         ended=1, forwarders=2,
     ),
     Fault("a backlog of 20,000 events", backlog),
+    Fault("new events overtake a backlog", partial(overtaken, then=pause)),
+    Fault(
+        "overtaking: forwarder SIGKILL",
+        partial(overtaken, then=partial(ended, part="forwarder", number=signal.SIGKILL)), ended=2,
+    ),
+    Fault(
+        "overtaking: nats-server SIGKILL",
+        partial(overtaken, then=partial(ended, part="broker", number=signal.SIGKILL)),
+    ),
+    Fault(
+        "overtaking: one of two SIGKILL",
+        partial(overtaken, then=one_of_two_killed), ended=1, forwarders=2,
+    ),
+    Fault(
+        "overtaking: consumer deleted",
+        partial(overtaken, then=overtaking_consumer_deleted),
+    ),
     Fault("oversize events", oversize),
 )  # fmt: skip

@@ -9,13 +9,14 @@ import pytest
 from broker import NatsServer, eventually
 
 from forwarder import streams as streams_module
+from forwarder.consumers import consumer_config
 from forwarder.settings import ForwarderSettings
-from forwarder.streams import Streams, consumer_config
+from forwarder.streams import Streams
 from shared import bus
 from shared.events import EVENT_BYTES_MAX
 from shared.health import Health
 from shared.settings import ServiceSettings
-from shared.subjects import CURSORS, DEAD_STREAM, EVENTS_STREAM, FORWARDER, HOSTS
+from shared.subjects import CURSORS, DEAD_STREAM, EVENTS_STREAM, HOSTS
 
 SETTINGS = ForwarderSettings(stream_bytes_max=8 * 1024 * 1024)
 NAMES = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS}", f"KV_{HOSTS}")
@@ -32,13 +33,14 @@ async def kept(
 ) -> AsyncIterator[bus.Puller]:
     """The streams while they are looked after, often, and a puller of their consumer."""
     monkeypatch.setattr(streams_module, "LOOK_SECONDS", 0.05)
-    puller = connection.pull(EVENTS_STREAM, FORWARDER, 100)
+    puller = streams.puller
+    puller.resize(100)
 
     async def take() -> None:
         async for message in puller:
             await connection.acknowledge(message)
 
-    tasks = [asyncio.create_task(streams.keep(puller)), asyncio.create_task(take())]
+    tasks = [asyncio.create_task(streams.keep()), asyncio.create_task(take())]
     await streams.made.wait()
     yield puller
     for task in tasks:

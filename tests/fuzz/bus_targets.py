@@ -101,8 +101,9 @@ async def ship(message: Message) -> None:
     """The forwarder's whole way: a message ends as a document or as a dead letter, as one."""
     at = runtime(ForwarderSettings())
     facts, posts, tasks = Facts(at.bus), _Posts(), _Tasks()
-    shipper = Shipper(at, _NoPuller(), facts, posts, tasks)  # type: ignore[arg-type]
-    shipper.take(message)
+    puller: Any = _NoPuller()
+    shipper = Shipper(at, puller, facts, posts, tasks)  # type: ignore[arg-type]
+    shipper.take(message, puller)
     while not facts._wanted.empty():
         await facts._read(facts._wanted.get_nowait())
     for burial in tasks.made:

@@ -10,9 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
+
 from shared.bus import Bus, BusError, Message, Puller, Refused
 from shared.events import SECOND
 from shared.retry import Backoff
+from shared.subjects import EVENTS_STREAM, FORWARDER, OVERTAKING
 
 Since = datetime.datetime | int
 """From where on: a time, or a number in the stream."""
@@ -32,6 +35,36 @@ async def lookup(
         if refusal.code != HTTPStatus.NOT_FOUND:
             raise
         return None
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """What the forwarder has still to ship."""
+
+    waiting: int
+    """Events in the stream that no forwarder has yet."""
+    in_hand: int
+    """Events that some forwarder is shipping."""
+
+
+async def backlog(bus: Bus) -> Backlog | None:
+    """How far behind the forwarder is; None where it has not made its consumer yet.
+
+    While new events overtake a backlog, what they are is not counted though the first consumer has
+    still to pass over it: docs/decisions/0012.
+
+    Raises BusError.
+    """
+    consumer = await lookup(bus, f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+    if consumer is None:
+        return None
+    waiting, in_hand = consumer["num_pending"], consumer["num_ack_pending"]
+    ahead = await lookup(bus, f"CONSUMER.INFO.{EVENTS_STREAM}.{OVERTAKING}")
+    if ahead is not None:
+        first, told = ahead["config"]["opt_start_seq"], ahead["ack_floor"]["stream_seq"]
+        passed_over = max(first - 1, consumer["ack_floor"]["stream_seq"])
+        waiting = max(0, waiting - ahead["num_ack_pending"] - max(0, told - passed_over))
+        in_hand += ahead["num_ack_pending"]
+    return Backlog(waiting, in_hand)
 
 
 async def follow(

@@ -14,7 +14,7 @@ from shared.bus import Bus
 from shared.decoding import UNREADABLE
 from shared.health import Report
 from shared.logs import escape
-from shared.streams import lookup
+from shared.streams import backlog, lookup
 from shared.subjects import DEAD_STREAM, EVENTS_STREAM, FORWARDER, STATUS
 from shared.words import size, span
 
@@ -86,12 +86,9 @@ async def _flow(connection: Bus) -> list[str]:
     bound, state = events["config"]["max_bytes"], events["state"]
     limit = f" of {size(bound)}" if bound > 0 else ""
     lines = [f"buffer      {size(state['bytes'])}{limit}, {state['messages']} events"]
-    consumer = await lookup(connection, f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
-    if consumer is not None:
-        lines.append(
-            f"lag         {consumer['num_pending']} to ship, "
-            f"{consumer['num_ack_pending']} being shipped"
-        )
+    behind = await backlog(connection)
+    if behind is not None:
+        lines.append(f"lag         {behind.waiting} to ship, {behind.in_hand} being shipped")
     dead = await lookup(connection, f"STREAM.INFO.{DEAD_STREAM}")
     if dead is not None:
         refused = dead["state"]["messages"]

@@ -33,8 +33,8 @@ from shared.bus import Bus, BusError, BusLost, Msg
 from shared.health import Health
 from shared.service import EXIT_SETTINGS
 from shared.settings import Port, Secret, ServiceSettings, load
-from shared.streams import follow
-from shared.subjects import EVENTS_STREAM, EVENTS_SUBJECTS, FORWARDER, STATUS
+from shared.streams import backlog, follow
+from shared.subjects import EVENTS_STREAM, EVENTS_SUBJECTS, STATUS
 from shared.words import moment
 
 SHIP_SECONDS_MAX = 5
@@ -197,10 +197,9 @@ class Agent:
 
     async def _left_to_ship(self) -> int:
         with suppress(BusError):
-            if self._connection is not None and self._connection.is_connected:
-                consumer = f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}"
-                info = await self._connection.api(consumer)
-                return int(info["num_pending"] + info["num_ack_pending"])
+            bus = self._connection
+            if bus and bus.is_connected and (behind := await backlog(bus)):
+                return behind.waiting + behind.in_hand
         return 0
 
     def _on_signal(self) -> None:

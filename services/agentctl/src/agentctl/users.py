@@ -27,6 +27,7 @@ from shared.subjects import (
     EVENTS_SUBJECTS,
     FORWARDER,
     HOSTS,
+    OVERTAKING,
     QUESTIONS,
     SHIPPED,
     STATUS,
@@ -42,6 +43,8 @@ OVERSEER = "agentctl"
 _ASKERS = (TAP, "console", REPLAY, OVERSEER)
 _API = "$JS.API"
 _STREAMS = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS}", f"KV_{HOSTS}")
+_CONSUMERS = tuple(f"{EVENTS_STREAM}.{name}" for name in (FORWARDER, OVERTAKING))
+"""From which the forwarder takes events."""
 
 
 class Rights(msgspec.Struct, frozen=True):
@@ -78,7 +81,6 @@ def _collector(source: str, *more: str) -> Rights:
 
 
 def _forwarder() -> Rights:
-    consumer = f"{EVENTS_STREAM}.{FORWARDER}"
     return Rights(
         publish=(
             *(
@@ -86,8 +88,13 @@ def _forwarder() -> Rights:
                 for verb in ("INFO", "CREATE", "UPDATE") for stream in _STREAMS
             ),
             f"{_API}.STREAM.NAMES", f"{_API}.STREAM.PURGE.{EVENTS_STREAM}",
-            *(f"{_API}.CONSUMER.{verb}.{consumer}" for verb in ("INFO", "CREATE", "MSG.NEXT")),
-            f"$JS.ACK.{consumer}.>", f"$JS.ACK.*.*.{consumer}.>",  # as of a later nats-server
+            *(
+                f"{_API}.CONSUMER.{verb}.{consumer}"
+                for verb in ("INFO", "CREATE", "MSG.NEXT") for consumer in _CONSUMERS
+            ),
+            f"{_API}.CONSUMER.DELETE.{EVENTS_STREAM}.{OVERTAKING}",
+            *(f"$JS.ACK.{consumer}.>" for consumer in _CONSUMERS),
+            *(f"$JS.ACK.*.*.{consumer}.>" for consumer in _CONSUMERS),  # of a later nats-server
             # The facts of the hosts: their keys are listed through a consumer without a name.
             f"{_API}.DIRECT.GET.KV_{HOSTS}.>", f"{_API}.CONSUMER.CREATE.KV_{HOSTS}",
             f"{_API}.CONSUMER.INFO.KV_{HOSTS}.*",
@@ -107,16 +114,18 @@ def _reader(user: str, publish: tuple[str, ...] = (), subscribe: tuple[str, ...]
         "DIRECT.GET.*", "CONSUMER.NAMES.*", "CONSUMER.LIST.*",
         f"CONSUMER.CREATE.KV_{CURSORS}", f"CONSUMER.CREATE.KV_{HOSTS}",
     )  # fmt: skip
-    consumer = f"{EVENTS_STREAM}.{FORWARDER}"
     return Rights(
         publish=(
             QUESTIONS, *(f"{_API}.{call}" for call in asking),
             *(f"{_API}.{call}.{stream}.>" for call in reading for stream in _STREAMS), *publish,
         ),
-        # The forwarder's consumer is not theirs: what they took from it would come late.
+        # The forwarder's consumers are not theirs: what they took from one would come late.
         never_publish=(
-            f"{_API}.CONSUMER.CREATE.{consumer}", f"{_API}.CONSUMER.CREATE.{consumer}.>",
-            f"{_API}.CONSUMER.MSG.NEXT.{consumer}",
+            *(
+                f"{_API}.CONSUMER.{call}.{consumer}{rest}"
+                for consumer in _CONSUMERS
+                for call, rest in (("CREATE", ""), ("CREATE", ".>"), ("MSG.NEXT", ""))
+            ),
             f"{SHIPPED}.>",  # a matter of forwarders alone
         ),
         subscribe=(_inbox(user), EVENTS_SUBJECTS, DEAD_SUBJECTS, *subscribe),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import msgspec
 
 from shared.bus import Bus
 from shared.decoding import UNREADABLE
 from shared.health import Report
-from shared.streams import lookup
-from shared.subjects import DEAD_STREAM, EVENTS_STREAM, FORWARDER, STATUS
+from shared.streams import backlog, lookup
+from shared.subjects import DEAD_STREAM, EVENTS_STREAM, STATUS
 
 ANSWER_SECONDS = 0.5
 """How long the services may take to answer: they do in milliseconds, or not at all."""
@@ -37,7 +36,7 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     lag: int | None
     """Events that are not shipped yet; None where no forwarder has ever run."""
     shipped: int
-    """The number up to which all events are shipped or dead letters."""
+    """How many events of this stream were shipped or made dead letters."""
     dead: int
     """Dead letters."""
 
@@ -91,7 +90,8 @@ async def _flow(bus: Bus) -> Flow | None:
     events = await lookup(bus, f"STREAM.INFO.{EVENTS_STREAM}")
     if events is None:
         return None
-    consumer = await lookup(bus, f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+    behind = await backlog(bus)
+    lag = behind.waiting + behind.in_hand if behind else None
     dead = await lookup(bus, f"STREAM.INFO.{DEAD_STREAM}")
     state = events["state"]
     return Flow(
@@ -99,10 +99,6 @@ async def _flow(bus: Bus) -> Flow | None:
         first=state["first_seq"], last=state["last_seq"],
         messages=state["messages"], bytes=state["bytes"],
         bytes_max=max(0, events["config"]["max_bytes"]),
-        lag=consumer["num_pending"] + consumer["num_ack_pending"] if consumer else None,
-        shipped=_sequence(consumer), dead=dead["state"]["messages"] if dead else 0,
+        lag=lag, shipped=state["last_seq"] - lag if lag is not None else 0,
+        dead=dead["state"]["messages"] if dead else 0,
     )  # fmt: skip
-
-
-def _sequence(consumer: dict[str, Any] | None) -> int:
-    return int(consumer["ack_floor"]["stream_seq"]) if consumer else 0

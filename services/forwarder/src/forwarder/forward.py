@@ -9,12 +9,10 @@ import logging
 from forwarder.document import show_documents
 from forwarder.facts import Facts
 from forwarder.settings import ForwarderSettings
-from forwarder.ship import HELD_EVENTS_MAX, Shipper
-from forwarder.streams import Streams, consumer_name
+from forwarder.ship import Shipper
+from forwarder.streams import Streams
 from forwarder.transport import Transport
-from shared.bus import Puller
 from shared.service import Runtime
-from shared.subjects import EVENTS_STREAM
 
 log = logging.getLogger(__name__)
 
@@ -31,27 +29,26 @@ async def forward(runtime: Runtime[ForwarderSettings]) -> None:
         log.warning("no INFRA_TOKEN: running dry, every document is printed and none is sent")
     else:
         log.info("events go to %s", settings.receiver)
+    facts = Facts(bus, settings.nats_domain)
     streams = Streams(bus, settings, runtime.health)
-    domain = settings.nats_domain
-    facts = Facts(bus, domain)
-    puller = bus.pull(EVENTS_STREAM, consumer_name(domain), HELD_EVENTS_MAX, domain)
     try:
         async with asyncio.TaskGroup() as tasks:
-            shipper = Shipper(runtime, puller, facts, transport, tasks)
+            shipper = Shipper(runtime, streams.puller, facts, transport, tasks)
             if transport is None:
                 runtime.health.set("receiver", True, "dry run: without INFRA_TOKEN nothing is sent")
             helpers = [
-                tasks.create_task(streams.keep(puller), name="streams"),
+                tasks.create_task(streams.keep(), name="streams"),
                 tasks.create_task(facts.refresh(), name="facts"),
                 tasks.create_task(shipper.work(), name="ship"),
                 tasks.create_task(shipper.settle_doubts(), name="doubts"),
                 tasks.create_task(shipper.stay_in_progress(), name="in progress"),
+                tasks.create_task(_pull_ahead(shipper, streams), name="pull ahead"),
             ]
-            pulling = tasks.create_task(_pull(puller, shipper, streams, facts), name="pull")
+            pulling = tasks.create_task(_pull(shipper, streams, facts), name="pull")
             end_showing = await show_documents(bus, facts, settings)
             await runtime.stopping.wait()
             await end_showing()
-            await _end(shipper, puller, pulling, settings.drain_seconds)
+            await _end(shipper, streams, pulling, settings.drain_seconds)
             for helper in helpers:
                 helper.cancel()
     finally:
@@ -59,20 +56,29 @@ async def forward(runtime: Runtime[ForwarderSettings]) -> None:
             transport.close()
 
 
-async def _pull(puller: Puller, shipper: Shipper, streams: Streams, facts: Facts) -> None:
+async def _pull(shipper: Shipper, streams: Streams, facts: Facts) -> None:
     await asyncio.gather(streams.made.wait(), shipper.meet_others())
     await facts.preload()
-    async for message in puller:
-        shipper.take(message)
+    async for message in streams.puller:
+        if not await streams.overtaking.passes_over(message):
+            shipper.take(message, streams.puller)
+
+
+async def _pull_ahead(shipper: Shipper, streams: Streams) -> None:
+    async for puller in streams.overtaking.pullers():
+        with shipper.sharing_room(puller):
+            async for message in puller:
+                shipper.take(message, puller)
 
 
 async def _end(
-    shipper: Shipper, puller: Puller, pulling: asyncio.Task[None], seconds: float
+    shipper: Shipper, streams: Streams, pulling: asyncio.Task[None], seconds: float
 ) -> None:
     clock = asyncio.get_running_loop().time
     begun = clock()
     await shipper.drain(seconds)
-    puller.stop()
+    streams.puller.stop()
+    streams.overtaking.stop()
     _, late = await asyncio.wait([pulling], timeout=1)
     for task in late:
         task.cancel()

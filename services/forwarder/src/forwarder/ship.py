@@ -13,11 +13,12 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import msgspec
 
+from forwarder.consumers import ACK_WAIT_SECONDS, consumer_name
 from forwarder.dead import bury, excerpt
 from forwarder.enrich import encode, enrich
 from forwarder.facts import Facts
@@ -26,7 +27,6 @@ from forwarder.latency import Latency
 from forwarder.peers import Known, Peers
 from forwarder.recent import RecentIds
 from forwarder.settings import ForwarderSettings
-from forwarder.streams import ACK_WAIT_SECONDS, consumer_name
 from forwarder.transport import Answer, Transport
 from forwarder.verdict import Verdict, in_words, judge
 from shared.bus import BusError, Message, Puller
@@ -103,7 +103,8 @@ class Shipper:
         self._bus = runtime.bus
         self._settings = runtime.settings
         self._health = runtime.health
-        self._puller = puller
+        self._pullers = [puller]
+        """Which share the room that is here."""
         self._facts = facts
         self._transport = transport
         """None to run dry: documents are printed instead of sent."""
@@ -161,14 +162,25 @@ class Shipper:
         oldest = next(iter(self._held.values()), None)
         return time.monotonic() - oldest.since if oldest else 0.0
 
-    def take(self, message: Message) -> None:
+    @contextlib.contextmanager
+    def sharing_room(self, puller: Puller) -> Iterator[None]:
+        """Has another puller share the room that is here with those there are."""
+        self._pullers.append(puller)
+        self._make_room()
+        try:
+            yield
+        finally:
+            self._pullers.remove(puller)
+            self._make_room()
+
+    def take(self, message: Message, puller: Puller) -> None:
         """Begins to ship what `message` holds, unless another forwarder has shipped it."""
         if self._is_late():  # it was sent before a freeze of this process, for all that is known
             self._let_go.inc()
             return
         self._taken_at = self._loop.time()
         is_known = message.id in self._recent or message.id in self._held
-        if message.id and not is_known and (message.delivered > 1 or self._puller.is_disturbed):
+        if message.id and not is_known and (message.delivered > 1 or puller.is_disturbed):
             self._doubtful[message.id] = message
             self._has_doubts.set()
             self._make_room()
@@ -253,8 +265,10 @@ class Shipper:
         room = HELD_EVENTS_MAX - len(self._held) - len(self._doubtful)
         room_bytes = HELD_BYTES_MAX - self._held_bytes
         is_worth_it = room >= HELD_EVENTS_MAX // 4 and room_bytes >= HELD_BYTES_MAX // 4
-        # Of the bytes half are for the messages, as much again for their documents.
-        self._puller.resize(room if is_worth_it else 0, room_bytes // 2)
+        many = len(self._pullers)
+        for puller in self._pullers:
+            # Of the bytes half are for the messages, as much again for their documents.
+            puller.resize(room // many if is_worth_it else 0, room_bytes // 2 // many)
 
     def _make_ready(self, shipment: _Shipment) -> None:
         self._ready.append(shipment)

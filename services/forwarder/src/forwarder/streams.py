@@ -18,8 +18,10 @@ from collections import deque
 from typing import Any, cast
 
 from forwarder.bounds import Bounds
+from forwarder.consumers import consumer_config, consumer_name
+from forwarder.overtaking import HANDOVER_SECONDS, Overtaking
 from forwarder.settings import STREAM_BYTES_MIN, ForwarderSettings
-from shared.bus import Bus, BusError, Puller, Refused
+from shared.bus import Bus, BusError, Refused
 from shared.events import EVENT_BYTES_MAX, SECOND
 from shared.health import Health
 from shared.retry import Backoff
@@ -29,7 +31,6 @@ from shared.subjects import (
     DEAD_SUBJECTS,
     EVENTS_STREAM,
     EVENTS_SUBJECTS,
-    FORWARDER,
     HOSTS,
 )
 
@@ -37,10 +38,6 @@ log = logging.getLogger(__name__)
 
 Config = dict[str, Any]
 
-ACK_WAIT_SECONDS = 15
-"""After so long without a word on it, the stream delivers an event again."""
-MAX_ACK_PENDING = 2048
-"""How many events all forwarders together may hold unacknowledged."""
 DUPLICATE_WINDOW_SECONDS = 15 * 60
 HISTORY_EVENTS_MIN = 10_000
 """So many of the last events stay for taps, shipped or not, while there is room."""
@@ -52,15 +49,6 @@ IDLE_LOOKS = 5
 _NOT_FOUND = 404
 _NO_ROOM = "insufficient storage"
 _CONDITION = "streams"
-
-
-def consumer_name(domain: str) -> str:
-    """The durable consumer's name, of which no two domains have the same.
-
-    The subject of an acknowledgement names stream and consumer but no domain: every leaf node
-    that has both would take it for its own, and lose an event (nats-server#6440).
-    """
-    return f"{FORWARDER}-{domain}" if domain else FORWARDER
 
 
 def stream_configs(settings: ForwarderSettings) -> list[Config]:
@@ -113,24 +101,6 @@ def _bucket(name: str, bytes_max: int, replicas: int) -> Config:
     }
 
 
-def consumer_config(first_sequence: int, name: str = FORWARDER) -> Config:
-    """The durable consumer, which begins at `first_sequence` where it has to be made."""
-    config: Config = {
-        "durable_name": name,
-        "name": name,
-        "deliver_policy": "all",
-        "ack_policy": "explicit",
-        "ack_wait": ACK_WAIT_SECONDS * SECOND,
-        # Attempts are the forwarder's to count: at a limit here the message would be hidden.
-        "max_deliver": -1,
-        "max_ack_pending": MAX_ACK_PENDING,
-        "max_waiting": 512,
-    }
-    if first_sequence > 1:
-        config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": first_sequence}
-    return config
-
-
 class Streams:
     """Keeps the streams as they must be, and knows how full and how far behind they are."""
 
@@ -139,6 +109,9 @@ class Streams:
         self._domain = settings.nats_domain
         self._configs = stream_configs(settings)
         self._consumer = consumer_name(self._domain)
+        self.puller = bus.pull(EVENTS_STREAM, self._consumer, 0, self._domain)
+        """Of all events in their order; asks for none until it is given room by `resize`."""
+        self.overtaking = Overtaking(bus, self._domain, self.puller, health)
         self._bytes_max = settings.stream_bytes_max
         self._health = health
         self._created = ""  # when the stream of events was: another one counts from 1 again
@@ -258,19 +231,25 @@ class Streams:
         self._first_unshipped = 1
         self._shipped.clear()
 
-    async def keep(self, puller: Puller) -> None:
+    async def keep(self) -> None:
         """Looks after the streams for ever, and at once when the puller misses its consumer."""
         await self.make()
+        await self.overtaking.learn()
         self.made.set()
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS * (IDLE_LOOKS if self._is_idle else 1)):
-                    await puller.missing.wait()
-            if puller.missing.is_set() or not await self._look():
+                async with asyncio.timeout(self._pause_seconds()):
+                    await self.puller.missing.wait()
+            if self.puller.missing.is_set() or not await self._look():
                 await self.make()
-                puller.missing.clear()
+                self.puller.missing.clear()
                 # What it has asked for went with the consumer that it asked.
-                puller.renew()
+                self.puller.renew()
+
+    def _pause_seconds(self) -> float:
+        if self.overtaking.is_near_its_end:
+            return HANDOVER_SECONDS
+        return LOOK_SECONDS * (IDLE_LOOKS if self._is_idle else 1)
 
     async def _look(self) -> bool:
         """Trims the stream and notes how it is; False where something has to be made."""
@@ -284,6 +263,7 @@ class Streams:
             self._bytes_max = stream["config"]["max_bytes"]
             await self._trim(stream, consumer)
             await self._bounds.look(dead)
+            await self.overtaking.look(stream, consumer)
         except Refused as refusal:
             self._health.set(_CONDITION, False, str(refusal))
             return False
@@ -293,7 +273,8 @@ class Streams:
                 self._health.set(_CONDITION, False, f"{self._domain} is away: {error}")
             log.debug("%s", error)
             return True
-        self.lag = consumer["num_pending"] + consumer["num_ack_pending"]
+        behind = consumer["num_pending"] + consumer["num_ack_pending"]
+        self.lag = behind - self.overtaking.told_ahead
         last, self._last_sequence = self._last_sequence, stream["state"]["last_seq"]
         self._is_idle = not self.lag and last == self._last_sequence
         self._bytes = stream["state"]["bytes"]

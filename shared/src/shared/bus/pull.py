@@ -142,22 +142,23 @@ class Puller:
         """
         return asyncio.get_running_loop().time() - self._disturbed_at < DISTURBED_SECONDS
 
-    def _disturb(self) -> None:
+    def disturb(self) -> None:
+        """Has what comes in the next minute count as perhaps delivered before."""
         self._disturbed_at = asyncio.get_running_loop().time()
 
     def renew(self) -> None:
         """Forgets what was asked for, because it is not coming, and asks anew."""
-        self._disturb()
+        self.disturb()
         self._wanted = 0
         self._renewal.set()
 
     async def _keep_asking(self) -> None:
         """Asks at first, when a request has ended, and after three heartbeats of silence."""
         clock = asyncio.get_running_loop().time
-        self._disturb()
+        self.disturb()
         while not self._stopped:
             if clock() - self._last_sign > 3 * HEARTBEAT_SECONDS:
-                self._disturb()
+                self.disturb()
                 self._wanted, self._last_sign = 0, clock()
             await self._ask()
             self._renewal.clear()
@@ -198,7 +199,7 @@ class Puller:
         # hosts would talk as fast as they can.
         self._refused = status != "408" and "MaxBytes" not in description
         if self._refused:
-            self._disturb()
+            self.disturb()
         # What an ended request still wanted is not coming. Where the server does not say how much
         # that was, all of it is asked anew.
         unsent = headers.get("Nats-Pending-Messages", "")
