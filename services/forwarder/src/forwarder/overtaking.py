@@ -56,6 +56,7 @@ class Overtaking:
         self._steady = 0
         self._known_since = 0.0
         self._puller: Puller | None = None
+        self._is_stopped = False
         self._began = asyncio.Event()
         self._first = _NEVER
         self._told = 0
@@ -90,6 +91,7 @@ class Overtaking:
 
     def stop(self) -> None:
         """Takes no more from the second consumer."""
+        self._is_stopped = True
         if self._puller is not None:
             self._puller.stop()
 
@@ -113,12 +115,13 @@ class Overtaking:
             if self._first == _NEVER:
                 if consumer["num_pending"] > BEHIND_EVENTS and self._steady >= STEADY_LOOKS:
                     await self._make(state["last_seq"] + 1)
-            elif floor >= self._told:
-                await self._bus.api(self._call("DELETE"), domain=self._domain)
-                self._know(None)
             elif self.is_near_its_end:
-                self.stop()
-            elif self._puller is None and time.monotonic() > self._known_since + NOTICE_SECONDS:
+                if self._is_stopped and floor >= self._told:
+                    await self._bus.api(self._call("DELETE"), domain=self._domain)
+                    self._know(None)
+                else:
+                    self.stop()
+            elif not self._puller and time.monotonic() > self._known_since + NOTICE_SECONDS:
                 self._puller = self._bus.pull(EVENTS_STREAM, self._name, 0, self._domain)
                 self._began.set()
         except BusError as error:
@@ -155,7 +158,7 @@ class Overtaking:
         elif self._first != _NEVER:
             log.info("the backlog is shipped up to what has overtaken it")
             self.stop()
-            self._puller = None
+            self._puller, self._is_stopped = None, False
             self._first, self._told = _NEVER, 0
             # What another forwarder had from the second consumer may come again from the first.
             self._main.disturb()
