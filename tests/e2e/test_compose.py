@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -33,7 +34,8 @@ SERVICES = {
     "nats", "forwarder", "console", "docker-collector", "engine-filter", "host-collector",
     "lifecycle-collector",
 }  # fmt: skip
-AS_ROOT = {"engine-filter", "host-collector", "users"}
+USERS = {"engine-filter": "0:0", "host-collector": "0:10002"}
+"""Who is not 10001. The host collector is root for the moment in which it takes its capability."""
 CAP_SYSLOG = 34  # capabilities(7)
 HEALTHY_SECONDS_MAX = 30
 
@@ -79,7 +81,8 @@ class Composed:
 
     def inside(self, service: str, code: str) -> str:
         """What Python code prints in a service's container, with the rights of the service."""
-        return docker("exec", f"{self.name}_{service}_1", "python3", "-c", code)
+        becoming = self.container(service)["Config"]["Entrypoint"][:-1]  # setpriv, or nothing
+        return docker("exec", f"{self.name}_{service}_1", *becoming, "python3", "-c", code)
 
     def documents(self) -> list[dict[str, Any]]:
         """What the forwarder has printed so far."""
@@ -95,11 +98,13 @@ def docker(*arguments: str) -> str:
 
 
 @pytest.fixture
-def packages(tmp_path: Path) -> Path:
-    """A directory of this machine that holds Python packages: one."""
-    folder = tmp_path / "site-packages"
-    install(folder, "first", "1.0")
-    return folder
+def packages() -> Iterator[Path]:
+    """A directory of this machine that everybody may read and that holds Python packages: one."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        folder = Path(made, "site-packages")
+        install(folder, "first", "1.0")
+        yield folder
 
 
 def install(folder: Path, name: str, version: str) -> None:
@@ -125,9 +130,9 @@ def is_confined(composed: Composed, service: str) -> None:
     assert host["ReadonlyRootfs"]
     assert not host["Privileged"]
     assert host["CapDrop"] == ["ALL"]
-    assert host["CapAdd"] == (["SYSLOG"] if service == "host-collector" else None)
+    assert host["CapAdd"] == (["SYSLOG", "SETUID"] if service == "host-collector" else None)
     assert "no-new-privileges:true" in host["SecurityOpt"]
-    assert found["Config"]["User"] == ("0:0" if service in AS_ROOT else "10001:10001")
+    assert found["Config"]["User"] == USERS.get(service, "10001:10001")
     published = [port for ports in (host["PortBindings"] or {}).values() for port in ports]
     assert [port["HostIp"] for port in published] == ["127.0.0.1"] * (
         service in ("nats", "console")
@@ -136,6 +141,8 @@ def is_confined(composed: Composed, service: str) -> None:
     status = docker("exec", f"{composed.name}_{service}_1", "cat", "/proc/1/status")
     effective = int(re.search(r"CapEff:\s+(\w+)", status)[1], 16)  # type: ignore[index]
     assert effective == (1 << CAP_SYSLOG if service == "host-collector" else 0)
+    user = re.search(r"Uid:\s+(\d+)\s", status)[1]  # type: ignore[index]
+    assert user == {"engine-filter": "0", "host-collector": "10002"}.get(service, "10001")
     if service not in ("nats", "engine-filter"):
         sockets = ["/var/run/docker.sock", "/host/run/docker.sock"]
         code = f"import os; print(*filter(os.path.exists, {sockets}))"
@@ -148,6 +155,39 @@ def each_sees_its_own_password_alone(composed: Composed) -> None:
     seen = [composed.inside(service, code).split() for service in collectors]
     assert len({password for password, *_ in seen}) == len(collectors)
     assert all(files == ["password"] for _, *files in seen)
+
+
+def the_host_collector_reads_what_everybody_may(composed: Composed) -> None:
+    """All of the host's file system is mounted there, with what belongs to root and to others."""
+    volumes = docker("volume", "ls", "--quiet", "--filter", f"name={composed.name}_users-").split()
+    places = docker("volume", "inspect", "--format", "{{.Mountpoint}}", *volumes).split()
+    store = docker("volume", "inspect", "--format", "{{.Mountpoint}}", f"{composed.name}_nats")
+    forwarder = composed.container("forwarder")
+    record = docker("info", "--format", "{{.DockerRootDir}}") + f"/containers/{forwarder['Id']}"
+    process = f"/proc/{forwarder['State']['Pid']}"
+    secrets = [
+        *(f"{p}/authorization.conf" if "-nats/" in p else f"{p}/password" for p in places),
+        f"{store}/jetstream", f"{record}/config.v2.json", f"{process}/environ", f"{process}/root",
+        "/etc/shadow",
+    ]  # fmt: skip
+    code = f"""if True:
+        import os
+        for path in {secrets}:
+            try:
+                os.close(os.open("/host" + path, os.O_RDONLY))
+                print(path)
+            except PermissionError:
+                pass
+        # Whoever writes it is root on the host.
+        print(os.access("/host/proc/sys/kernel/core_pattern", os.W_OK, effective_ids=True))
+        print(os.access("/host/etc/os-release", os.R_OK, effective_ids=True))
+        """
+    assert composed.inside("host-collector", code).split() == ["False", "True"]
+    seen = docker(
+        "run", "--rm", "--volume", "/:/host:ro", "--user", "0", "--entrypoint", "ls",
+        "sematext-agent/agentctl", "--directory", *(f"/host{path}" for path in secrets),
+    )  # fmt: skip
+    assert len(seen.splitlines()) == len(secrets)  # all of it is there
 
 
 def the_filter_lets_nothing_else_through(composed: Composed) -> None:
@@ -203,6 +243,7 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
     for service in SERVICES:
         is_confined(composed, service)
     each_sees_its_own_password_alone(composed)
+    the_host_collector_reads_what_everybody_may(composed)
     the_filter_lets_nothing_else_through(composed)
     a_tap_without_a_password_hears_and_says_nothing(composed)
     install(packages, "second", "2.0")

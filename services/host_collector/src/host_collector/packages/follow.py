@@ -20,7 +20,7 @@ from host_collector.packages.processes import HOST, Processes
 from host_collector.packages.readers import manager_of
 from host_collector.packages.roots import Place
 from host_collector.packages.slots import Slots
-from host_collector.packages.tree import Tree
+from host_collector.packages.tree import Forbidden, Tree, Unreadable
 from host_collector.settings import HostSettings
 from shared.settings import SettingsError
 
@@ -171,6 +171,8 @@ class Follower:
         """Looks for roots that are not followed yet; returns them."""
         for path in roots.parents(tree):
             self._notifier.watch(tree, path, tree_id)
+        if not tree_id:
+            self._warn_of_forbidden_paths(tree)
         name, image = self._name_and_image(tree_id)
         for one in self.roots.values():
             if one.root.container_id == tree_id:
@@ -187,6 +189,18 @@ class Follower:
                 new.append(self._follow(root, origin, began_empty, found.inode))
         self._searched.add(tree_id)
         return new
+
+    def _warn_of_forbidden_paths(self, tree: Tree) -> None:
+        for path in self._settings.pkg_paths:
+            try:
+                tree.names(path.strip("/"))
+            except Forbidden:
+                self._warn_once(
+                    f"PKG_PATHS={path}: may not be read by user {os.geteuid()}; give it the right, "
+                    "or name another path"
+                )
+            except (OSError, Unreadable):
+                continue  # it may be there later
 
     def _is_full(self) -> bool:
         full = len(self.roots) >= ROOTS_MAX

@@ -17,7 +17,7 @@ from host_collector.packages.inventory import Change, Origin, Root
 from host_collector.packages.notify import Notifier
 from host_collector.packages.readers import READERS
 from host_collector.packages.slots import Cursor, Slots
-from host_collector.packages.tree import Tree, Unreadable
+from host_collector.packages.tree import Forbidden, Tree, Unreadable
 from shared.collector import Observed
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Followed:
         """Looks whether it changed, and if so, and it is ready, reads it."""
         path = self.root.path
         try:
-            mark = self._reader.mark(tree, path)
+            mark = self._mark_or_none(tree)
             if not mark:
                 self.leave(now)
                 return None
@@ -111,6 +111,15 @@ class Followed:
                 log.warning("packages of %s stay as they were known: %s", self.where, error)
             self.look_at = now + _RETRY_SECONDS
             return None
+
+    def _mark_or_none(self, tree: Tree) -> tuple[int, ...]:
+        """Empty also where the root may not be looked at any more, as after a change of user."""
+        try:
+            return self._reader.mark(tree, self.root.path)
+        except Forbidden as error:
+            if self.gone_since is None:
+                log.warning("packages of %s are not told: %s", self.where, error)
+            return ()
 
     def watch(self, tree: Tree, notifier: Notifier) -> None:
         """Has the kernel tell of changes in it."""

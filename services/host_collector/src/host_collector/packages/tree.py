@@ -29,6 +29,10 @@ class Unreadable(Exception):  # noqa: N818 - it reads better than with a suffix
     """What is there cannot be understood now. It never means that packages were removed."""
 
 
+class Forbidden(Unreadable):
+    """This process has no right to it."""
+
+
 class Tree:
     """Read-only access below an open directory. Paths are relative to it: `var/lib/dpkg`."""
 
@@ -67,7 +71,8 @@ class Tree:
             return open_below(self.root, path, flags)
         except OSError as error:
             if error.errno in _ODD:
-                raise Unreadable(f"/{path}: {error.strerror}") from error
+                kind = Forbidden if error.errno == EACCES else Unreadable
+                raise kind(f"/{path}: {error.strerror}") from error
             raise
 
     def open(self, path: str) -> int:
