@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from broker import NatsServer, eventually
 
+from agentctl.broker import _take_over
 from agentctl.users import REPLAY, TAP, USERS, authorization, password_file, passwords
 from forwarder.consumers import consumer_config
 from forwarder.settings import ForwarderSettings
@@ -22,6 +24,7 @@ from shared.settings import Secret, ServiceSettings
 from shared.streams import follow
 from shared.subjects import CURSORS, EVENTS_STREAM, FORWARDER, HOSTS, STATUS
 
+STREAMS = ("EVENTS", "DEAD", "KV_cursors", "KV_hosts")
 COLLECTORS = {"lifecycle", "docker", "host", "kubernetes"}
 READERS = {"tap", "console", "replay", "agentctl"}
 LogIn = Callable[[str], Awaitable["LoggedIn"]]
@@ -227,9 +230,63 @@ async def test_a_reader_reads_what_is_stored_and_hears_what_comes(
         assert (await anext(messages)).data == b"second"
     await eventually(lambda: heard == [event_of("docker")])
     assert await reader.bus.get(CURSORS, "docker.web-01") == b"here"
-    assert await reader.bus.keys(HOSTS) == ["web-01"]
+    assert await reader.bus.get(HOSTS, "web-01") == b"{}"
     assert (await reader.bus.api("STREAM.INFO.DEAD"))["state"]["messages"] == 0
     assert (await reader.bus.api("CONSUMER.INFO.EVENTS.forwarder"))["num_pending"] == 2
+    assert reader.troubles == []
+
+
+# Whatever a reader may ask, with what it would make of the answer, which is the server's.
+AIMS = [
+    "events.docker.web-01.x.y", "dead.events.docker.web-01.x", "$KV.cursors.docker.web-01",
+    "$KV.hosts.web-01", "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.STREAM.DELETE.DEAD",
+    "$JS.API.CONSUMER.DELETE.EVENTS.forwarder",
+]  # fmt: skip
+REQUESTS = [
+    ("STREAM.INFO.EVENTS", {}), ("STREAM.MSG.GET.EVENTS", {"seq": 1}),
+    ("DIRECT.GET.EVENTS", {"seq": 1}), ("CONSUMER.INFO.EVENTS.forwarder", {}),
+    # The message itself, and then one without a body, which orders as much as it can.
+    ("CONSUMER.MSG.NEXT.EVENTS.onlooker", {"batch": 9, "no_wait": True}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("user", ["tap", "console", ""])
+async def test_what_a_reader_is_answered_can_become_nothing_else(
+    user: str, log_in: LogIn, forwarder: LoggedIn
+) -> None:
+    """Who asks JetStream names the subject of the answer, also one that it may not publish to."""
+    docker = await log_in("docker")
+    await docker.bus.publish(event_of("docker"), b"{}", "1")
+    await docker.bus.put(CURSORS, "docker.web-01", b"here")
+    reader = await log_in(user)
+    config = {"name": "onlooker", "ack_policy": "none", "filter_subject": "events.>"}
+    await reader.bus.api(
+        "CONSUMER.CREATE.EVENTS.onlooker.events.>", {"stream_name": "EVENTS", "config": config}
+    )
+    before = [await forwarder.bus.api(f"STREAM.INFO.{stream}") for stream in STREAMS]
+    for aim in AIMS:
+        for call, request in REQUESTS:
+            await reader.bus.send(f"$JS.API.{call}", msgspec.json.encode(request), aim)
+        # A consumer that delivers by itself, with a sign of life that has no body.
+        pushing = {
+            **config, "name": f"to-{AIMS.index(aim)}", "deliver_subject": aim,
+            "idle_heartbeat": 100_000_000,
+        }  # fmt: skip
+        with suppress(BusError):
+            await reader.bus.api(
+                f"CONSUMER.CREATE.EVENTS.{pushing['name']}.events.>",
+                {"stream_name": "EVENTS", "config": pushing},
+            )
+    # The server answers in order; a few signs of life would have come as well.
+    await reader.bus.api("STREAM.INFO.EVENTS")
+    await asyncio.sleep(0.5)
+    after = [await forwarder.bus.api(f"STREAM.INFO.{stream}") for stream in STREAMS]
+    assert [one["state"]["last_seq"] for one in after] == [
+        one["state"]["last_seq"] for one in before
+    ]
+    assert [one["state"]["messages"] for one in after] == [1, 0, 1, 0]
+    assert await docker.bus.get(CURSORS, "docker.web-01") == b"here"
+    await forwarder.bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
     assert reader.troubles == []
 
 
@@ -248,10 +305,39 @@ async def test_everybody_answers_a_reader_and_nobody_anywhere_else(
         await service.bus.flush()
     for user in ("", *READERS):
         reader = await log_in(user)
-        assert len(await reader.bus.ask_all(STATUS, 0.5)) == len(services)
+        answers = await reader.bus.ask_all(STATUS, 0.5)
+        # The console is in the account of those who only read, where nobody else's questions come.
+        assert len(answers) == len(services) - (user in ("replay", "agentctl"))
         assert not await reader.is_refused(STATUS, reply=event_of("elsewhere"))
     await eventually(lambda: all(len(s.troubles) for s in services))
     assert all("publish to events.elsewhere" in s.troubles[0] for s in services)
+
+
+async def test_what_an_older_version_stored_is_taken_over(
+    server: NatsServer, log_in: LogIn
+) -> None:
+    """It had one account for all."""
+    accounts = server.store / "nats.conf"
+    text = accounts.read_text()
+    server.stop()
+    server.configure("")
+    server.start()
+    older = await log_in(FORWARDER)
+    for config in stream_configs(ForwarderSettings()):
+        await older.bus.api(f"STREAM.CREATE.{config['name']}", config)
+    await older.bus.publish(event_of("docker"), b"{}", "1")
+    await older.bus.put(CURSORS, "docker.web-01", b"here")
+    await older.bus.close()
+    server.stop()
+    for _ in range(2):  # again and again, at every start
+        _take_over(server.store)
+        server.configure(text)
+        server.start()
+        forwarder, docker = await log_in(FORWARDER), await log_in("docker")
+        assert (await forwarder.bus.api("STREAM.INFO.EVENTS"))["state"]["messages"] == 1
+        assert await docker.bus.get(CURSORS, "docker.web-01") == b"here"
+        assert not (await docker.bus.publish(event_of("docker"), b"{}", "1")).seq > 1
+        server.stop()
 
 
 async def test_a_publish_that_is_refused_fails_at_once_and_says_why(

@@ -166,7 +166,7 @@ def the_host_collector_reads_what_everybody_may(composed: Composed) -> None:
     record = docker("info", "--format", "{{.DockerRootDir}}") + f"/containers/{forwarder['Id']}"
     process = f"/proc/{forwarder['State']['Pid']}"
     secrets = [
-        *(f"{p}/authorization.conf" if "-nats/" in p else f"{p}/password" for p in places),
+        *(f"{p}/accounts.conf" if "-nats/" in p else f"{p}/password" for p in places),
         f"{store}/jetstream", f"{record}/config.v2.json", f"{process}/environ", f"{process}/root",
         "/etc/shadow",
     ]  # fmt: skip

@@ -50,6 +50,8 @@ QUESTIONS = "agent.>"
 
 INBOXES = "_INBOX"
 """How every subject begins on which somebody waits for an answer."""
+RELAYED = "_R_."
+"""How it begins where who asks is in another account of NATS: the server hands the answer on."""
 
 DEAD_REASON = "Agent-Dead-Reason"
 """Why, for a person: ASCII, one line, without any secret."""

