@@ -124,6 +124,10 @@ def _add_users(command: argparse.ArgumentParser) -> None:
         help="gets `nats/accounts.conf` for the broker and `<user>/password` for each user",
     )  # fmt: skip
     command.add_argument(
+        "--domain", action="append", default=[],
+        help="a leaf node's, whose streams the forwarder keeps too; for the broker of either end",
+    )  # fmt: skip
+    command.add_argument(
         "--open-tap", action="store_true", help="who brings no password may listen and read"
     )
     command.add_argument(

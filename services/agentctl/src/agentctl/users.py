@@ -38,6 +38,7 @@ from shared.subjects import (
     SHIPPED,
     STATUS,
     inbox_prefix,
+    token,
 )
 
 TAP = "tap"
@@ -53,8 +54,6 @@ _READERS = (TAP, CONSOLE)
 """The users in the account of those who only read."""
 _API = "$JS.API"
 _STREAMS = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS}", f"KV_{HOSTS}")
-_CONSUMERS = tuple(f"{EVENTS_STREAM}.{name}" for name in (FORWARDER, OVERTAKING))
-"""From which the forwarder takes events."""
 
 
 class Rights(msgspec.Struct, frozen=True):
@@ -90,24 +89,39 @@ def _collector(source: str, *more: str) -> Rights:
     )
 
 
-def _forwarder() -> Rights:
+def _consumers(domain: str) -> tuple[str, str]:
+    """From which the forwarder takes events, the second one only for a while."""
+    suffix = f"-{domain}" if domain else ""
+    return f"{EVENTS_STREAM}.{FORWARDER}{suffix}", f"{EVENTS_STREAM}.{OVERTAKING}{suffix}"
+
+
+def _keeping(domain: str) -> tuple[str, ...]:
+    """What keeps and empties the streams of the broker, or of a leaf node's domain."""
+    api = f"$JS.{domain}.API" if domain else _API
+    consumers = _consumers(domain)
+    return (
+        *(
+            f"{api}.STREAM.{verb}.{stream}"
+            for verb in ("INFO", "CREATE", "UPDATE") for stream in _STREAMS
+        ),
+        f"{api}.STREAM.NAMES", f"{api}.STREAM.PURGE.{EVENTS_STREAM}",
+        *(
+            f"{api}.CONSUMER.{verb}.{consumer}"
+            for verb in ("INFO", "CREATE", "MSG.NEXT") for consumer in consumers
+        ),
+        f"{api}.CONSUMER.DELETE.{consumers[1]}",
+        *(f"$JS.ACK.{consumer}.>" for consumer in consumers),
+        *(f"$JS.ACK.*.*.{consumer}.>" for consumer in consumers),  # of a later nats-server
+        # The facts of the hosts: their keys are listed through a consumer without a name.
+        f"{api}.DIRECT.GET.KV_{HOSTS}.>", f"{api}.CONSUMER.CREATE.KV_{HOSTS}",
+        f"{api}.CONSUMER.INFO.KV_{HOSTS}.*",
+    )  # fmt: skip
+
+
+def _forwarder(domains: tuple[str, ...]) -> Rights:
     return Rights(
         publish=(
-            *(
-                f"{_API}.STREAM.{verb}.{stream}"
-                for verb in ("INFO", "CREATE", "UPDATE") for stream in _STREAMS
-            ),
-            f"{_API}.STREAM.NAMES", f"{_API}.STREAM.PURGE.{EVENTS_STREAM}",
-            *(
-                f"{_API}.CONSUMER.{verb}.{consumer}"
-                for verb in ("INFO", "CREATE", "MSG.NEXT") for consumer in _CONSUMERS
-            ),
-            f"{_API}.CONSUMER.DELETE.{EVENTS_STREAM}.{OVERTAKING}",
-            *(f"$JS.ACK.{consumer}.>" for consumer in _CONSUMERS),
-            *(f"$JS.ACK.*.*.{consumer}.>" for consumer in _CONSUMERS),  # of a later nats-server
-            # The facts of the hosts: their keys are listed through a consumer without a name.
-            f"{_API}.DIRECT.GET.KV_{HOSTS}.>", f"{_API}.CONSUMER.CREATE.KV_{HOSTS}",
-            f"{_API}.CONSUMER.INFO.KV_{HOSTS}.*",
+            *(subject for domain in domains for subject in _keeping(domain)),
             DEAD_SUBJECTS, f"events.{FORWARDER}.>",
             # What it asks other forwarders, and what it answers them.
             f"{SHIPPED}.>", _inbox(FORWARDER), *_ANSWERS,
@@ -116,7 +130,12 @@ def _forwarder() -> Rights:
     )  # fmt: skip
 
 
-def _reader(user: str, publish: tuple[str, ...] = (), subscribe: tuple[str, ...] = ()) -> Rights:
+def _reader(
+    user: str,
+    domains: tuple[str, ...],
+    publish: tuple[str, ...] = (),
+    subscribe: tuple[str, ...] = (),
+) -> Rights:
     """Listens, asks, and reads streams and buckets, through consumers of its own."""
     reading = ("CONSUMER.CREATE", "CONSUMER.MSG.NEXT", "CONSUMER.INFO", "DIRECT.GET")
     asking = (
@@ -133,7 +152,7 @@ def _reader(user: str, publish: tuple[str, ...] = (), subscribe: tuple[str, ...]
         never_publish=(
             *(
                 f"{_API}.CONSUMER.{call}.{consumer}{rest}"
-                for consumer in _CONSUMERS
+                for domain in domains for consumer in _consumers(domain)
                 for call, rest in (("CREATE", ""), ("CREATE", ".>"), ("MSG.NEXT", ""))
             ),
             f"{SHIPPED}.>",  # a matter of forwarders alone
@@ -142,23 +161,32 @@ def _reader(user: str, publish: tuple[str, ...] = (), subscribe: tuple[str, ...]
     )  # fmt: skip
 
 
-USERS: Mapping[str, Rights] = {
-    "lifecycle": _collector("lifecycle", *_bucket(HOSTS, ">")),
-    "docker": _collector("docker"),
-    "host": _collector("host"),
-    "kubernetes": _collector("kubernetes"),
-    FORWARDER: _forwarder(),
-    # Clients that log in without a name, such as `nats sub`, have the inbox of no user.
-    CONSOLE: _reader(CONSOLE, publish=(_inbox(""), *map(_inbox, _READERS)), subscribe=(STATUS,)),
-    OVERSEER: _reader(OVERSEER, publish=_ANSWERS, subscribe=(STATUS,)),
-    TAP: _reader(TAP, subscribe=(_inbox(""),)),
-    # It may be the console, which answers for itself as every service does.
-    REPLAY: _reader(
-        REPLAY,
-        publish=(EVENTS_SUBJECTS, f"{_API}.STREAM.MSG.DELETE.{DEAD_STREAM}", *_ANSWERS),
-        subscribe=(STATUS,),
-    ),
-}  # fmt: skip
+def rights(*domains: str) -> Mapping[str, Rights]:
+    """By user. `domains` are those of leaf nodes whose streams the forwarder keeps as well."""
+    everywhere = ("", *domains)
+    return {
+        "lifecycle": _collector("lifecycle", *_bucket(HOSTS, ">")),
+        "docker": _collector("docker"),
+        "host": _collector("host"),
+        "kubernetes": _collector("kubernetes"),
+        FORWARDER: _forwarder(everywhere),
+        # Clients that log in without a name, such as `nats sub`, have the inbox of no user.
+        CONSOLE: _reader(
+            CONSOLE, everywhere,
+            publish=(_inbox(""), *map(_inbox, _READERS)), subscribe=(STATUS,),
+        ),
+        OVERSEER: _reader(OVERSEER, everywhere, publish=_ANSWERS, subscribe=(STATUS,)),
+        TAP: _reader(TAP, everywhere, subscribe=(_inbox(""),)),
+        # It may be the console, which answers for itself as every service does.
+        REPLAY: _reader(
+            REPLAY, everywhere,
+            publish=(EVENTS_SUBJECTS, f"{_API}.STREAM.MSG.DELETE.{DEAD_STREAM}", *_ANSWERS),
+            subscribe=(STATUS,),
+        ),
+    }  # fmt: skip
+
+
+USERS = rights()
 """By name: every user. A service is the user of its own name."""
 
 
@@ -166,12 +194,14 @@ def authorization(
     passwords: Mapping[str, str],
     open_tap: bool = False,
     accounts: Mapping[str, object] | None = None,
+    domains: Iterable[str] = (),
 ) -> str:
     """What the broker's configuration says of its users, in the broker's own language.
 
     With `open_tap` whoever brings neither name nor password is the tap; otherwise nobody gets in.
-    `accounts` are further ones, such as the server's own.
+    `accounts` are further ones, such as the server's own; `domains` as in `rights`.
     """
+    may = rights(*domains)
 
     def users(names: Iterable[str]) -> list[dict[str, object]]:
         return [
@@ -179,15 +209,15 @@ def authorization(
                 "user": name,
                 "password": passwords[name],
                 "permissions": {
-                    "publish": {"allow": USERS[name].publish, "deny": USERS[name].never_publish},
-                    "subscribe": {"allow": USERS[name].subscribe},
+                    "publish": {"allow": may[name].publish, "deny": may[name].never_publish},
+                    "subscribe": {"allow": may[name].subscribe},
                 },
             }
             for name in names
         ]
 
     heard = [{"stream": subject} for subject in (EVENTS_SUBJECTS, DEAD_SUBJECTS)]
-    asked = [{"service": subject} for subject in USERS[TAP].publish]
+    asked = [{"service": subject} for subject in may[TAP].publish]
     both = {
         ACCOUNT: {
             "jetstream": "enabled",
@@ -216,9 +246,14 @@ store to jetstream/{ACCOUNT}. docker-compose.yml does both."""
 
 def set_up(options: argparse.Namespace) -> int:
     """`agentctl users`: writes the broker's part and the passwords, and keeps those there are."""
+    for domain in options.domain:
+        if token(domain) != domain:
+            raise CommandError(f"--domain {domain}: a domain has letters, digits, - and _ alone")
     mode = 0o444 if options.shared else 0o600
     try:
-        text = authorization(passwords(options.directory, mode), options.open_tap)
+        text = authorization(
+            passwords(options.directory, mode), options.open_tap, domains=options.domain
+        )
         file = options.directory / "nats" / "accounts.conf"
         if not file.exists() and file.with_name("authorization.conf").exists():
             print(_MOVED, file=sys.stderr)

@@ -1,0 +1,118 @@
+"""A user per service also at a hub and its sites: what `agentctl users --domain` gives suffices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+from broker import eventually, free_port
+from fleet_origins import an_event, start_forwarder
+from fleet_servers import Server
+from receiver import Receiver
+
+from agentctl.users import password_file
+from shared import bus
+from shared.events import HostFacts, encode
+from shared.settings import Secret, ServiceSettings
+from shared.subjects import CURSORS, HOSTS, subject_of
+
+SITE = "site-a"
+
+
+def server(name: str, folder: Path, leafnodes: str) -> Server:
+    """One end, as docs/scaling.md says, with users of its own."""
+    ports = {"client": free_port(), "http": free_port()}
+    server = Server(name, folder, "", **ports)
+    made = [sys.executable, "-m", "agentctl", "users", str(folder / "users"), "--domain", SITE]
+    subprocess.run(made, check=True)
+    (folder / "server.conf").write_text(f"""
+        server_name: {name}
+        listen: "127.0.0.1:{ports["client"]}"
+        http: "127.0.0.1:{ports["http"]}"
+        jetstream {{ domain: {name}, store_dir: {json.dumps(str(folder / "data"))} }}
+        include users/nats/accounts.conf
+        leafnodes {{ {leafnodes} }}
+        """)
+    server.start()
+    return server
+
+
+async def log_in(server: Server, user: str) -> bus.Bus:
+    password = password_file(server.folder / "users", user).read_text().strip()
+    settings = ServiceSettings(
+        nats_url=(server.url,), nats_user=user, nats_password=Secret(password)
+    )
+    return await bus.connect(settings, user)
+
+
+async def test_a_forwarder_at_the_hub_ships_what_a_site_tells(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    leaf_port = free_port()
+    hub = server(
+        "hub", tmp_path / "hub",
+        f"""listen: "127.0.0.1:{leaf_port}"
+            authorization {{ user: leaf, password: secret, account: AGENT }}""",
+    )  # fmt: skip
+    site = server(
+        SITE, tmp_path / SITE,
+        f"""reconnect: 1s, remotes: [ {{
+            url: "nats-leaf://leaf:secret@127.0.0.1:{leaf_port}", account: AGENT
+            deny_exports: ["events.>", "dead.>"]
+            deny_imports: ["events.>", "dead.>", "$JS.ACK.EVENTS.forwarder.>",
+                           "$JS.ACK.EVENTS.forwarder_overtaking.>"]
+        }} ]""",
+    )  # fmt: skip
+    password = password_file(hub.folder / "users", "forwarder").read_text().strip()
+    user = {"nats_user": "forwarder", "nats_password": password, "api_server_port": 0}
+    forwarders = [
+        start_forwarder([hub.url], receiver.url, tmp_path / f"of-{domain}", **user, **more)
+        for domain, more in (("hub", {}), (SITE, {"nats_domain": SITE}))
+    ]
+    try:
+        docker, lifecycle = await log_in(site, "docker"), await log_in(site, "lifecycle")
+        async with asyncio.timeout(60):
+            await docker.until_ready(CURSORS)
+            await lifecycle.until_ready(HOSTS)
+        facts = HostFacts(hostname="web-01")
+        await lifecycle.put(HOSTS, "web-01", msgspec.json.encode(facts))
+        events = [an_event("web-01", number) for number in range(20)]
+        for event in events:
+            await docker.publish(subject_of(event), encode(event), event.id)
+        await eventually(lambda: receiver.stored.keys() >= {event.id for event in events}, 60)
+        await eventually(lambda: _everything_is_acknowledged(site), 60)
+        tap = await log_in(site, "tap")
+        taking = f"$JS.API.CONSUMER.MSG.NEXT.EVENTS.forwarder-{SITE}"
+        await tap.send(taking, b"", tap.new_inbox())
+        for connection in (docker, lifecycle, tap):
+            await connection.close()
+    finally:
+        for forwarder in forwarders:
+            forwarder.terminate()
+            await asyncio.to_thread(forwarder.wait)
+        for one in (site, hub):
+            one.kill()
+    assert set(receiver.stored.values()) == {1}
+    refused = {one: _refused(one) for one in (site, hub)}
+    assert refused == {site: [taking], hub: []}
+
+
+def _refused(one: Server) -> list[str]:
+    return re.findall(r'Violation.*Subject "(.*?)"', (one.folder / "log").read_text())
+
+
+def _everything_is_acknowledged(site: Server) -> bool:
+    (account,) = [
+        one for one in site.ask("jsz?consumers=1")["account_details"] if one["name"] == "AGENT"
+    ]
+    (events,) = [one for one in account["stream_detail"] if one["name"] == "EVENTS"]
+    return [
+        consumer["num_ack_pending"] + consumer["num_pending"]
+        for consumer in events["consumer_detail"]
+        if consumer["name"] == f"forwarder-{SITE}"
+    ] == [0]
