@@ -238,10 +238,10 @@ def authorization(
     return f"accounts {text}\n" + (f"no_auth_user: {TAP}\n" if open_tap else "")
 
 
-_MOVED = f"""\
-nats/accounts.conf takes the place of nats/authorization.conf: have the broker include it. What was
-stored before belongs to its account {ACCOUNT} now: stop the broker, and rename jetstream/$G in its
-store to jetstream/{ACCOUNT}. docker-compose.yml does both."""
+_MOVED = (
+    "nats/accounts.conf replaces nats/authorization.conf: stop the broker, rename jetstream/$G in "
+    f"its store to jetstream/{ACCOUNT}, and have it include the new file (docker-compose.yml does)"
+)
 
 
 def set_up(options: argparse.Namespace) -> int:
