@@ -220,6 +220,17 @@ def a_tap_without_a_password_hears_and_says_nothing(composed: Composed) -> None:
     assert answer.count(b"-ERR") == 1
 
 
+def what_an_older_version_stored_is_taken_over(composed: Composed) -> None:
+    """It had all users, and so the streams, in the server's own account."""
+    docker(
+        "run", "--rm", "--user", "10001", "--volume", f"{composed.name}_nats:/data",
+        "--entrypoint", "mv", "nats:2.15-alpine", "/data/jetstream/AGENT", "/data/jetstream/$G",
+    )  # fmt: skip
+    composed.run("up", "--detach", "nats")
+    restored = re.compile(r"Restored [1-9]\d* messages for stream 'AGENT > EVENTS'")
+    wait_until(lambda: restored.search(composed.run("logs", "--no-color", "nats")), 30)
+
+
 def wait_until(condition: Any, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -292,3 +303,4 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
     ended = docker("ps", "--all", "--filter", label, "--format", "{{.Names}} {{.Status}}")
     assert len(ended.splitlines()) == len(SERVICES | {"users"})
     assert [line for line in ended.splitlines() if " Exited (0) " not in line] == []
+    what_an_older_version_stored_is_taken_over(composed)
