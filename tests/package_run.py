@@ -15,6 +15,7 @@ from broker import eventually
 
 from host_collector import packages
 from host_collector.settings import HostSettings
+from shared.bus import Entry
 from shared.events import Event, PackageChange
 from shared.health import Health
 from shared.service import Runtime
@@ -28,8 +29,8 @@ class MemoryBucket:
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
 
-    async def get(self, bucket: str, key: str) -> bytes | None:
-        return self.values.get(key)
+    async def entry(self, bucket: str, key: str) -> Entry:
+        return Entry(self.values.get(key), 0)
 
 
 class Run:

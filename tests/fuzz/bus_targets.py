@@ -18,7 +18,7 @@ from forwarder.ship import Shipper
 from forwarder.streams import stream_configs
 from forwarder.transport import Answer
 from forwarder.verdict import in_words, judge
-from shared.bus import Bus, Message
+from shared.bus import Bus, Entry, Message
 from shared.bus.client import TolerantClient
 from shared.bus.pull import Puller
 from shared.health import Health
@@ -57,8 +57,11 @@ class StrictBus:
         return "_INBOX.a"
 
     async def get(self, bucket: str, key: str, domain: str = "") -> bytes | None:
+        return (await self.entry(bucket, key)).value
+
+    async def entry(self, bucket: str, key: str) -> Entry:
         assert len(key) + 200 < _CONTROL_LINE_BYTES_MAX
-        return self._stored
+        return Entry(self._stored, 0)
 
     async def acknowledge(self, message: Message) -> None:
         pass

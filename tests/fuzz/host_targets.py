@@ -24,6 +24,7 @@ from host_collector.settings import HostSettings
 from lifecycle_collector import cloud
 from lifecycle_collector.settings import LifecycleSettings
 from lifecycle_collector.watch import watch as lifecycle
+from shared.bus import Entry
 from shared.events import Event, decode, encode
 from shared.subjects import subject_of
 
@@ -97,7 +98,7 @@ def container_config(data: bytes) -> None:
 
 def _load(data: bytes, **under: bytes) -> slots.Slots:
     at = runtime(HostSettings())
-    at.bus.get = _by_key({"packages": data, **under})
+    at.bus.entry = _by_key({"packages": data, **under})
     known = asyncio.run(slots.load(at))
     for root in known.roots:
         known.keep(root, (*known.packages(root), Package("new", "1")))
@@ -106,10 +107,10 @@ def _load(data: bytes, **under: bytes) -> slots.Slots:
 
 
 def _by_key(stored: dict[str, bytes]) -> Any:
-    async def get(bucket: str, key: str) -> bytes | None:
-        return stored.get(key.rpartition(".")[2])
+    async def entry(bucket: str, key: str) -> Entry:
+        return Entry(stored.get(key.rpartition(".")[2]), 0)
 
-    return get
+    return entry
 
 
 def package_index(data: bytes) -> None:

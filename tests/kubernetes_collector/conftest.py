@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from broker import NatsServer
 from kubernetes_api import ApiServer, api_server, kubeconfig
 from kubernetes_running import Collecting
 
@@ -52,3 +56,31 @@ async def collecting(
         if not one.task.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await one.stop()
+
+
+@pytest.fixture
+async def process(
+    cluster: ApiServer, nats_server: NatsServer, tmp_path: Path
+) -> AsyncIterator[Callable[..., Awaitable[Process]]]:
+    """Starts `kubernetes-collector` as a supervisor would, or after `prelude`, a line of Python."""
+    started: list[Process] = []
+    config = kubeconfig(tmp_path / "kubeconfig", cluster.url)
+
+    async def start(prelude: str = "", **environ: str) -> Process:
+        code = f"{prelude}\nfrom kubernetes_collector.__main__ import main\nmain()"
+        bare = {name: os.environ.get(name, "") for name in ("PATH", "PYTHONPATH")}
+        bare["HOME"] = str(tmp_path / "nobody")
+        known = {"NATS_URL": nats_server.url, "KUBERNETES_CLUSTER_ID": "prod"}
+        environ = bare | known | {"KUBECONFIG": str(config)} | environ
+        started.append(
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-c", code, stderr=PIPE, env=environ
+            )
+        )
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.returncode is None:
+            one.kill()
+            await one.communicate()

@@ -60,20 +60,20 @@ async def test_killed_between_publish_and_acknowledgement(
 async def test_killed_between_acknowledgement_and_cursor(
     cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, storing = streams.put, asyncio.Event()
+    replace, storing = streams.replace, asyncio.Event()
 
-    async def never(bucket: str, key: str, value: bytes) -> None:
+    async def never(*_: Any) -> int:
         storing.set()
-        await asyncio.Future()
+        return await asyncio.Future()
 
-    monkeypatch.setattr(streams, "put", never)
+    monkeypatch.setattr(streams, "replace", never)
     first = collecting()
     for number in range(50):
         cluster.add(f"e{number}")
     await eventually(lambda: first.count("events_published") == 50)
     await asyncio.wait_for(storing.wait(), 5)
     await first.kill()
-    monkeypatch.setattr(streams, "put", put)
+    monkeypatch.setattr(streams, "replace", replace)
     collecting()
     cluster.add("later")
     assert revisions(await until_told(streams, 51)) == list(range(101, 152))

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import signal
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from broker import eventually
 from kubernetes_api import ApiServer, Exchange, fails
-from kubernetes_running import Collecting, revisions, told, until_told
+from kubernetes_running import (
+    Collecting,
+    revisions,
+    store_place,
+    told,
+    until_stored,
+    until_told,
+)
 
 from kubernetes_collector import lease
 from shared.bus import Bus
+from shared.cursors import Overtaken
 
 Start = Callable[..., Collecting]
+StartProcess = Callable[..., Awaitable[Process]]
 NAME = "sematext/kubernetes-collector"
 
 
@@ -202,9 +214,17 @@ async def test_a_forbidden_lease_is_said_and_waited_for(
     await eventually(lambda: detail(running) == "active")
 
 
-async def test_two_at_work_without_a_lease_store_each_event_once(
-    cluster: ApiServer, streams: Bus, collecting: Start
+async def test_two_at_work_without_a_lease_store_each_event_once_and_one_ends(
+    cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The first cursor decides who goes on; here it is held until both have published."""
+    replace, published = streams.replace, asyncio.Event()
+
+    async def held(*stored: Any) -> int:
+        await published.wait()
+        return await replace(*stored)
+
+    monkeypatch.setattr(streams, "replace", held)
     both = [collecting() for _ in range(2)]
     await eventually(lambda: len(cluster.watches()) == 2)
     for number in range(200):
@@ -212,6 +232,61 @@ async def test_two_at_work_without_a_lease_store_each_event_once(
     await eventually(lambda: sum(one.count("events_published") for one in both) == 400)
     assert revisions(await told(streams)) == list(range(101, 301))
     assert sum(one.count("events_duplicate") for one in both) == 200
+    published.set()
+    async with asyncio.timeout(10):
+        ended, _ = await asyncio.wait(
+            [one.task for one in both], return_when=asyncio.FIRST_COMPLETED
+        )
+    (fault,) = (one.exception() for one in ended)
+    assert isinstance(fault, BaseExceptionGroup)
+    assert fault.subgroup(Overtaken) is not None
+    cluster.add("later")
+    await until_stored(streams, 301)
+    assert len(await told(streams)) == 201
+
+
+async def test_one_that_wakes_up_beside_its_successor_does_not_put_its_older_place_back(
+    cluster: ApiServer, streams: Bus, collecting: Start, process: StartProcess
+) -> None:
+    """It was suspended with a place that was not stored yet, and stores it when it is stopped."""
+    # As if all of the time between two looks at the lease, and two cursors, were in that moment.
+    prelude = (
+        "from kubernetes_collector import lease; from shared import collector; "
+        "lease.RETRY_SECONDS = collector._CURSOR_SECONDS_MIN = 3600.0; lease.LEASE_SECONDS = 1.0"
+    )
+    go_on = asyncio.Event()
+
+    async def watched(exchange: Exchange) -> None:
+        """Of what comes after that, the suspended one hears nothing."""
+        await exchange.head()
+        await exchange.frame("ADDED", cluster.objects["one"])
+        await go_on.wait()
+        await exchange.frame("ADDED", cluster.objects["two"])
+        await asyncio.sleep(3600)
+
+    await store_place(streams, 100)
+    one = cluster.add("one")
+    cluster.next_watch.append(watched)
+    suspended = await process(prelude, KUBERNETES_LEASE=NAME)
+    await until_stored(streams, one)
+    two = cluster.add("two")
+    go_on.set()
+    await until_told(streams, 2)
+    suspended.send_signal(signal.SIGSTOP)
+    successor = collecting(KUBERNETES_LEASE=NAME)
+    await eventually(lambda: detail(successor) == "active", 30)
+    three = cluster.add("three")
+    await until_stored(streams, three)
+    suspended.send_signal(signal.SIGCONT)
+    suspended.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(30):
+        _, errors = await suspended.communicate()
+    assert (await until_stored(streams, 0)).revision == three
+    assert suspended.returncode == 1
+    assert "ended, to be started anew: somebody else stored" in errors.decode().splitlines()[-1]
+    four = cluster.add("four")
+    await until_stored(streams, four)
+    assert revisions(await told(streams)) == [one, two, three, four]
 
 
 async def test_a_stop_while_standing_by_leaves_the_lease_alone(

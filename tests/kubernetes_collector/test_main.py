@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import re
 import signal
 import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from broker import NatsServer, eventually
-from kubernetes_api import ApiServer, Exchange, fails, kubeconfig
+from broker import eventually
+from kubernetes_api import ApiServer, Exchange, fails
 from kubernetes_running import Collecting, revisions, told, until_stored, until_told
 
 from kubernetes_collector.settings import KubernetesSettings
@@ -23,30 +23,6 @@ from shared.settings import SettingsError, load
 
 Start = Callable[..., Collecting]
 StartProcess = Callable[..., Awaitable[Process]]
-
-
-@pytest.fixture
-async def process(
-    cluster: ApiServer, nats_server: NatsServer, tmp_path: Path
-) -> AsyncIterator[StartProcess]:
-    """Starts `kubernetes-collector` as a supervisor would."""
-    started: list[Process] = []
-    config = kubeconfig(tmp_path / "kubeconfig", cluster.url)
-
-    async def start(**environ: str) -> Process:
-        command = (sys.executable, "-m", "kubernetes_collector")
-        bare = {name: os.environ.get(name, "") for name in ("PATH", "PYTHONPATH")}
-        bare["HOME"] = str(tmp_path / "nobody")
-        known = {"NATS_URL": nats_server.url, "KUBERNETES_CLUSTER_ID": "prod"}
-        environ = bare | known | {"KUBECONFIG": str(config)} | environ
-        started.append(await asyncio.create_subprocess_exec(*command, stderr=PIPE, env=environ))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.returncode is None:
-            one.kill()
-            await one.communicate()
 
 
 async def test_without_a_cluster_it_ends_with_2_and_one_line(process: StartProcess) -> None:
@@ -209,3 +185,14 @@ async def test_a_large_cluster_does_not_grow_the_process(
         await one.communicate()
     assert max(peaks) <= 80, peaks
     assert peaks[1] - peaks[0] < 8, peaks
+
+
+def test_the_table_of_faults_names_tests_that_there_are() -> None:
+    here = Path(__file__).parent
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (here / "faults.md").read_text())
+    assert len(named) > 20
+    missing = [
+        f"{file}::{name}" for file, name in named
+        if not re.search(rf"def {name}\(", (here / file).read_text())
+    ]  # fmt: skip
+    assert missing == []

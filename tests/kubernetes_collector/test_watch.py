@@ -24,6 +24,7 @@ from kubernetes_running import (
 )
 
 from kubernetes_collector import feed, watch
+from kubernetes_collector.api import Patience
 from shared.bus import Bus
 from shared.events import KubernetesEvent
 
@@ -98,6 +99,7 @@ async def test_410_lists_and_tells_only_what_is_new(
     new = [cluster.add("new"), cluster.add("old1", count=2)]
     cluster.compact()
     cluster.next_watch.append(answer)  # type: ignore[arg-type]
+    before = len(cluster.watches())
     again = collecting()
     events = await until_told(streams, 6)
     assert set(revisions(events)) == {101, 102, 103, *new}
@@ -107,6 +109,10 @@ async def test_410_lists_and_tells_only_what_is_new(
     assert again.count("events_published", kind="KubernetesEvent") == 2
     assert again.count("relists", reason="expired") == 1
     assert (await until_stored(streams, cluster.revision)).revision == cluster.revision
+    # At once: the forgotten place is asked for once.
+    await eventually(lambda: len(cluster.watches()) == before + 2)
+    places = [int(watch.params["resourceVersion"]) for watch in cluster.watches()[before:]]
+    assert places == [103, cluster.revision]
 
 
 @pytest.mark.parametrize("token", ["", "100000.500"])
@@ -147,6 +153,30 @@ async def test_a_server_that_says_410_to_every_list_is_asked_with_pauses(
         assert not running.cluster.ok
     await until_told(streams, 1)
     await eventually(lambda: running.cluster.ok)
+
+
+async def test_a_server_that_says_410_to_every_second_page_is_asked_with_pauses(
+    cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list begins anew each time, and its first page comes: it must not become a loop."""
+    waits: list[float] = []
+
+    async def pause(_: Patience, seconds: float) -> None:
+        waits.append(seconds)
+        await asyncio.sleep(3600 if len(waits) == 4 else 0)
+
+    monkeypatch.setattr(feed, "PAGE_ITEMS_MAX", 500)
+    for number in range(600):
+        cluster.add(f"e{number}")
+    cluster.next_list.extend([cluster._list, expired_status] * 5)
+    monkeypatch.setattr(Patience, "pause", pause)
+    running = collecting()
+    await eventually(lambda: len(waits) == 4)
+    # The first time it asks anew at once.
+    assert len(cluster.lists()) == 10
+    assert not running.cluster.ok
+    assert await stored_place(streams) is None
+    await running.kill()
 
 
 async def test_an_immediate_empty_close_counts_as_410(
@@ -200,7 +230,10 @@ async def test_one_immediate_close_of_an_old_place_is_enough(
 async def test_a_peer_that_falls_silent_is_left_at_the_deadline(
     cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A balancer holds the connection open whose server is gone: nothing comes, not even an end."""
+    """A balancer holds the connection open whose server is gone: nothing comes, not even an end.
+
+    test_half_open.py has the same of a list.
+    """
     monkeypatch.setattr(feed, "WATCH_SECONDS", (0.2, 0.2))
     cluster.next_watch.append(tells(end=False))
     running = collecting()

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from shared import collector
-from shared.bus import Acknowledgement, BusError, NoAcknowledgement
+from shared.bus import Acknowledgement, Entry, NoAcknowledgement
 from shared.collector import Observed, Window, collect
 from shared.events import EVENT_BYTES_MAX, DockerEvent, Event
-from shared.health import Condition, Health
-from shared.retry import Backoff
+from shared.health import Health
 from shared.service import Runtime
 from shared.settings import ServiceSettings
 
@@ -155,14 +154,15 @@ class ForgetfulBus:
     async def until_ready(self, *buckets: str) -> None:
         pass
 
-    async def get(self, bucket: str, key: str) -> bytes | None:
-        return None
+    async def entry(self, bucket: str, key: str) -> Entry:
+        return Entry(None, 0)
 
-    async def put(self, bucket: str, key: str, value: bytes) -> None:
+    async def replace(self, bucket: str, key: str, value: bytes, revision: int) -> int:
         if not self.asked.is_set():
             self.asked.set()
             await asyncio.Event().wait()
         self.stored[key] = value
+        return revision + 1
 
 
 async def test_a_cursor_whose_storing_the_stop_interrupts_is_stored_all_the_same() -> None:
@@ -178,26 +178,3 @@ async def test_a_cursor_whose_storing_the_stop_interrupts_is_stored_all_the_same
         await bus.asked.wait()
         stopping.set()
     assert bus.stored == {"test.host": b"last"}
-
-
-async def test_a_cursor_that_cannot_be_stored_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as one that is larger than the broker takes: it would be tried again for ever."""
-    monkeypatch.setattr(collector.Backoff, "next_seconds", fail_at_once)
-    health = Health("test", "host")
-    conditions = []
-
-    async def attempt() -> str:
-        conditions.append(health.report().conditions.get("cursor"))
-        if len(conditions) < 9:
-            raise BusError("maximum payload exceeded")
-        return "stored"
-
-    assert await collector._persist(health, attempt) == "stored"
-    assert conditions[:6] == [None] * 6
-    assert conditions[-1] == Condition(False, "maximum payload exceeded")
-    assert health.report().conditions["cursor"].ok
-
-
-def fail_at_once(backoff: Backoff) -> float:
-    backoff.failures += 1
-    return 0.0

@@ -14,7 +14,7 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -33,13 +33,11 @@ from shared.subjects import CURSORS, key, subject_of
 log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=ServiceSettings)
-T = TypeVar("T")
 
 WINDOW_EVENTS_MAX = 1024
 """How many events may be published and not yet acknowledged; at the limit the source waits."""
 _CURSOR_SECONDS_MIN = 0.2
 _LOOKING_SECONDS_MAX = 1.0
-_CURSOR_FAILURES = 5  # so many may come of a broker that starts again, which is said elsewhere
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -102,8 +100,7 @@ async def _pump(watch: Watch[S], runtime: Runtime[S], looking: asyncio.Event) ->
 
 async def read_cursor(runtime: Runtime[S], part: str = "") -> bytes | None:
     """The stored cursor of this collector on this host; waits while the bus cannot be read."""
-    cursor_key = _cursor_key(runtime, part)
-    return await _persist(runtime.health, lambda: runtime.bus.get(CURSORS, cursor_key))
+    return await runtime.cursors.read(_cursor_key(runtime, part))
 
 
 def _cursor_key(runtime: Runtime[S], part: str) -> str:
@@ -120,28 +117,10 @@ async def _keep_cursors(window: Window, runtime: Runtime[S]) -> None:
 async def _store_cursors(window: Window, runtime: Runtime[S]) -> None:
     window.moved.clear()
     for part, cursor in list(window.cursors.items()):
-        cursor_key = _cursor_key(runtime, part)
-        await _persist(runtime.health, partial(runtime.bus.put, CURSORS, cursor_key, cursor))
+        await runtime.cursors.store(_cursor_key(runtime, part), cursor)
         # Forgotten only now: the end of a service interrupts this, and then stores what is left.
         if window.cursors[part] is cursor:
             del window.cursors[part]
-
-
-async def _persist(health: Health, attempt: Callable[[], Awaitable[T]]) -> T:
-    """What `attempt` returns, once the bus lets it; where that takes long, health says so."""
-    backoff = Backoff()
-    while True:
-        try:
-            done = await attempt()
-            break
-        except BusError as error:
-            log.debug("%s", error)
-            if backoff.failures >= _CURSOR_FAILURES:
-                health.set("cursor", False, str(error))
-            await asyncio.sleep(backoff.next_seconds())
-    if backoff.failures > _CURSOR_FAILURES:
-        health.set("cursor", True, "kept")
-    return done
 
 
 class _Outgoing(NamedTuple):

@@ -20,6 +20,8 @@ import msgspec
 
 from shared import AGENT_NAME, AGENT_VERSION, bus, listener, logs
 from shared.bus import Msg
+from shared.cursors import Cursors
+from shared.ending import Restart
 from shared.health import Health
 from shared.settings import ServiceSettings, SettingsError, load, unknown
 from shared.subjects import STATUS
@@ -42,6 +44,8 @@ class Runtime(Generic[S]):
         self.settings = settings
         self.health = health
         self.bus = bus
+        self.cursors = Cursors(bus, health)
+        """What a collector keeps of its progress: see `shared.collector.read_cursor`."""
         self.stopping = stopping
         """Set once, when the process shall end: finish what is held, then return."""
 
@@ -66,7 +70,8 @@ def run(name: str, work: Work[S], settings_type: type[S]) -> None:
     """Runs a service until it is told to stop, then exits with 0.
 
     Exits with 2 after one clear line where the settings cannot be used, and with 1 after a fault,
-    so that a supervisor starts the process again. Work that returns unasked is a fault.
+    so that a supervisor starts the process again. Work that returns unasked is a fault. A fault is
+    told with its traceback, unless it is a `Restart`.
     """
     try:
         settings = load(settings_type, os.environ)
@@ -82,7 +87,10 @@ def run(name: str, work: Work[S], settings_type: type[S]) -> None:
         if isinstance(fault, BaseExceptionGroup) and (unusable := fault.subgroup(SettingsError)):
             sys.exit(_unusable(name, unusable))
         # Through the log, where no text of a source can pose as an entry, and no secret is shown.
-        log.exception("ended by a fault: %s", _first(fault))
+        if _is_foreseen(fault):
+            log.error("ended, to be started anew: %s", _first(fault))
+        else:
+            log.exception("ended by a fault: %s", _first(fault))
         sys.exit(1)
 
 
@@ -90,6 +98,12 @@ def _unusable(name: str, error: BaseException) -> int:
     """Says in one line what is wrong with the settings, and returns the exit status for it."""
     print(logs.escape(f"{name}: {_first(error)}"), file=sys.stderr)  # noqa: T201 - no log yet
     return EXIT_SETTINGS
+
+
+def _is_foreseen(fault: BaseException) -> bool:
+    if isinstance(fault, BaseExceptionGroup):
+        return all(map(_is_foreseen, fault.exceptions))
+    return isinstance(fault, Restart)
 
 
 def _first(error: BaseException) -> BaseException:

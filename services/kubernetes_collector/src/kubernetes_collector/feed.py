@@ -56,7 +56,7 @@ class Feed:
         A watch from the revision of the first page tells all that the list may have missed.
         """
         limit, token, more = PAGE_ITEMS, "", True
-        backoff, has_just_expired = Backoff(0.2, 30), False
+        backoff, has_expired = Backoff(0.2, 30), False
         while more:
             try:
                 page = await self.page(limit, token)
@@ -65,13 +65,12 @@ class Feed:
                 # a newer state; without that offer, the list begins anew.
                 token, limit = error.continue_token, min(limit * 2, PAGE_ITEMS_MAX)
                 log.info("the list expired while it was read: pages of %d from here", limit)
-                if has_just_expired:  # a server that says so of every page
+                if has_expired:  # a server may say so of every page, or of every second one
                     await self._patience.after(error, backoff)
-                has_just_expired = True
+                has_expired = True
                 continue
             if page is None:
                 return
-            has_just_expired = False
             yield page
             token = page.token
             more = bool(token)

@@ -1,7 +1,8 @@
 """Keeps one of several replicas at work: a Lease (coordination.k8s.io), as client-go holds it.
 
-Two at work would do no harm, as their events have the same ids: it saves the cluster a watch. So
-nothing else is built on the lease. Whoever cannot renew it in time ends its process, before another
+It only saves the cluster a watch, and nothing else is built on it: two at work for a moment do no
+harm, as their events have the same ids, and the bucket refuses the place of the one that was
+replaced (`shared.cursors`). Whoever cannot renew the lease in time ends its process, before another
 may take it; the next start waits as a standby. An update names the revision it replaces, so of two
 that take the lease at once one is refused.
 
@@ -25,6 +26,7 @@ import msgspec
 from kubernetes_collector.api import Api, ApiError
 from kubernetes_collector.settings import KubernetesSettings
 from shared.decoding import UNREADABLE
+from shared.ending import Restart
 from shared.service import Runtime, Work
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ RETRY_SECONDS = 2.0
 Int32 = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
-class LeaseLost(Exception):  # noqa: N818
+class LeaseLost(Restart):
     """Another replica has the lease, or may have it any moment."""
 
 

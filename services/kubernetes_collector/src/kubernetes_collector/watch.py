@@ -37,6 +37,7 @@ from kubernetes_collector.settings import KubernetesSettings
 from kubernetes_collector.translate import Cluster, RawEvent, translate
 from shared.collector import Observed, read_cursor
 from shared.decoding import UNREADABLE
+from shared.ending import Restart
 from shared.events import SECOND, Event, KubernetesEvent, nanoseconds
 from shared.retry import Backoff
 from shared.service import Runtime
@@ -53,7 +54,7 @@ POISON_TRIES = 3
 """How often a line that cannot be decoded is asked for again, before it is left out."""
 
 
-class ClusterReplaced(Exception):  # noqa: N818
+class ClusterReplaced(Restart):
     """Another cluster answers at the same address: everything starts anew, in a new process."""
 
 

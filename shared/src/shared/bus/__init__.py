@@ -27,6 +27,8 @@ from shared.bus.answers import (
     Acknowledgement,
     BusError,
     BusLost,
+    Conflict,
+    Entry,
     NoAcknowledgement,
     Refused,
     outcome_of,
@@ -279,15 +281,17 @@ class Bus:
         return answers
 
     async def get(self, bucket: str, key: str, domain: str = "") -> bytes | None:
-        """The value of `key`, or None where there is none.
+        """The value of `key`, or None where there is none. Raises BusError as `entry` does."""
+        return (await self.entry(bucket, key, domain)).value
 
-        Raises:
-            BusError: the bucket cannot be read now.
-        """
+    async def entry(self, bucket: str, key: str, domain: str = "") -> Entry:
+        """The value of `key` and its revision. Raises BusError where it cannot be read now."""
         try:
-            return (await (await self._bucket(bucket, domain)).get(key)).value
-        except nats.js.errors.KeyNotFoundError:
-            return None
+            entry = await (await self._bucket(bucket, domain)).get(key)
+            return Entry(entry.value, entry.revision or 0)
+        except nats.js.errors.KeyNotFoundError as missing:
+            # What was deleted leaves a mark, which has a revision too.
+            return Entry(None, missing.entry.revision if missing.entry else 0)
         except nats.errors.Error as error:
             raise BusError(f"cannot read {bucket}/{key}: {error}") from error
 
@@ -295,6 +299,20 @@ class Bus:
         """Stores `value` under `key`. Raises BusError where that cannot be done now."""
         try:
             await (await self._bucket(bucket)).put(key, value)
+        except nats.errors.Error as error:
+            raise BusError(f"cannot write {bucket}/{key}: {error}") from error
+
+    async def replace(self, bucket: str, key: str, value: bytes, revision: int) -> int:
+        """Stores `value` in place of `revision`, and returns the new one.
+
+        Raises:
+            Conflict: the key is at another revision.
+            BusError: that cannot be done now, or nobody said that it was.
+        """
+        try:
+            return await (await self._bucket(bucket)).update(key, value, last=revision)
+        except nats.js.errors.KeyWrongLastSequenceError as error:
+            raise Conflict(f"{bucket}/{key} is not at revision {revision}") from error
         except nats.errors.Error as error:
             raise BusError(f"cannot write {bucket}/{key}: {error}") from error
 
@@ -422,6 +440,6 @@ async def connect(settings: ServiceSettings, name: str) -> Bus:
 
 
 __all__ = [
-    "Acknowledgement", "Bus", "BusError", "BusLost", "ConsumerConfig", "Message", "Msg",
-    "NoAcknowledgement", "Puller", "Refused", "StreamConfig", "connect",
+    "Acknowledgement", "Bus", "BusError", "BusLost", "Conflict", "ConsumerConfig", "Entry",
+    "Message", "Msg", "NoAcknowledgement", "Puller", "Refused", "StreamConfig", "connect",
 ]  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from shared.decoding import UNREADABLE
+from shared.ending import Restart
 
 
 class BusError(Exception):
@@ -25,7 +26,11 @@ class Refused(BusError):  # noqa: N818
         self.code = code
 
 
-class BusLost(Exception):  # noqa: N818
+class Conflict(BusError):  # noqa: N818
+    """A key is not at the revision that was to be replaced, so nothing was stored."""
+
+
+class BusLost(Restart):
     """The client is closed for good or deaf: only a new process helps."""
 
 
@@ -35,6 +40,15 @@ class Acknowledgement(msgspec.Struct, frozen=True):
     seq: int
     duplicate: bool = False
     """True where the id was stored before, and this copy was not."""
+
+
+class Entry(NamedTuple):
+    """What a bucket holds under a key."""
+
+    value: bytes | None
+    """None where there is nothing, or nothing any more."""
+    revision: int
+    """What a write replaces; 0 where nothing was ever stored."""
 
 
 class _PublishAnswer(msgspec.Struct):
