@@ -82,7 +82,7 @@ SETS: dict[str, dict[str, Any]] = {
         "dockerCollector": {"enabled": False},
         "hostCollector": {"enabled": False},
         "lifecycleCollector": {"enabled": False},
-        "kubernetesCollector": {"settings": {"KUBERNETES_EVENTS_NAMESPACE": "shop, back"}},
+        "kubernetesCollector": {"settings": {"KUBERNETES_EVENTS_NAMESPACE": "shop, back,shop,"}},
     },
     "nodes alone": {
         "kubernetesCollector": {"enabled": False},
