@@ -166,7 +166,7 @@ async def test_a_collector_publishes_its_events_and_keeps_its_cursor(
     collector = await log_in(source)
     assert (await collector.bus.publish(event_of(source), b"{}", "1")).seq == 1
     await collector.bus.until_ready(CURSORS)
-    await collector.bus.put(CURSORS, f"{source}.web-01.part", b"here")
+    await collector.bus.replace(CURSORS, f"{source}.web-01.part", b"here", 0)
     assert await collector.bus.get(CURSORS, f"{source}.web-01.part") == b"here"
     assert await collector.bus.get(CURSORS, f"{source}.web-01.none") is None
     with pytest.raises(BusError):

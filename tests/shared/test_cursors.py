@@ -29,6 +29,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hardly(backoff: cursors.Backoff) -> float:
     backoff.failures += 1
+    assert backoff.failures < 1000, "tried again for ever"
     return 0.01
 
 
