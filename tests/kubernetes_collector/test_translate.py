@@ -78,6 +78,7 @@ def test_an_event_in_the_newer_spelling() -> None:
     assert event.time == "2026-11-23T14:10:00.654321000Z"
     assert (body.message, body.count, body.action) == ("0/3 nodes are available", 9, "Scheduling")
     assert (body.controller, body.node) == ("default-scheduler", "")
+    assert (body.kind, body.namespace, body.name, body.object_uid) == ("Pod", "shop", "web", "p-1")
 
 
 def test_an_event_of_a_node_names_the_node_and_no_namespace() -> None:

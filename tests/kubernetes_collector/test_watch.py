@@ -492,6 +492,7 @@ async def test_a_quiet_namespace_is_listed_cheaply_and_stays_ready(
         await eventually(lambda n=watches: len(cluster.watches()) > n + 1)
         assert running.cluster.ok
     assert running.count("relists", reason="expired") == 6
+    assert running.count("api_failures") == 0  # which would have made it unready for a while
     assert len(await told(streams)) == 1  # and no gap: nothing can be missing
     assert cluster.watches()[-1].path == "/api/v1/namespaces/default/events"
 
