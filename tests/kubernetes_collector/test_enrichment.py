@@ -74,14 +74,22 @@ async def test_a_pods_events_have_its_labels_and_its_deployment(
 
 
 async def test_the_id_is_the_same_with_and_without(
-    deployment: ApiServer, streams: Bus, collecting: Start
+    deployment: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the copies of two replicas, one of which knows more, are one event."""
+
+    async def never(*_: Any) -> int:
+        """A cursor that is stored would end the other one."""
+        return await asyncio.Future()
+
+    monkeypatch.setattr(streams, "replace", never)
     both = [collecting(), collecting(**ON)]
     await eventually(lambda: len(deployment.watches()) == 2)
     deployment.add("one")
     await eventually(lambda: sum(one.count("events_published") for one in both) == 2)
     assert len(await until_told(streams, 1)) == 1
+    for one in both:
+        await one.kill()
 
 
 async def test_a_slow_answer_delays_nothing_for_long_and_serves_the_next_event(
