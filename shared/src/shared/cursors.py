@@ -2,7 +2,7 @@
 
 A process that was suspended does not know, when it wakes, that another took its place. So a write
 names the revision that it replaces, and the bucket refuses an older cursor that would go over a
-newer one: docs/decisions/0012-a-cursor-names-what-it-replaces.md.
+newer one: docs/decisions/0014-a-cursor-names-what-it-replaces.md.
 """
 
 from __future__ import annotations
