@@ -50,8 +50,10 @@ class Agent:
         return [event.body for event in self.told if isinstance(event.body, AgentLifecycle)]
 
     async def record(self) -> Record:
-        value = await self._bus.get(CURSORS, key("lifecycle", ORIGIN))
-        assert value is not None
+        """What is stored of the run, as soon as anything is: that comes after the event itself."""
+        async with asyncio.timeout(30):
+            while (value := await self._bus.get(CURSORS, key("lifecycle", ORIGIN))) is None:
+                await asyncio.sleep(0.01)
         return msgspec.json.decode(value, type=Record)
 
     async def heartbeat(self) -> Record:
