@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -84,8 +85,9 @@ class MetadataService:
                 self.send_response(status)
                 if status == 302:
                     self.send_header("Location", service.url + "/elsewhere")
-                self.end_headers()
-                self.wfile.write(body.encode())
+                with suppress(BrokenPipeError):  # who asked has its limit, and is gone
+                    self.end_headers()
+                    self.wfile.write(body.encode())
 
             do_GET = do_PUT = respond  # noqa: N815 - the names http.server calls
 
