@@ -16,7 +16,7 @@ from chaos.stage import Stage
 from receiver import TOKEN
 
 BEGIN_SECONDS_MAX = 60
-RECOVERY_SECONDS_MAX = 300
+RECOVERY_SECONDS_MAX = 600
 AFTER_SECONDS = 1.0
 """So long events go on happening once everything is as before."""
 

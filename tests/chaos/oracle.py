@@ -8,13 +8,16 @@ receiver stored a document and its answer did not come: the forwarder cannot kno
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter, deque
 
+import nats.errors
 from chaos.numbered import event_of
 from chaos.stage import Stage
 
 from forwarder.enrich import encode, enrich
+from shared.bus import BusError
 from shared.collector import _within_bounds
 from shared.events import Event
 
@@ -56,7 +59,8 @@ class Oracle:
             if not self._owed:
                 return True
             await asyncio.sleep(_LOOK_SECONDS)
-            await self._look_at_dead_letters()
+            with contextlib.suppress(nats.errors.TimeoutError, BusError):  # it looks again
+                await self._look_at_dead_letters()
         return False
 
     async def until_acknowledged(self, seconds: float) -> bool:
