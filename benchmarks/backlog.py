@@ -40,8 +40,6 @@ from shared.subjects import subject_of
 
 EVENTS: int = one_forwarder.EVENTS
 NEW_EVENTS_A_SECOND = 100
-
-
 NEW_EVENTS_MAX = 200_000
 _MARK = b"new-"
 
@@ -124,7 +122,7 @@ async def drain(url: str, count: Synchronized[int], new: NewEvents) -> None:
 
 
 def show_waits(waits: list[float], seconds: float) -> None:
-    """How long new events took to the receiver, and how many of them waited for a second."""
+    """How long new events took to the receiver, and how many of them came."""
     if len(waits) < 2:
         print("                         0 new ones were shipped before the backlog")
         return

@@ -151,8 +151,7 @@ class Stage:
                 self.connection = await bus.connect(self._settings(ORACLE_USER), "oracle")
                 system = await bus.connect(self._settings(SYSTEM_USER), "agentctl up, disk")
                 guarding = asyncio.create_task(self._guard_disk(system))
-                async with asyncio.timeout(60):
-                    await until_streams_are_made(self.connection)
+                await until_streams_are_made(self.connection)
                 yield
                 guarding.cancel()
                 await system.close()

@@ -23,14 +23,15 @@ _WINDOW = 256
 
 
 async def lookup(
-    bus: Bus, call: str, request: dict[str, Any] | None = None
+    bus: Bus, call: str, request: dict[str, Any] | None = None, domain: str = ""
 ) -> dict[str, Any] | None:
-    """What JetStream says of a stream, consumer or message; None where it is none.
+    """What JetStream, also a leaf node's, says of a stream, consumer or message; None where it is
+    none.
 
     Raises BusError.
     """
     try:
-        return await bus.api(call, request)
+        return await bus.api(call, request, domain)
     except Refused as refusal:
         if refusal.code != HTTPStatus.NOT_FOUND:
             raise
@@ -45,20 +46,30 @@ class Backlog(msgspec.Struct, frozen=True):
     in_hand: int
     """Events that some forwarder is shipping."""
 
+    @property
+    def total(self) -> int:
+        """Events that are not shipped yet."""
+        return self.waiting + self.in_hand
+
 
 async def backlog(bus: Bus) -> Backlog | None:
     """How far behind the forwarder is; None where it has not made its consumer yet.
-
-    While new events overtake a backlog, what they are is not counted though the first consumer has
-    still to pass over it: docs/decisions/0012.
 
     Raises BusError.
     """
     consumer = await lookup(bus, f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
     if consumer is None:
         return None
+    return backlog_of(consumer, await lookup(bus, f"CONSUMER.INFO.{EVENTS_STREAM}.{OVERTAKING}"))
+
+
+def backlog_of(consumer: dict[str, Any], ahead: dict[str, Any] | None) -> Backlog:
+    """The same, by what JetStream says of the forwarder's consumer, and of the second one, if any.
+
+    What has overtaken a backlog is not counted, though the first consumer has still to pass over
+    it: docs/decisions/0012.
+    """
     waiting, in_hand = consumer["num_pending"], consumer["num_ack_pending"]
-    ahead = await lookup(bus, f"CONSUMER.INFO.{EVENTS_STREAM}.{OVERTAKING}")
     if ahead is not None:
         first, told = ahead["config"]["opt_start_seq"], ahead["ack_floor"]["stream_seq"]
         passed_over = max(first - 1, consumer["ack_floor"]["stream_seq"])

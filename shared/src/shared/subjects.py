@@ -77,6 +77,15 @@ def token(text: str) -> str:
     return _not_allowed.sub("_", text)[:_TOKEN_CHARACTERS_MAX] or "_"
 
 
+def consumer_name(consumer: str, domain: str) -> str:
+    """What `consumer` of the forwarder is called in a domain: no two have the same name.
+
+    The subject of an acknowledgement names stream and consumer but no domain: every leaf node
+    that has both would take it for its own, and lose an event (nats-server#6440).
+    """
+    return f"{consumer}-{domain}" if domain else consumer
+
+
 def key(*parts: str) -> str:
     """The parts as one key of a bucket, which allows even less than a subject does."""
     plain = (re.sub(r"[^A-Za-z0-9_-]", "_", part[:_KEY_CHARACTERS_MAX]) for part in parts)

@@ -199,7 +199,7 @@ class Agent:
         with suppress(BusError):
             bus = self._connection
             if bus and bus.is_connected and (behind := await backlog(bus)):
-                return behind.waiting + behind.in_hand
+                return behind.total
         return 0
 
     def _on_signal(self) -> None:

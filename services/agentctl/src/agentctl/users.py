@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from agentctl.state import CommandError, write_private
+from shared.bus import api_prefix
 from shared.subjects import (
     CURSORS,
     DEAD_STREAM,
@@ -37,6 +38,7 @@ from shared.subjects import (
     RELAYED,
     SHIPPED,
     STATUS,
+    consumer_name,
     inbox_prefix,
     token,
 )
@@ -52,7 +54,7 @@ ACCOUNT = "AGENT"
 """Of the streams, and of whoever writes; before there were two, NATS' own `$G` was the only one."""
 _READERS = (TAP, CONSOLE)
 """The users in the account of those who only read."""
-_API = "$JS.API"
+_API = api_prefix("")
 _STREAMS = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS}", f"KV_{HOSTS}")
 
 
@@ -91,13 +93,13 @@ def _collector(source: str, *more: str) -> Rights:
 
 def _consumers(domain: str) -> tuple[str, str]:
     """From which the forwarder takes events, the second one only for a while."""
-    suffix = f"-{domain}" if domain else ""
-    return f"{EVENTS_STREAM}.{FORWARDER}{suffix}", f"{EVENTS_STREAM}.{OVERTAKING}{suffix}"
+    first, second = (consumer_name(name, domain) for name in (FORWARDER, OVERTAKING))
+    return f"{EVENTS_STREAM}.{first}", f"{EVENTS_STREAM}.{second}"
 
 
 def _keeping(domain: str) -> tuple[str, ...]:
     """What keeps and empties the streams of the broker, or of a leaf node's domain."""
-    api = f"$JS.{domain}.API" if domain else _API
+    api = api_prefix(domain)
     consumers = _consumers(domain)
     return (
         *(

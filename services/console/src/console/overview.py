@@ -91,7 +91,7 @@ async def _flow(bus: Bus) -> Flow | None:
     if events is None:
         return None
     behind = await backlog(bus)
-    lag = behind.waiting + behind.in_hand if behind else None
+    lag = behind.total if behind else None
     dead = await lookup(bus, f"STREAM.INFO.{DEAD_STREAM}")
     state = events["state"]
     return Flow(

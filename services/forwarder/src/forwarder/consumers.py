@@ -1,30 +1,16 @@
-"""The durable consumers on the stream of events: what they are called and what they are like."""
+"""The durable consumers on the stream of events: what they are like."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from shared.events import SECOND
-from shared.subjects import FORWARDER, OVERTAKING
+from shared.subjects import FORWARDER
 
 ACK_WAIT_SECONDS = 15
 """After so long without a word on it, the stream delivers an event again."""
 MAX_ACK_PENDING = 2048
 """How many events all forwarders together may hold unacknowledged."""
-
-
-def consumer_name(domain: str) -> str:
-    """The durable consumer's name, of which no two domains have the same.
-
-    The subject of an acknowledgement names stream and consumer but no domain: every leaf node
-    that has both would take it for its own, and lose an event (nats-server#6440).
-    """
-    return f"{FORWARDER}-{domain}" if domain else FORWARDER
-
-
-def overtaking_name(domain: str) -> str:
-    """That of the consumer through which new events overtake a backlog."""
-    return f"{OVERTAKING}-{domain}" if domain else OVERTAKING
 
 
 def consumer_config(first_sequence: int, name: str = FORWARDER) -> dict[str, Any]:

@@ -17,10 +17,11 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from forwarder.consumers import consumer_config, overtaking_name
+from forwarder.consumers import consumer_config
 from shared.bus import Bus, BusError, Message, Puller, Refused
 from shared.health import Health
-from shared.subjects import EVENTS_STREAM
+from shared.streams import lookup
+from shared.subjects import EVENTS_STREAM, OVERTAKING, consumer_name
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ NOTICE_SECONDS = 8.0
 one looks every 10 s, but then nothing came 10 s ago, and it has been steady for 4."""
 HANDOVER_SECONDS = 0.2
 """How soon what the second consumer may still tell is asked for again."""
-_NOT_FOUND = 404
 _NEVER = sys.maxsize
 
 
@@ -51,7 +51,9 @@ class Overtaking:
         self._domain = domain
         self._main = puller
         self._health = health
-        self._name = overtaking_name(domain)
+        self._name = consumer_name(OVERTAKING, domain)
+        self.info: dict[str, Any] | None = None
+        """What JetStream said of it last; None where there is none."""
         self._floor = -1  # of the first consumer: all up to there is done with
         self._steady = 0
         self._known_since = 0.0
@@ -65,11 +67,6 @@ class Overtaking:
     def is_near_its_end(self) -> bool:
         """Whether the first consumer is about to take over, so that `look` is due soon."""
         return self._first != _NEVER and self._told - self._floor <= NEAR_EVENTS
-
-    @property
-    def told_ahead(self) -> int:
-        """How many events are shipped that the first consumer has still to pass over."""
-        return max(0, self._told - max(self._first - 1, self._floor))
 
     async def passes_over(self, message: Message) -> bool:
         """Whether `message`, from the first consumer, is the second one's; it is answered then."""
@@ -132,12 +129,7 @@ class Overtaking:
         return f"CONSUMER.{verb}.{EVENTS_STREAM}.{self._name}"
 
     async def _info(self) -> dict[str, Any] | None:
-        try:
-            return await self._bus.api(self._call("INFO"), domain=self._domain)
-        except Refused as refusal:
-            if refusal.code != _NOT_FOUND:
-                raise
-            return None
+        return await lookup(self._bus, self._call("INFO"), domain=self._domain)
 
     async def _make(self, first: int) -> None:
         request = {
@@ -150,6 +142,7 @@ class Overtaking:
             log.info("new events overtake the backlog, from sequence %d on", first)
 
     def _know(self, info: dict[str, Any] | None) -> None:
+        self.info = info
         if info is not None:
             if self._first == _NEVER:
                 self._known_since = time.monotonic()

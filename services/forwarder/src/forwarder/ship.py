@@ -18,7 +18,7 @@ from functools import partial
 
 import msgspec
 
-from forwarder.consumers import ACK_WAIT_SECONDS, consumer_name
+from forwarder.consumers import ACK_WAIT_SECONDS
 from forwarder.dead import bury, excerpt
 from forwarder.enrich import encode, enrich
 from forwarder.facts import Facts
@@ -35,7 +35,7 @@ from shared.health import METRICS_PREFIX, Health
 from shared.logs import escape_json
 from shared.retry import Backoff
 from shared.service import Runtime
-from shared.subjects import EVENTS_STREAM
+from shared.subjects import EVENTS_STREAM, FORWARDER, consumer_name
 
 log = logging.getLogger(__name__)
 
@@ -378,7 +378,7 @@ class Shipper:
     async def stay_in_progress(self) -> None:
         """Tells the stream, for ever, of all that is here for longer than a moment."""
         domain = self._settings.nats_domain
-        consumer = consumer_name(domain)
+        consumer = consumer_name(FORWARDER, domain)
         while True:
             await asyncio.sleep(ACK_WAIT_SECONDS / 3)
             if self._is_late():

@@ -18,20 +18,23 @@ from collections import deque
 from typing import Any, cast
 
 from forwarder.bounds import Bounds
-from forwarder.consumers import consumer_config, consumer_name
+from forwarder.consumers import consumer_config
 from forwarder.overtaking import HANDOVER_SECONDS, Overtaking
 from forwarder.settings import STREAM_BYTES_MIN, ForwarderSettings
 from shared.bus import Bus, BusError, Refused
 from shared.events import EVENT_BYTES_MAX, SECOND
 from shared.health import Health
 from shared.retry import Backoff
+from shared.streams import backlog_of, lookup
 from shared.subjects import (
     CURSORS,
     DEAD_STREAM,
     DEAD_SUBJECTS,
     EVENTS_STREAM,
     EVENTS_SUBJECTS,
+    FORWARDER,
     HOSTS,
+    consumer_name,
 )
 
 log = logging.getLogger(__name__)
@@ -108,7 +111,7 @@ class Streams:
         self._bus = bus
         self._domain = settings.nats_domain
         self._configs = stream_configs(settings)
-        self._consumer = consumer_name(self._domain)
+        self._consumer = consumer_name(FORWARDER, self._domain)
         self.puller = bus.pull(EVENTS_STREAM, self._consumer, 0, self._domain)
         """Of all events in their order; asks for none until it is given room by `resize`."""
         self.overtaking = Overtaking(bus, self._domain, self.puller, health)
@@ -152,25 +155,17 @@ class Streams:
 
     async def _dead_letters_are_kept(self) -> None:
         """Raises BusError where there is no place for dead letters, which a domain shares."""
-        try:
-            await self._bus.api(f"STREAM.INFO.{DEAD_STREAM}")
-        except Refused as refusal:
-            if refusal.code != _NOT_FOUND:
-                raise
-            raise BusError(
-                f"no stream {DEAD_STREAM}: run a forwarder without NATS_DOMAIN too"
-            ) from None
+        if await lookup(self._bus, f"STREAM.INFO.{DEAD_STREAM}") is None:
+            raise BusError(f"no stream {DEAD_STREAM}: run a forwarder without NATS_DOMAIN too")
 
     async def _make_stream(self, config: Config) -> None:
         name = config["name"]
-        try:
-            existing = (await self._api(f"STREAM.INFO.{name}"))["config"]
-        except Refused as refusal:
-            if refusal.code != _NOT_FOUND:
-                raise
+        found = await lookup(self._bus, f"STREAM.INFO.{name}", domain=self._domain)
+        if found is None:
             made = await self._fit("CREATE", config)
             log.info("made the stream %s of %d bytes", name, made["max_bytes"])
             return
+        existing = found["config"]
         if name not in (EVENTS_STREAM, DEAD_STREAM):  # a bucket may have grown
             config = config | {"max_bytes": max(config["max_bytes"], existing["max_bytes"])}
         if all(existing.get(field) == value for field, value in config.items()):
@@ -208,12 +203,9 @@ class Streams:
                 log.warning("the broker's disk has no room: the stream %s has %d bytes", name, half)
 
     async def _make_consumer(self) -> None:
-        try:
-            await self._api(f"CONSUMER.INFO.{EVENTS_STREAM}.{self._consumer}")
+        info = f"CONSUMER.INFO.{EVENTS_STREAM}.{self._consumer}"
+        if await lookup(self._bus, info, domain=self._domain) is not None:
             return
-        except Refused as refusal:
-            if refusal.code != _NOT_FOUND:
-                raise
         stream = await self._api(f"STREAM.INFO.{EVENTS_STREAM}")
         if stream["created"] != self._created:
             self._forget(stream["created"])
@@ -273,8 +265,7 @@ class Streams:
                 self._health.set(_CONDITION, False, f"{self._domain} is away: {error}")
             log.debug("%s", error)
             return True
-        behind = consumer["num_pending"] + consumer["num_ack_pending"]
-        self.lag = behind - self.overtaking.told_ahead
+        self.lag = backlog_of(consumer, self.overtaking.info).total
         last, self._last_sequence = self._last_sequence, stream["state"]["last_seq"]
         self._is_idle = not self.lag and last == self._last_sequence
         self._bytes = stream["state"]["bytes"]

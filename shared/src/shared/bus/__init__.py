@@ -441,5 +441,6 @@ async def connect(settings: ServiceSettings, name: str) -> Bus:
 
 __all__ = [
     "Acknowledgement", "Bus", "BusError", "BusLost", "Conflict", "ConsumerConfig", "Entry",
-    "Message", "Msg", "NoAcknowledgement", "Puller", "Refused", "StreamConfig", "connect",
+    "Message", "Msg", "NoAcknowledgement", "Puller", "Refused", "StreamConfig", "api_prefix",
+    "connect",
 ]  # fmt: skip
