@@ -33,10 +33,10 @@ _beside.loader.exec_module(one_forwarder)  # which finds tests/ too
 
 from broker import NatsServer, eventually, free_port, until_streams_are_made
 from measuring import cpu_seconds, peak_mb
-from shared import bus
-from shared.events import encode
-from shared.settings import ServiceSettings
-from shared.subjects import subject_of
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import encode
+from sematext_agent.shared.settings import ServiceSettings
+from sematext_agent.shared.subjects import subject_of
 
 EVENTS: int = one_forwarder.EVENTS
 NEW_EVENTS_A_SECOND = 100
@@ -87,10 +87,12 @@ async def drain(url: str, count: Synchronized[int], new: NewEvents) -> None:
         server = NatsServer(Path(store))
         server.start()
         environ = os.environ | {
-            "NATS_URL": server.url, "INFRA_TOKEN": one_forwarder.TOKEN,
-            "EVENTS_RECEIVER_URL": url, "LOGGING_LEVEL": "warning",
-        }  # fmt: skip
-        command = [sys.executable, "-m", "forwarder"]
+            "NATS_URL": server.url,
+            "INFRA_TOKEN": one_forwarder.TOKEN,
+            "EVENTS_RECEIVER_URL": url,
+            "LOGGING_LEVEL": "warning",
+        }
+        command = [sys.executable, "-m", "sematext_agent.forwarder"]
         process = subprocess.Popen(command, env=environ)
         connection = await bus.connect(ServiceSettings(nats_url=(server.url,)), "benchmark")
         await until_streams_are_made(connection)

@@ -32,9 +32,9 @@ sys.path[0] = str(Path(__file__).parents[1] / "tests")
 
 from measuring import cpu_seconds, record
 
-from shared import bus
-from shared.bus import StreamConfig
-from shared.settings import ServiceSettings
+from sematext_agent.shared import bus
+from sematext_agent.shared.bus import StreamConfig
+from sematext_agent.shared.settings import ServiceSettings
 
 CAPTURE = Path(__file__).parent.parent / "tests/docker_collector/fixtures/engine-20.10.jsonl"
 NATS_SERVER = Path(sysconfig.get_path("scripts"), "nats-server")
@@ -131,14 +131,21 @@ async def measure(folder: Path, events: int, rate: int) -> None:
         "CONTAINER_EVENTS_HEALTHCHECKS": "true",
     }
     with process(
-        NATS_SERVER, "-a", "127.0.0.1", "-p", port, "-js", "-sd", folder / "store",
+        NATS_SERVER,
+        "-a",
+        "127.0.0.1",
+        "-p",
+        port,
+        "-js",
+        "-sd",
+        folder / "store",
         stderr=subprocess.DEVNULL,
-    ):  # fmt: skip
+    ):
         connection = await bus.connect(ServiceSettings(nats_url=(url,)), "benchmark")
         await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
         await connection.manager.create_key_value(bucket="cursors")
         with process(
-            sys.executable, "-m", "docker_collector", cwd=folder, env=environment
+            sys.executable, "-m", "sematext_agent.docker_collector", cwd=folder, env=environment
         ) as collector:
             await asyncio.to_thread(engine.is_followed.wait, 30)
             await replay(engine, connection, collector.pid, events, rate)

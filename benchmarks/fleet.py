@@ -30,10 +30,10 @@ from counting_receiver import receive
 from fleet_origins import an_event, settings_for, start_forwarder
 from fleet_servers import Cluster
 from measuring import cpu_seconds
-from shared import bus
-from shared.bus import Bus
-from shared.events import encode
-from shared.subjects import CURSORS, EVENTS_STREAM, FORWARDER, HOSTS, key, subject_of
+from sematext_agent.shared import bus
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import encode
+from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM, FORWARDER, HOSTS, key, subject_of
 
 HOSTS_COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 EVENTS_EACH = int(sys.argv[2]) if len(sys.argv) > 2 else 10
@@ -161,7 +161,9 @@ async def real_host(folder: Path) -> None:
     environ = {**os.environ, "NATS_URL": server.url, "LOGGING_LEVEL": "error"}
     names = ("forwarder", "host_collector", "docker_collector", "lifecycle_collector")
     parts = [
-        subprocess.Popen([sys.executable, "-m", name], env=environ, stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            [sys.executable, "-m", f"sematext_agent.{name}"], env=environ, stdout=subprocess.DEVNULL
+        )
         for name in names
     ]
     connection = await bus.connect(settings_for([server.url]), "benchmark")

@@ -31,14 +31,14 @@ sys.path[0] = str(Path(__file__).parents[1] / "tests")
 from broker import NatsServer, eventually, free_port, until_streams_are_made
 from counting_receiver import receive
 from measuring import cpu_seconds, peak_mb, record
-from forwarder.enrich import encode as encode_document
-from forwarder.enrich import enrich
-from forwarder.settings import ForwarderSettings
-from forwarder.transport import Transport
-from shared import bus
-from shared.events import DockerEvent, Event, encode, event_id, rfc3339
-from shared.settings import Secret, ServiceSettings
-from shared.subjects import subject_of
+from sematext_agent.forwarder.enrich import encode as encode_document
+from sematext_agent.forwarder.enrich import enrich
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.forwarder.transport import Transport
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import DockerEvent, Event, encode, event_id, rfc3339
+from sematext_agent.shared.settings import Secret, ServiceSettings
+from sematext_agent.shared.subjects import subject_of
 
 EVENTS = int(sys.argv[1]) if len(sys.argv) > 1 else 15_000
 CONNECTIONS = 32
@@ -48,19 +48,27 @@ TOKEN = "benchmark-token"
 def an_event(number: int) -> Event:
     """The die of a container, as an engine tells it, with the labels that compose adds."""
     return Event(
-        id=event_id("benchmark", number), time=rfc3339(time.time_ns()), origin="web-01",
-        agent="0", body=DockerEvent(
-            type="container", action="die", actor_id=f"{number:064x}",
+        id=event_id("benchmark", number),
+        time=rfc3339(time.time_ns()),
+        origin="web-01",
+        agent="0",
+        body=DockerEvent(
+            type="container",
+            action="die",
+            actor_id=f"{number:064x}",
             attributes={
-                "name": f"shop_web_{number}", "image": "registry.example.org/shop/web:1.25",
-                "exitCode": "137", "execDuration": "4821",
+                "name": f"shop_web_{number}",
+                "image": "registry.example.org/shop/web:1.25",
+                "exitCode": "137",
+                "execDuration": "4821",
             },
             labels={
-                "com.docker.compose.project": "shop", "com.docker.compose.service": "web",
+                "com.docker.compose.project": "shop",
+                "com.docker.compose.service": "web",
                 "com.docker.compose.container-number": str(number),
             },
         ),
-    )  # fmt: skip
+    )
 
 
 def show(name: str, cpu: float, seconds: float, memory: float) -> None:
@@ -76,7 +84,7 @@ async def whole_forwarder(url: str, count: Synchronized[int]) -> None:
         server.start()
         environment = {"NATS_URL": server.url, "INFRA_TOKEN": TOKEN, "EVENTS_RECEIVER_URL": url}
         process = subprocess.Popen(
-            [sys.executable, "-m", "forwarder"],
+            [sys.executable, "-m", "sematext_agent.forwarder"],
             env={**os.environ, **environment, "LOGGING_LEVEL": "warning"},
         )
         connection = await bus.connect(ServiceSettings(nats_url=(server.url,)), "benchmark")

@@ -33,16 +33,16 @@ sys.path[0] = str(Path(__file__).parents[1] / "tests")
 
 from measuring import cpu_seconds, record
 
-from host_collector.packages import followed
-from host_collector.packages.follow import Follower
-from host_collector.packages.inventory import Package, Root, changes, settled
-from host_collector.packages.notify import Notifier
-from host_collector.packages.readers import READERS
-from host_collector.packages.slots import Slots, _Index
-from host_collector.packages.tree import tree_at
-from host_collector.settings import HostSettings
-from shared import bus
-from shared.settings import ServiceSettings
+from sematext_agent.host_collector.packages import followed
+from sematext_agent.host_collector.packages.follow import Follower
+from sematext_agent.host_collector.packages.inventory import Package, Root, changes, settled
+from sematext_agent.host_collector.packages.notify import Notifier
+from sematext_agent.host_collector.packages.readers import READERS
+from sematext_agent.host_collector.packages.slots import Slots, _Index
+from sematext_agent.host_collector.packages.tree import tree_at
+from sematext_agent.host_collector.settings import HostSettings
+from sematext_agent.shared import bus
+from sematext_agent.shared.settings import ServiceSettings
 
 NATS_SERVER = Path(sysconfig.get_path("scripts"), "nats-server")
 COUNTS = (1_000, 10_000, 100_000)
@@ -104,8 +104,10 @@ def make_python(root: Path, count: int) -> None:
             info.mkdir()
             (info / "METADATA").write_text(
                 f"Metadata-Version: 2.1\nName: {_name(number)}\nVersion: 1.{number % 97}\n"
-                + "Classifier: Programming Language :: Python\n" * 20 + "\n" + "text\n" * 200
-            )  # fmt: skip
+                + "Classifier: Programming Language :: Python\n" * 20
+                + "\n"
+                + "text\n" * 200
+            )
             (info / "RECORD").touch()
 
 
@@ -116,9 +118,10 @@ def make_node(root: Path, count: int) -> None:
         folder.mkdir(exist_ok=True)
         (folder / "package.json").touch()
         entries[f"node_modules/{_name(number)}"] = {
-            "version": f"1.{number % 97}.0", "resolved": f"https://example.org/{_name(number)}.tgz",
+            "version": f"1.{number % 97}.0",
+            "resolved": f"https://example.org/{_name(number)}.tgz",
             "integrity": "sha512-" + "x" * 86,
-        }  # fmt: skip
+        }
     (root / ".package-lock.json").write_text(json.dumps({"packages": entries}))
 
 
@@ -198,7 +201,9 @@ async def idle(folder: Path, seconds: float) -> str:
     await connection.manager.add_stream(bus.StreamConfig(name="EVENTS", subjects=["events.>"]))
     await connection.manager.create_key_value(bucket="cursors")
     environment = os.environ | {"NATS_URL": url, "OOM_ENABLED": "false"}
-    collector = subprocess.Popen([sys.executable, "-m", "host_collector"], env=environment)
+    collector = subprocess.Popen(
+        [sys.executable, "-m", "sematext_agent.host_collector"], env=environment
+    )
     try:
         await asyncio.sleep(10)
         before = cpu_seconds(collector.pid)

@@ -43,14 +43,14 @@ from broker import NatsServer, wait_for_port
 from kubernetes_api import Exchange, a_line, an_event, kubeconfig, read_request
 from measuring import cpu_seconds, peak_mb, record
 
-from forwarder.settings import ForwarderSettings
-from forwarder.streams import stream_configs
-from kubernetes_collector.translate import Cluster, RawEvent, translate
-from shared import bus
-from shared.collector import WINDOW_EVENTS_MAX
-from shared.events import encode
-from shared.settings import ServiceSettings
-from shared.subjects import CURSORS, subject_of
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.forwarder.streams import stream_configs
+from sematext_agent.kubernetes_collector.translate import Cluster, RawEvent, translate
+from sematext_agent.shared import bus
+from sematext_agent.shared.collector import WINDOW_EVENTS_MAX
+from sematext_agent.shared.events import encode
+from sematext_agent.shared.settings import ServiceSettings
+from sematext_agent.shared.subjects import CURSORS, subject_of
 
 REVISION = 1_000_000
 FIELDS = {"f:count": {}, "f:firstTimestamp": {}, "f:involvedObject": {}, "f:lastTimestamp": {}}
@@ -73,11 +73,16 @@ class Template:
     """An event encoded once, into which only the number is put: the server must cost little."""
 
     def __init__(self, encoded: bytes) -> None:
-        self._encoded = encoded.replace(b"0000017.17f3", b"%07d.17f3").replace(
-            b"-000000000017", b"-%012d"
-        ).replace(b'"%d"' % (REVISION + 17), b'"%d"')  # fmt: skip
-        order = [(self._encoded.index(b"%07d"), 0), (self._encoded.index(b"%012d"), 0),
-                 (self._encoded.index(b'"%d"'), REVISION)]  # fmt: skip
+        self._encoded = (
+            encoded.replace(b"0000017.17f3", b"%07d.17f3")
+            .replace(b"-000000000017", b"-%012d")
+            .replace(b'"%d"' % (REVISION + 17), b'"%d"')
+        )
+        order = [
+            (self._encoded.index(b"%07d"), 0),
+            (self._encoded.index(b"%012d"), 0),
+            (self._encoded.index(b'"%d"'), REVISION),
+        ]
         self._offsets = [offset for _, offset in sorted(order)]
 
     def __mod__(self, number: int) -> bytes:
@@ -147,7 +152,7 @@ def collector(port: int, nats: NatsServer, folder: Path) -> Iterator[int]:
     config = kubeconfig(folder / "kubeconfig", f"http://127.0.0.1:{port}")
     environ = {"KUBECONFIG": str(config), "NATS_URL": nats.url, "KUBERNETES_EVENTS_LOOKBACK": "24h"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "kubernetes_collector"],
+        [sys.executable, "-m", "sematext_agent.kubernetes_collector"],
         env=os.environ | environ,
         stderr=subprocess.DEVNULL,
     )
@@ -190,9 +195,14 @@ async def watch(events: int, folder: Path, written_through: bool) -> None:
     event = translate(raw, Cluster("benchmark", "benchmark"), time.time_ns())
     async with broker(folder, written_through) as (nats, _):
         highest = await asyncio.to_thread(
-            ceiling.publish, nats.url, nats.pid, subject_of(event), encode(event), events,
+            ceiling.publish,
+            nats.url,
+            nats.pid,
+            subject_of(event),
+            encode(event),
+            events,
             WINDOW_EVENTS_MAX,
-        )  # fmt: skip
+        )
     with server(watched=events) as port:
         async with broker(folder, written_through) as (nats, connection):
             with collector(port, nats, folder) as pid:
@@ -205,10 +215,14 @@ async def watch(events: int, folder: Path, written_through: bool) -> None:
                 record("kubernetes collector", f"watch to stream, {how}", rate, "events/s")
                 record("kubernetes collector", f"CPU for 10,000 events, {how}", cpu, "s")
                 print(how)
-                print(f"  ceiling:   {highest.events_per_second:7.0f} events/s, NATS "
-                      f"{highest.nats_cpu_seconds:.2f} CPU s for 10,000")  # fmt: skip
-                print(f"  collector: {rate:7.0f} events/s, {share:.0%} of it, "
-                      f"{cpu:.2f} CPU s for 10,000, peak {peak_mb(pid):.0f} MB")  # fmt: skip
+                print(
+                    f"  ceiling:   {highest.events_per_second:7.0f} events/s, NATS "
+                    f"{highest.nats_cpu_seconds:.2f} CPU s for 10,000"
+                )
+                print(
+                    f"  collector: {rate:7.0f} events/s, {share:.0%} of it, "
+                    f"{cpu:.2f} CPU s for 10,000, peak {peak_mb(pid):.0f} MB"
+                )
 
 
 SDK = """
@@ -231,11 +245,15 @@ def sdk(events: int, folder: Path) -> None:
         config = kubeconfig(folder / "kubeconfig", f"http://127.0.0.1:{port}")
         done = subprocess.run(
             [sys.executable, "-c", SDK, str(config), str(events)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     rate, cpu, peak = map(float, done.stdout.split())
-    print(f"  SDK:       {rate:7.0f} events/s only received, {cpu:.2f} CPU s for 10,000, "
-          f"peak {peak:.0f} MB")  # fmt: skip
+    print(
+        f"  SDK:       {rate:7.0f} events/s only received, {cpu:.2f} CPU s for 10,000, "
+        f"peak {peak:.0f} MB"
+    )
 
 
 async def listed(events: int, folder: Path) -> None:
@@ -246,8 +264,7 @@ async def listed(events: int, folder: Path) -> None:
                 seconds = await until_stored(connection, events) - began
                 peak = peak_mb(pid)
                 record("kubernetes collector", f"peak memory, {events:,} listed", peak, "MB")
-                print(f"list:  {events:9,} events in {seconds:5.1f} s, "
-                      f"peak {peak:.0f} MB")  # fmt: skip
+                print(f"list:  {events:9,} events in {seconds:5.1f} s, peak {peak:.0f} MB")
 
 
 async def idle(folder: Path) -> None:

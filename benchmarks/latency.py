@@ -23,7 +23,7 @@ from broker import NatsServer
 from measuring import record
 from receiver import TOKEN, Receiver, Reply, Request
 
-from shared.events import nanoseconds
+from sematext_agent.shared.events import nanoseconds
 
 EVENTS_PER_SECOND = 100
 SECONDS = 20
@@ -70,7 +70,7 @@ async def main() -> None:
                 "LOGGING_LEVEL": "error",
             }
             parts = [
-                subprocess.Popen([sys.executable, "-m", name], env=environ)
+                subprocess.Popen([sys.executable, "-m", f"sematext_agent.{name}"], env=environ)
                 for name in ("forwarder", "docker_collector")
             ]
             while not clock.ages:

@@ -43,9 +43,15 @@ async def start(folder: Path, receiver: Receiver, cluster: str) -> tuple[Process
     }
     began, before = time.monotonic(), len(receiver.documents)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agentctl", "up", "--state", str(folder / "state"),
-        env=environ, stdout=DEVNULL,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "sematext_agent.agentctl",
+        "up",
+        "--state",
+        str(folder / "state"),
+        env=environ,
+        stdout=DEVNULL,
+    )
     await eventually(lambda: len(receiver.documents) > before, 60)
     return process, time.monotonic() - began
 
@@ -56,7 +62,7 @@ async def stop(process: Process) -> None:
 
 
 def name_of(process: int) -> str:
-    """`forwarder` of `python -m forwarder`, `nats-server` of its path."""
+    """`forwarder` of `python -m sematext_agent.forwarder`, `nats-server` of its path."""
     words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
     return words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Looks up every dependency of requirements.lock among known vulnerabilities, and writes what they are as CycloneDX:
+# Looks up every dependency of the two locks among known vulnerabilities, and writes what they are as CycloneDX:
 # `tests/audit.sh [UV [SBOM]]`, from anywhere. Fails for a vulnerability; where the advisory service cannot be reached it
 # says so and does not. AUDIT_URL names another service than OSV's.
 set -euo pipefail
@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 # uv reads its own kind of lock alone, which is made of exactly these versions.
 cd "$work"
 "$uv" init -q --bare --name sematext-agent
-"$uv" add -q --no-sync -r "$lock"
+"$uv" add -q --no-sync -r "$lock" -r "${lock%.lock}-dev.lock"
 "$uv" export -q --frozen --no-emit-project --format cyclonedx1.5 -o "$sbom" >/dev/null
 status=0
 "$uv" audit -q --frozen ${AUDIT_URL:+--service-url "$AUDIT_URL"} >audit.log 2>&1 || status=$?

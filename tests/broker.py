@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shared.bus import Bus, BusError
-from shared.subjects import EVENTS_STREAM
+from sematext_agent.shared.bus import Bus, BusError
+from sematext_agent.shared.subjects import EVENTS_STREAM
 
 NATS_SERVER = Path(sysconfig.get_path("scripts"), "nats-server")
 
@@ -50,10 +50,20 @@ class NatsServer:
         """Starts the server and waits until it takes connections."""
         with (self.store / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [NATS_SERVER, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", self.store,
-                 "-c", self._configuration],
+                [
+                    NATS_SERVER,
+                    "-a",
+                    "127.0.0.1",
+                    "-p",
+                    str(self.port),
+                    "-js",
+                    "-sd",
+                    self.store,
+                    "-c",
+                    self._configuration,
+                ],
                 stderr=log,
-            )  # fmt: skip
+            )
         wait_for_port(self.port)
 
     def signal(self, number: signal.Signals) -> None:

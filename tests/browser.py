@@ -19,10 +19,16 @@ from selenium.webdriver.remote.webelement import WebElement
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
 _OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--hide-scrollbars",
     "--window-size=1280,860",
-)  # fmt: skip
+)
 
 
 class Browser:

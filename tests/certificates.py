@@ -17,10 +17,23 @@ class Authority:
         self._folder = folder
         self._key, self.certificate = folder / f"{name}.key", folder / f"{name}.pem"
         _openssl(
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-keyout", self._key, "-out", self.certificate, "-subj", f"/CN={name}", "-days", "2",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-keyout",
+            self._key,
+            "-out",
+            self.certificate,
+            "-subj",
+            f"/CN={name}",
+            "-days",
+            "2",
             *(part for extension in extensions for part in ("-addext", extension)),
-        )  # fmt: skip
+        )
 
     def issue(
         self, name: str, alternative: str = "IP:127.0.0.1", days: int = 2
@@ -30,13 +43,36 @@ class Authority:
         certificate, extensions = self._folder / f"{name}.crt", self._folder / f"{name}.ext"
         extensions.write_text(f"subjectAltName={alternative}\n")
         _openssl(
-            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-keyout", key, "-out", request, "-subj", f"/CN={name}",
-        )  # fmt: skip
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-keyout",
+            key,
+            "-out",
+            request,
+            "-subj",
+            f"/CN={name}",
+        )
         _openssl(
-            "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key,
-            "-CAcreateserial", "-out", certificate, "-days", str(days), "-extfile", extensions,
-        )  # fmt: skip
+            "x509",
+            "-req",
+            "-in",
+            request,
+            "-CA",
+            self.certificate,
+            "-CAkey",
+            self._key,
+            "-CAcreateserial",
+            "-out",
+            certificate,
+            "-days",
+            str(days),
+            "-extfile",
+            extensions,
+        )
         return certificate, key
 
     def server(self, name: str, alternative: str = "IP:127.0.0.1") -> ssl.SSLContext:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from broker import NatsServer
 
-from shared import bus
-from shared.settings import ServiceSettings
+from sematext_agent.shared import bus
+from sematext_agent.shared.settings import ServiceSettings
 
 
 def pytest_configure() -> None:

@@ -9,11 +9,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from console.settings import ConsoleSettings
-from shared.bus import Bus
-from shared.events import DockerEvent, Event, encode, event_id, rfc3339
-from shared.service import Runtime
-from shared.subjects import subject_of
+from sematext_agent.console.settings import ConsoleSettings
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import DockerEvent, Event, encode, event_id, rfc3339
+from sematext_agent.shared.service import Runtime
+from sematext_agent.shared.subjects import subject_of
 
 
 def an_event(name: str = "web", action: str = "start", **changes: Any) -> Event:
@@ -21,9 +21,12 @@ def an_event(name: str = "web", action: str = "start", **changes: Any) -> Event:
     attributes = {"name": name, "image": "nginx"} | changes.pop("attributes", {})
     body = DockerEvent(type="container", action=action, actor_id="0" * 64, attributes=attributes)
     values = {
-        "id": event_id(name, action, time.time_ns()), "time": rfc3339(time.time_ns()),
-        "origin": "web-01", "agent": "1", "body": body,
-    }  # fmt: skip
+        "id": event_id(name, action, time.time_ns()),
+        "time": rfc3339(time.time_ns()),
+        "origin": "web-01",
+        "agent": "1",
+        "body": body,
+    }
     return Event(**(values | changes))
 
 

@@ -52,27 +52,56 @@ class ControlPlane:
     def start_etcd(self) -> None:
         client, peer = (f"http://127.0.0.1:{port}" for port in (self._etcd_port, self._peer_port))
         self._run(
-            "etcd", "--data-dir", self.folder / "etcd", "--listen-client-urls", client,
-            "--advertise-client-urls", client, "--listen-peer-urls", peer,
-            "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}",
+            "etcd",
+            "--data-dir",
+            self.folder / "etcd",
+            "--listen-client-urls",
+            client,
+            "--advertise-client-urls",
+            client,
+            "--listen-peer-urls",
+            peer,
+            "--initial-advertise-peer-urls",
+            peer,
+            "--initial-cluster",
+            f"default={peer}",
             # A test's disk need not survive a power cut.
             "--unsafe-no-fsync",
-        )  # fmt: skip
+        )
         wait_for_port(self._etcd_port)
 
     def start_apiserver(self) -> None:
         key = self.folder / "service-accounts.key"
         self._run(
-            "kube-apiserver", "--etcd-servers", f"http://127.0.0.1:{self._etcd_port}",
-            "--cert-dir", self.folder / "certs", "--bind-address", "127.0.0.1",
-            "--secure-port", self.port, "--service-cluster-ip-range", "10.0.0.0/24",
-            "--service-account-issuer", "https://kubernetes.default.svc",
-            "--service-account-key-file", key, "--service-account-signing-key-file", key,
-            "--authorization-mode", "RBAC", "--token-auth-file", self._tokens,
+            "kube-apiserver",
+            "--etcd-servers",
+            f"http://127.0.0.1:{self._etcd_port}",
+            "--cert-dir",
+            self.folder / "certs",
+            "--bind-address",
+            "127.0.0.1",
+            "--secure-port",
+            self.port,
+            "--service-cluster-ip-range",
+            "10.0.0.0/24",
+            "--service-account-issuer",
+            "https://kubernetes.default.svc",
+            "--service-account-key-file",
+            key,
+            "--service-account-signing-key-file",
+            key,
+            "--authorization-mode",
+            "RBAC",
+            "--token-auth-file",
+            self._tokens,
             "--allow-privileged",  # as every cluster has it
-            "--event-ttl", self.event_ttl, "--disable-admission-plugins", "ServiceAccount",
-            "--etcd-compaction-interval", "0",
-        )  # fmt: skip
+            "--event-ttl",
+            self.event_ttl,
+            "--disable-admission-plugins",
+            "ServiceAccount",
+            "--etcd-compaction-interval",
+            "0",
+        )
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -121,9 +150,11 @@ class ControlPlane:
     def _admin(self) -> Path:
         """The administrator's kubeconfig."""
         return kubeconfig(
-            self.folder / "admin", self.url, token=ADMIN,
+            self.folder / "admin",
+            self.url,
+            token=ADMIN,
             certificate_authority=str(self.certificate),
-        )  # fmt: skip
+        )
 
     def has(self, name: str) -> bool:
         """Whether an optional asset is there."""

@@ -100,10 +100,14 @@ def _collector(s: State, events: int, rules: Rules) -> Iterator[Step]:
         if unanswered and rules.unanswered_publish_is_repeated:
             yield f"publish {identity} again", s._replace(publishes=s.publishes | {identity})
     for identity in s.pubacks:  # Window._is_safe
-        yield f"PubAck {identity}", s._replace(
-            pubacks=s.pubacks - {identity}, safe=s.safe | {identity},
-            promised=s.promised | {identity[0]},
-        )  # fmt: skip
+        yield (
+            f"PubAck {identity}",
+            s._replace(
+                pubacks=s.pubacks - {identity},
+                safe=s.safe | {identity},
+                promised=s.promised | {identity[0]},
+            ),
+        )
     moved = s.read if not rules.cursor_after_puback else s.cursor
     while moved < s.read and id_of(moved) in s.safe:  # Window._advance
         moved += 1
@@ -116,10 +120,15 @@ def _broker(s: State) -> Iterator[Step]:
         return
     for identity in s.publishes:
         stored = () if identity in s.window else (identity,)
-        yield f"store {identity}", s._replace(
-            publishes=s.publishes - {identity}, pubacks=s.pubacks | {identity},
-            stream=s.stream + stored, window=s.window | {identity},
-        )  # fmt: skip
+        yield (
+            f"store {identity}",
+            s._replace(
+                publishes=s.publishes - {identity},
+                pubacks=s.pubacks | {identity},
+                stream=s.stream + stored,
+                window=s.window | {identity},
+            ),
+        )
     for sequence in range(s.trimmed, len(s.stream)):  # pull.Puller, Shipper.take
         if s.forwarder and sequence not in s.held | s.acknowledged:
             yield f"deliver #{sequence}", s._replace(held=s.held | {sequence})
@@ -141,10 +150,14 @@ def _forwarder(s: State, rules: Rules) -> Iterator[Step]:
             )
         if (delivered or not rules.acknowledge_after_2xx) and s.server:  # Shipper._acknowledge
             forgotten = frozenset() if rules.recent_ids else frozenset({identity})
-            yield f"acknowledge #{sequence}", s._replace(
-                held=s.held - {sequence}, acknowledged=s.acknowledged | {sequence},
-                recent=s.recent - forgotten,
-            )  # fmt: skip
+            yield (
+                f"acknowledge #{sequence}",
+                s._replace(
+                    held=s.held - {sequence},
+                    acknowledged=s.acknowledged | {sequence},
+                    recent=s.recent - forgotten,
+                ),
+            )
     for identity in s.posts:  # Shipper._on_delivered
         yield (
             f"2xx for {identity}",
@@ -167,16 +180,28 @@ def faults(state: State) -> Iterator[Step]:
     for identity in s.window:
         yield f"the duplicate window of {identity} ends", s._replace(window=s.window - {identity})
     if s.collector:
-        yield "kill the collector", s._replace(
-            collector=False, read=s.cursor, safe=frozenset(), publishes=frozenset(),
-            pubacks=frozenset(),
-        )  # fmt: skip
+        yield (
+            "kill the collector",
+            s._replace(
+                collector=False,
+                read=s.cursor,
+                safe=frozenset(),
+                publishes=frozenset(),
+                pubacks=frozenset(),
+            ),
+        )
     if s.forwarder:
         answered = {identity for q in s.held if (identity := s.stream[q]) in s.recent}
-        yield "kill the forwarder", s._replace(
-            forwarder=False, held=frozenset(), posts=frozenset(), recent=frozenset(),
-            excused=s.excused | {identity[0] for identity in s.posts | answered},
-        )  # fmt: skip
+        yield (
+            "kill the forwarder",
+            s._replace(
+                forwarder=False,
+                held=frozenset(),
+                posts=frozenset(),
+                recent=frozenset(),
+                excused=s.excused | {identity[0] for identity in s.posts | answered},
+            ),
+        )
     if s.server:
         # What it has stored is there, but it may forget acknowledgements it has just been given.
         down = s._replace(server=False, publishes=frozenset(), pubacks=frozenset())

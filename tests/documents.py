@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.events import DockerEvent, Event
+from sematext_agent.shared.events import DockerEvent, Event
 
 
 def assert_tells_of(document: dict[str, Any], event: Event) -> None:

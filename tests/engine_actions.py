@@ -56,9 +56,15 @@ def do_a_container(engine: PrivateEngine) -> None:
     client, api = engine.client, engine.client.api
     labels = {"app": "web", "exitCode": "spoofed", "name": "spoofed"}
     container = client.containers.run(
-        "box:1", ["sleep", "1000"], name="everything", labels=labels, network_mode="none",
-        detach=True, tty=True, stdin_open=True,
-    )  # fmt: skip
+        "box:1",
+        ["sleep", "1000"],
+        name="everything",
+        labels=labels,
+        network_mode="none",
+        detach=True,
+        tty=True,
+        stdin_open=True,
+    )
     container.kill("HUP")
     container.pause()
     container.unpause()
@@ -95,9 +101,12 @@ def do_ends(engine: PrivateEngine) -> None:
     greedy.remove()
     check = {"test": ["CMD-SHELL", "test -f /tmp/ok"], "interval": 10**9, "retries": 1}
     probed = run(
-        "box:1", ["sh", "-c", "touch /tmp/ok; sleep 1000"], healthcheck=check, detach=True,
+        "box:1",
+        ["sh", "-c", "touch /tmp/ok; sleep 1000"],
+        healthcheck=check,
+        detach=True,
         network_mode="none",
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 15
     while not any(b"health_status" in line for line in past(engine)):
         assert time.monotonic() < deadline
@@ -109,9 +118,12 @@ def do_volumes_and_networks(engine: PrivateEngine) -> None:
     client = engine.client
     volume = client.volumes.create("v1")
     client.containers.run(
-        "box:1", ["true"], volumes={"v1": {"bind": "/d", "mode": "ro"}}, remove=True,
+        "box:1",
+        ["true"],
+        volumes={"v1": {"bind": "/d", "mode": "ro"}},
+        remove=True,
         network_mode="none",
-    )  # fmt: skip
+    )
     volume.remove()
     client.volumes.create("v2")
     client.volumes.prune()
@@ -125,10 +137,18 @@ def do_plugin(engine: PrivateEngine) -> None:
     """A plugin whose process sleeps and whose socket is this test's."""
     api = engine.client.api
     config = {
-        "description": "", "documentation": "", "entrypoint": ["/bin/sleep", "1000"], "env": [],
-        "interface": {"types": [], "socket": "p.sock"}, "network": {"type": "none"}, "mounts": [],
-        "linux": {"capabilities": []}, "args": {}, "workdir": "/", "propagatedmount": "",
-    }  # fmt: skip
+        "description": "",
+        "documentation": "",
+        "entrypoint": ["/bin/sleep", "1000"],
+        "env": [],
+        "interface": {"types": [], "socket": "p.sock"},
+        "network": {"type": "none"},
+        "mounts": [],
+        "linux": {"capabilities": []},
+        "args": {},
+        "workdir": "/",
+        "propagatedmount": "",
+    }
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
         text = json.dumps(config).encode()

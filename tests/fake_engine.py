@@ -69,9 +69,13 @@ class FakeEngine:
         self.streams.clear()
 
     def emit(
-        self, action: str, identifier: str = "c1", kind: str = "container", moment: int = 0,
+        self,
+        action: str,
+        identifier: str = "c1",
+        kind: str = "container",
+        moment: int = 0,
         **attributes: str,
-    ) -> bytes:  # fmt: skip
+    ) -> bytes:
         """Makes an event happen and tells it to every stream."""
         given = {"image": "nginx", "name": "web"} if kind == "container" else {}
         line = message(kind, action, identifier, given | attributes, moment)
@@ -89,11 +93,13 @@ class FakeEngine:
         """Lets a container exist; `state` is what an inspection says of its state."""
         now = _iso(time.time_ns())
         self.containers[identifier] = {
-            "Id": identifier, "Name": "/web", "Created": now,
+            "Id": identifier,
+            "Name": "/web",
+            "Created": now,
             "Config": {"Image": "nginx", "Labels": labels or {}},
             "State": {"Status": "running", "StartedAt": now, "FinishedAt": "0001-01-01T00:00:00Z"}
             | state,
-        }  # fmt: skip
+        }
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -136,12 +142,15 @@ class FakeEngine:
             case ["containers", "json"]:
                 return [
                     {
-                        "Id": found["Id"], "Names": [found["Name"]], "Created": 1,
-                        "Image": found["Config"]["Image"], "Labels": found["Config"]["Labels"],
+                        "Id": found["Id"],
+                        "Names": [found["Name"]],
+                        "Created": 1,
+                        "Image": found["Config"]["Image"],
+                        "Labels": found["Config"]["Labels"],
                         "State": found["State"]["Status"],
                     }
                     for found in self.containers.values()
-                ]  # fmt: skip
+                ]
             case ["containers", identifier, "json"]:
                 return self.containers.get(identifier)
             case ["images", "json"]:
@@ -158,10 +167,14 @@ def message(
     moment = moment or time.time_ns()
     return json.dumps(
         {
-            "Type": kind, "Action": action, "Actor": {"ID": identifier, "Attributes": attributes},
-            "scope": "local", "time": moment // 10**9, "timeNano": moment,
+            "Type": kind,
+            "Action": action,
+            "Actor": {"ID": identifier, "Attributes": attributes},
+            "scope": "local",
+            "time": moment // 10**9,
+            "timeNano": moment,
         }
-    ).encode()  # fmt: skip
+    ).encode()
 
 
 def _send(writer: asyncio.StreamWriter, status: int, document: Any) -> bool:

@@ -13,12 +13,12 @@ from pathlib import Path
 from fleet_servers import PASSWORD
 from receiver import TOKEN
 
-from shared import bus
-from shared.collector import Observed, collect
-from shared.events import DockerEvent, Event, event_id, rfc3339
-from shared.health import Health
-from shared.service import Runtime
-from shared.settings import Secret, ServiceSettings
+from sematext_agent.shared import bus
+from sematext_agent.shared.collector import Observed, collect
+from sematext_agent.shared.events import DockerEvent, Event, event_id, rfc3339
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.service import Runtime
+from sematext_agent.shared.settings import Secret, ServiceSettings
 
 _CONNECTIONS = 8
 
@@ -26,25 +26,33 @@ _CONNECTIONS = 8
 def settings_for(urls: Iterable[str]) -> ServiceSettings:
     return ServiceSettings(
         nats_url=tuple(urls), nats_user="agent", nats_password=Secret(PASSWORD), drain_seconds=60
-    )  # fmt: skip
+    )
 
 
 def an_event(origin: str, number: int) -> Event:
     """The die of a container, as an engine tells it, with the labels that compose adds."""
     return Event(
-        id=event_id("fleet", origin, number), time=rfc3339(time.time_ns()), origin=origin,
-        agent="0", body=DockerEvent(
-            type="container", action="die", actor_id=f"{number:064x}",
+        id=event_id("fleet", origin, number),
+        time=rfc3339(time.time_ns()),
+        origin=origin,
+        agent="0",
+        body=DockerEvent(
+            type="container",
+            action="die",
+            actor_id=f"{number:064x}",
             attributes={
-                "name": f"shop_web_{number}", "image": "registry.example.org/shop/web:1.25",
-                "exitCode": "137", "execDuration": "4821",
+                "name": f"shop_web_{number}",
+                "image": "registry.example.org/shop/web:1.25",
+                "exitCode": "137",
+                "execDuration": "4821",
             },
             labels={
-                "com.docker.compose.project": "shop", "com.docker.compose.service": "web",
+                "com.docker.compose.project": "shop",
+                "com.docker.compose.service": "web",
                 "com.docker.compose.container-number": str(number),
             },
         ),
-    )  # fmt: skip
+    )
 
 
 class Origins:
@@ -115,11 +123,17 @@ def start_forwarder(
 ) -> subprocess.Popen[bytes]:
     """A forwarder as a process of its own, which can be killed."""
     environment = {
-        "NATS_URL": ",".join(urls), "NATS_USER": "agent", "NATS_PASSWORD": PASSWORD,
-        "INFRA_TOKEN": TOKEN, "EVENTS_RECEIVER_URL": receiver, "LOGGING_LEVEL": "info",
+        "NATS_URL": ",".join(urls),
+        "NATS_USER": "agent",
+        "NATS_PASSWORD": PASSWORD,
+        "INFRA_TOKEN": TOKEN,
+        "EVENTS_RECEIVER_URL": receiver,
+        "LOGGING_LEVEL": "info",
         **{name.upper(): str(value) for name, value in settings.items()},
-    }  # fmt: skip
+    }
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "forwarder"], env={**os.environ, **environment}, stderr=output
+            [sys.executable, "-m", "sematext_agent.forwarder"],
+            env={**os.environ, **environment},
+            stderr=output,
         )

@@ -35,8 +35,9 @@ class Server:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [NATS_SERVER, "-c", self.folder / "server.conf"],
-                stderr=log, env={**os.environ, "NATS_NAME": self.name},
-            )  # fmt: skip
+                stderr=log,
+                env={**os.environ, "NATS_NAME": self.name},
+            )
         wait_for_port(self.ports["client"], 30)
 
     def kill(self) -> None:
@@ -115,9 +116,11 @@ def _file(name: str, ports: dict[str, int], folder: Path) -> str:
     text = text.replace("include secrets.conf", secrets)
     text = text.replace("store_dir: /data", f"store_dir: {json.dumps(str(folder / 'data'))}")
     for kind, listens in (
-        ("client", "0.0.0.0:4222"), ("http", "127.0.0.1:8222"),
-        ("route", "0.0.0.0:6222"), ("leaf", "0.0.0.0:7422"),
-    ):  # fmt: skip
+        ("client", "0.0.0.0:4222"),
+        ("http", "127.0.0.1:8222"),
+        ("route", "0.0.0.0:6222"),
+        ("leaf", "0.0.0.0:7422"),
+    ):
         if kind in ports:
             text = text.replace(listens, f"127.0.0.1:{ports[kind]}")
     return text

@@ -11,12 +11,12 @@ from broker import eventually
 from prometheus_client import generate_latest
 from receiver import Receiver
 
-from forwarder.forward import forward
-from forwarder.settings import ForwarderSettings
-from shared import bus
-from shared.events import AgentLifecycle, Event, encode, event_id, rfc3339
-from shared.service import Runtime
-from shared.subjects import subject_of
+from sematext_agent.forwarder.forward import forward
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import AgentLifecycle, Event, encode, event_id, rfc3339
+from sematext_agent.shared.service import Runtime
+from sematext_agent.shared.subjects import subject_of
 
 
 class Forwarder:
@@ -65,9 +65,13 @@ class Start(Protocol):
 def an_event(number: int, **changes: Any) -> Event:
     """One event of many, with an id of its own."""
     given = {
-        "id": event_id("test", number), "time": rfc3339(time.time_ns()), "origin": "web-01",
-        "agent": "1", "body": AgentLifecycle(state="started", run=str(number)), **changes,
-    }  # fmt: skip
+        "id": event_id("test", number),
+        "time": rfc3339(time.time_ns()),
+        "origin": "web-01",
+        "agent": "1",
+        "body": AgentLifecycle(state="started", run=str(number)),
+        **changes,
+    }
     return Event(**given)
 
 

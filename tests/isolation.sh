@@ -9,8 +9,8 @@ trap 'rm -rf "$work"' EXIT
 
 try() { # try SERVICE
   "$uv" venv -q --python "${PYTHON:-python3}" "$work/$1"
-  "$uv" pip install -q --python "$work/$1/bin/python" -c requirements.lock ./shared "./services/$1"
-  "$work/$1/bin/python" -c "import $1.__main__"
+  "$uv" pip install -q --python "$work/$1/bin/python" -c requirements.lock -b requirements.lock ./shared "./services/$1"
+  "$work/$1/bin/python" -c "import sematext_agent.$1.__main__"
 }
 
 declare -A running

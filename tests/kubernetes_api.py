@@ -21,8 +21,11 @@ from urllib.parse import parse_qsl, urlsplit
 EVENTS = "/api/v1/events"
 CLUSTER_UID = "11111111-2222-3333-4444-555555555555"
 EXPIRED = {
-    "kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version",
-}  # fmt: skip
+    "kind": "Status",
+    "code": 410,
+    "reason": "Expired",
+    "message": "too old resource version",
+}
 
 
 def an_event(name: str, **fields: Any) -> dict[str, Any]:
@@ -218,10 +221,12 @@ class ApiServer:
     def lists(self) -> list[Exchange]:
         """The lists, without the look-ups of the current revision."""
         return [
-            request for request in self.requests
-            if request.path.endswith("/events") and "watch" not in request.params
+            request
+            for request in self.requests
+            if request.path.endswith("/events")
+            and "watch" not in request.params
             and request.params.get("limit") != "1"
-        ]  # fmt: skip
+        ]
 
     # How it answers.
 
@@ -273,10 +278,7 @@ class ApiServer:
         if int(at) < self.compacted and "continue" in exchange.params:
             await exchange.json(410, EXPIRED)
             return
-        items = [
-            event for event in list(self.objects.values())
-            if is_in(event, exchange.path)
-        ]  # fmt: skip
+        items = [event for event in list(self.objects.values()) if is_in(event, exchange.path)]
         first = int(start)
         page = items[first : first + limit]
         token = f"{at}.{first + limit}" if first + limit < len(items) else ""
@@ -294,9 +296,10 @@ class ApiServer:
                 break
             changed = self._changed
             news = [
-                entry for entry in self.history
+                entry
+                for entry in self.history
                 if entry[0] > place and is_in(entry[2], exchange.path)
-            ]  # fmt: skip
+            ]
             # A place in the future stays there: nothing comes until the cluster has caught up.
             place = max(place, self.revision)
             if news:

@@ -8,15 +8,15 @@ import time
 import msgspec
 from kubernetes_api import CLUSTER_UID
 
-from kubernetes_collector.__main__ import work
-from kubernetes_collector.place import Place
-from kubernetes_collector.settings import KubernetesSettings
-from shared.bus import Bus
-from shared.events import Event, Gap, KubernetesEvent, decode
-from shared.health import Condition, Health
-from shared.service import Runtime
-from shared.settings import load
-from shared.subjects import CURSORS, key
+from sematext_agent.kubernetes_collector.__main__ import work
+from sematext_agent.kubernetes_collector.place import Place
+from sematext_agent.kubernetes_collector.settings import KubernetesSettings
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import Event, Gap, KubernetesEvent, decode
+from sematext_agent.shared.health import Condition, Health
+from sematext_agent.shared.service import Runtime
+from sematext_agent.shared.settings import load
+from sematext_agent.shared.subjects import CURSORS, key
 
 
 class Collecting:

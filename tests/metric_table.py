@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from shared.health import METRICS_PREFIX
+from sematext_agent.shared.health import METRICS_PREFIX
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs/metrics.md"
@@ -52,7 +52,7 @@ def _order(path: Path) -> tuple[bool, bool, str]:
 
 
 def _made_in(path: Path) -> Iterator[Metric]:
-    inside = str(path).rpartition("/src/")[2]
+    inside = str(path).rpartition("/src/sematext_agent/")[2]
     owner = _OWNERS.get(inside, inside.partition("/")[0])
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call) or not node.args:

@@ -76,9 +76,14 @@ class Dpkg:
     def command(self, *arguments: str | Path) -> list[str | Path]:
         """The whole command, to be run by the test."""
         return [
-            self.dpkg, f"--root={self.root}", f"--log={self.root}/dpkg.log",
-            "--force-script-chrootless", "--force-unsafe-io", "--force-architecture", *arguments,
-        ]  # fmt: skip
+            self.dpkg,
+            f"--root={self.root}",
+            f"--log={self.root}/dpkg.log",
+            "--force-script-chrootless",
+            "--force-unsafe-io",
+            "--force-architecture",
+            *arguments,
+        ]
 
 
 class Apt:
@@ -103,9 +108,10 @@ class Apt:
     def update(self) -> None:
         """Takes every package that was built into the repository."""
         index = subprocess.check_output(
-            [tool("dpkg-scanpackages"), "--multiversion", "."], cwd=self.dpkg.built,
+            [tool("dpkg-scanpackages"), "--multiversion", "."],
+            cwd=self.dpkg.built,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         (self.dpkg.built / "Packages").write_bytes(index)
         self("update")
 
@@ -174,9 +180,17 @@ class Pip:
 
     def __call__(self, *arguments: str | Path) -> None:
         run(
-            sys.executable, "-m", "pip", "--python", self.prefix / "bin/python", "--no-cache-dir",
-            "--disable-pip-version-check", "--no-input", *arguments, PIP_ROOT_USER_ACTION="ignore",
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            self.prefix / "bin/python",
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+            "--no-input",
+            *arguments,
+            PIP_ROOT_USER_ACTION="ignore",
+        )
 
     def install(self, *wheels: Path) -> None:
         self("install", "--no-index", "--no-deps", *wheels)
@@ -205,9 +219,17 @@ class Npm:
 
     def __call__(self, *arguments: str | Path) -> None:
         run(
-            self.npm, *arguments, "--offline", "--no-audit", "--no-fund", "--prefix", self.prefix,
-            "--cache", self.folder / "cache", "--no-update-notifier",
-        )  # fmt: skip
+            self.npm,
+            *arguments,
+            "--offline",
+            "--no-audit",
+            "--no-fund",
+            "--prefix",
+            self.prefix,
+            "--cache",
+            self.folder / "cache",
+            "--no-update-notifier",
+        )
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from typing import Any
 
 from broker import eventually
 
-from host_collector import packages
-from host_collector.settings import HostSettings
-from shared.bus import Entry
-from shared.events import Event, PackageChange
-from shared.health import Health
-from shared.service import Runtime
+from sematext_agent.host_collector import packages
+from sematext_agent.host_collector.settings import HostSettings
+from sematext_agent.shared.bus import Entry
+from sematext_agent.shared.events import Event, PackageChange
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.service import Runtime
 
 
 class MemoryBucket:
@@ -57,9 +57,10 @@ class Run:
         self.stopping = asyncio.Event()
         self.health = Health("host", "web-01")
         self.settings = HostSettings(
-            hostname_alias="web-01", host_root=str(root),
+            hostname_alias="web-01",
+            host_root=str(root),
             **{"pkg_container_enabled": False} | settings,
-        )  # fmt: skip
+        )
 
     async def __aenter__(self) -> Run:
         runtime = Runtime(self.settings, self.health, self.bucket, self.stopping)  # type: ignore[arg-type]

@@ -68,13 +68,28 @@ class PrivateEngine:
         """Starts the engine, and waits until it answers."""
         with (self.folder / "dockerd.log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["nsenter", f"--net={self.network}", "dockerd", "-H", self.address,
-                 "--data-root", self.folder / "data", "--exec-root", self.folder / "exec",
-                 "--pidfile", self.folder / "pid",
-                 "--config-file", self.folder / "daemon.json",
-                 "--bridge", "none", "--iptables=false", "--ip-forward=false"],
-                stdout=log, stderr=log,
-            )  # fmt: skip
+                [
+                    "nsenter",
+                    f"--net={self.network}",
+                    "dockerd",
+                    "-H",
+                    self.address,
+                    "--data-root",
+                    self.folder / "data",
+                    "--exec-root",
+                    self.folder / "exec",
+                    "--pidfile",
+                    self.folder / "pid",
+                    "--config-file",
+                    self.folder / "daemon.json",
+                    "--bridge",
+                    "none",
+                    "--iptables=false",
+                    "--ip-forward=false",
+                ],
+                stdout=log,
+                stderr=log,
+            )
         deadline = time.monotonic() + 60
         while not self._answers():
             assert time.monotonic() < deadline, "the engine does not answer: see its dockerd.log"

@@ -18,9 +18,18 @@ TOKEN = "c4nary-70ken-0f-7he-1nfra-app"
 
 
 How = Literal[
-    "answer", "hang", "cut", "reset", "half-close", "garbage", "truncate", "drip", "drip-body",
-    "flood", "close",
-]  # fmt: skip
+    "answer",
+    "hang",
+    "cut",
+    "reset",
+    "half-close",
+    "garbage",
+    "truncate",
+    "drip",
+    "drip-body",
+    "flood",
+    "close",
+]
 
 
 @dataclass(frozen=True)

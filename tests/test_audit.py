@@ -57,9 +57,12 @@ def test_a_service_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     )
     uv.chmod(0o755)
     done = subprocess.run(
-        [AUDIT, uv, tmp_path / "sbom.json"], capture_output=True, text=True, check=False,
+        [AUDIT, uv, tmp_path / "sbom.json"],
+        capture_output=True,
+        text=True,
+        check=False,
         env=os.environ | {"AUDIT_URL": "http://127.0.0.1:9", "UV_HTTP_RETRIES": "0"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("audit: the advisory service cannot be reached")

@@ -21,7 +21,7 @@ from kubernetes_api import api_server, kubeconfig
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared.health import METRICS_PREFIX, Health
+from sematext_agent.shared.health import METRICS_PREFIX, Health
 
 DEPLOY = metric_table.ROOT / "deploy"
 RULES = DEPLOY / "prometheus/sematext-agent.rules.yml"
@@ -56,17 +56,22 @@ async def test_running_services_have_the_metrics_of_the_table(
     """That the sources were read right."""
     async with api_server() as cluster:
         environ = os.environ | {
-            "NATS_URL": nats_server.url, "DOCKER_TRANSPORT": f"unix://{tmp_path}/none",
+            "NATS_URL": nats_server.url,
+            "DOCKER_TRANSPORT": f"unix://{tmp_path}/none",
             "KUBECONFIG": str(kubeconfig(tmp_path / "kubeconfig", cluster.url)),
-            "PKG_KINDS": "deb", "PKG_CONTAINER_ENABLED": "false", "CLOUD_METADATA_ENABLED": "false",
+            "PKG_KINDS": "deb",
+            "PKG_CONTAINER_ENABLED": "false",
+            "CLOUD_METADATA_ENABLED": "false",
             "KUBERNETES_EVENTS_ENRICHMENT": "true",
-        }  # fmt: skip
+        }
         ports, processes = {}, []
         for owner in sorted({metric.owner for metric in metric_table.metrics()}):
             if " " not in owner:
                 ports[owner] = free_port()
                 own = environ | {"API_SERVER_PORT": str(ports[owner])}
-                processes.append(subprocess.Popen([sys.executable, "-m", owner], env=own))
+                processes.append(
+                    subprocess.Popen([sys.executable, "-m", f"sematext_agent.{owner}"], env=own)
+                )
         try:
             async with asyncio.timeout(60):
                 for owner, port in ports.items():
@@ -134,9 +139,10 @@ def test_promtool_finds_nothing_to_say_about_a_services_metrics() -> None:
     health = Health("test", "test")
     health.counter("events_published", "Events safe in the stream.", "kind").labels("Gap")
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=generate_latest(health.registry),
+        ["promtool", "check", "metrics"],
+        input=generate_latest(health.registry),
         capture_output=True,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -12,7 +12,7 @@ from statistics import median
 
 import pytest
 
-from shared import AGENT_VERSION
+from sematext_agent.shared import AGENT_VERSION
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("shared/src/**/*.py"), *ROOT.glob("services/*/src/**/*.py")])
@@ -69,14 +69,20 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 def test_a_service_has_one_name_in_three_spellings(service: str) -> None:
     project = tomllib.loads((ROOT / "services" / service / "pyproject.toml").read_text())["project"]
     command = service.replace("_", "-")
-    assert project["name"] == command
-    assert project["scripts"] == {command: f"{service}.__main__:main"}
-    assert (ROOT / "services" / service / "src" / service / "__main__.py").is_file()
+    assert project["name"] == (
+        "sematext-agent" if service == "agentctl" else f"sematext-agent-{command}"
+    )
+    assert project["scripts"][command] == f"sematext_agent.{service}.__main__:main"
+    source = ROOT / "services" / service / "src/sematext_agent" / service
+    assert (source / "__main__.py").is_file()
 
 
-def test_the_version_in_the_code_is_that_of_the_distributions() -> None:
-    for project in [ROOT / "shared/pyproject.toml", *ROOT.glob("services/*/pyproject.toml")]:
-        assert tomllib.loads(project.read_text())["project"]["version"] == AGENT_VERSION, project
+def test_every_distribution_takes_its_version_from_the_code() -> None:
+    for file in [ROOT / "shared/pyproject.toml", *ROOT.glob("services/*/pyproject.toml")]:
+        project = tomllib.loads(file.read_text())
+        assert project["project"]["dynamic"] == ["version"], file
+        source = (file.parent / project["tool"]["hatch"]["version"]["path"]).read_text()
+        assert f'AGENT_VERSION = "{AGENT_VERSION}"' in source, file
 
 
 def test_every_setting_is_documented() -> None:
@@ -95,7 +101,8 @@ def test_every_setting_is_documented() -> None:
     assert {name for name in settings if f"`{name}`" not in text} == set()
 
 
-def test_the_lock_holds_hashes_and_no_addresses() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_a_lock_holds_hashes_and_no_addresses(name: str) -> None:
+    lock = (ROOT / name).read_text()
     assert not re.search(r"https?://|index-url|find-links", lock)
     assert all("--hash=sha256:" in block for block in re.split(r"\n(?=\S)", lock.strip()))

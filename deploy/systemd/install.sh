@@ -26,7 +26,7 @@ install_agent() {
   check_python
   # Relocatable, because below DESTDIR it does not stand where it will run.
   "$UV" venv -q --relocatable --clear --no-python-downloads --python "$(command -v "$python")" "$target"
-  "$UV" pip install -q --compile-bytecode --python "$target/bin/python" -c requirements.lock \
+  "$UV" pip install -q --compile-bytecode --python "$target/bin/python" -c requirements.lock -b requirements.lock \
     ./shared services/*/
   install -d -m 0755 "$units"
   (cd "$here" && find . -name '*.service' -o -name '*.target' -o -name '*.conf' -path '*.d/*') |

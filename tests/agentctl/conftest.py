@@ -63,9 +63,12 @@ async def start() -> AsyncIterator[Start]:
 
     async def start_one(*arguments: object, **environ: str) -> Command:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *map(str, arguments), stdout=PIPE, stderr=PIPE,
+            sys.executable,
+            *map(str, arguments),
+            stdout=PIPE,
+            stderr=PIPE,
             env=os.environ | {"HOSTNAME_ALIAS": "web-01", "NATS_URL": ""} | environ,
-        )  # fmt: skip
+        )
         commands.append(Command(process))
         return commands[-1]
 

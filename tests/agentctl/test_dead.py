@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from broker import NatsServer
 
-from shared.bus import Bus, Message, StreamConfig
-from shared.events import AgentLifecycle, Event, encode, rfc3339
-from shared.subjects import (
+from sematext_agent.shared.bus import Bus, Message, StreamConfig
+from sematext_agent.shared.events import AgentLifecycle, Event, encode, rfc3339
+from sematext_agent.shared.subjects import (
     DEAD_REASON,
     DEAD_SEQUENCE,
     DEAD_STATUS,
@@ -22,9 +22,12 @@ from shared.subjects import (
 Start = Callable[..., Awaitable[Any]]
 
 EVENT = Event(
-    id="0" * 32, time=rfc3339(0), origin="web-01", agent="1",
+    id="0" * 32,
+    time=rfc3339(0),
+    origin="web-01",
+    agent="1",
     body=AgentLifecycle(state="started", run="r"),
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -37,9 +40,11 @@ async def streams(connection: Bus) -> Bus:
 async def bury(connection: Bus, message_id: str) -> int:
     """Stores a dead letter as the forwarder does; returns its number."""
     headers = {
-        DEAD_REASON: "the receiver refused it: bad type", DEAD_STATUS: "400", DEAD_SEQUENCE: "7",
+        DEAD_REASON: "the receiver refused it: bad type",
+        DEAD_STATUS: "400",
+        DEAD_SEQUENCE: "7",
         DEAD_TIME: "2026-11-23T15:04:05.000000000Z",
-    }  # fmt: skip
+    }
     subject = dead_subject(subject_of(EVENT))
     return (await connection.publish(subject, encode(EVENT), message_id, headers)).seq
 
@@ -61,7 +66,7 @@ async def messages(connection: Bus, stream: str) -> list[Message]:
 
 
 async def run(start: Start, server: NatsServer, *arguments: object) -> Any:
-    command = await start("-m", "agentctl", "dead", *arguments, "--nats", server.url)
+    command = await start("-m", "sematext_agent.agentctl", "dead", *arguments, "--nats", server.url)
     await command.end()
     return command
 

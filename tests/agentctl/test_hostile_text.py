@@ -18,9 +18,9 @@ import msgspec
 import pytest
 from broker import NatsServer
 
-from agentctl.screen import Screen
-from shared.bus import Bus, StreamConfig
-from shared.events import (
+from sematext_agent.agentctl.screen import Screen
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.events import (
     AgentLifecycle,
     Body,
     DockerEvent,
@@ -32,9 +32,15 @@ from shared.events import (
     encode,
     rfc3339,
 )
-from shared.health import Health
-from shared.pages import application
-from shared.subjects import DEAD_REASON, DEAD_STATUS, STATUS, dead_subject, subject_of
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.pages import application
+from sematext_agent.shared.subjects import (
+    DEAD_REASON,
+    DEAD_STATUS,
+    STATUS,
+    dead_subject,
+    subject_of,
+)
 
 Start = Callable[..., Awaitable[Any]]
 
@@ -123,9 +129,16 @@ def unwell(origin: str = HOSTILE) -> Health:
 )
 async def test_what_a_command_prints(command: str, told: Bus, nats_server: NatsServer) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agentctl", *command.split(), "--nats", nats_server.url,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "100"},
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "sematext_agent.agentctl",
+        *command.split(),
+        "--nats",
+        nats_server.url,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"COLUMNS": "100"},
+    )
     out, err = await process.communicate()
     assert err == b""
     assert FORGED.encode() in out or command.endswith("7")
@@ -136,7 +149,7 @@ async def test_what_a_command_prints(command: str, told: Bus, nats_server: NatsS
 async def test_what_a_tap_prints(
     form: tuple[str, ...], told: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    tap = await start("-m", "agentctl", "tap", *form, "--nats", nats_server.url)
+    tap = await start("-m", "sematext_agent.agentctl", "tap", *form, "--nats", nats_server.url)
     await tap.shows(FORGED, times=len(EVENTS))
     await told.publish("events.docker.last", b'"last"', "last")
     await tap.shows("last")
@@ -175,25 +188,47 @@ async def page(application: Any, path: str) -> str:
         parts.append(message.get("body", b""))
 
     scope = {
-        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "headers": [],
-        "query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": "",
-        "server": ("x", 1), "client": ("x", 1), "asgi": {"version": "3.0"},
-    }  # fmt: skip
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": [],
+        "query_string": b"",
+        "http_version": "1.1",
+        "scheme": "http",
+        "root_path": "",
+        "server": ("x", 1),
+        "client": ("x", 1),
+        "asgi": {"version": "3.0"},
+    }
     await application(scope, receive, send)
     return b"".join(parts).decode()
 
 
 @pytest.mark.parametrize(
     "setting",
-    ["NATS_URL", "LOGGING_LEVEL", "API_SERVER_PORT", "EVENTS_RECEIVER_URL", "INFRA_TOKEN", "REGION",
-     "TAGS", "NATS_PASSWORD_FILE", "PROXY_HOST", "DRAIN_SECONDS"],
-)  # fmt: skip
+    [
+        "NATS_URL",
+        "LOGGING_LEVEL",
+        "API_SERVER_PORT",
+        "EVENTS_RECEIVER_URL",
+        "INFRA_TOKEN",
+        "REGION",
+        "TAGS",
+        "NATS_PASSWORD_FILE",
+        "PROXY_HOST",
+        "DRAIN_SECONDS",
+    ],
+)
 def test_the_line_for_a_setting_that_cannot_be_used(setting: str) -> None:
     environ = {setting: HOSTILE.replace("\0", "")}
     done = subprocess.run(
-        [sys.executable, "-m", "forwarder"], env=environ, capture_output=True, timeout=60,
+        [sys.executable, "-m", "sematext_agent.forwarder"],
+        env=environ,
+        capture_output=True,
+        timeout=60,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 2
     assert len(done.stderr.decode().split("\n")) == 2
     is_whole(done.stderr.decode())

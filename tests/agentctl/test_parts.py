@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from broker import eventually
 
-from agentctl import parts, screen
-from agentctl.parts import PARTS, Part, Supervised
-from agentctl.screen import Screen
-from shared.retry import Backoff
+from sematext_agent.agentctl import parts, screen
+from sematext_agent.agentctl.parts import PARTS, Part, Supervised
+from sematext_agent.agentctl.screen import Screen
+from sematext_agent.shared.retry import Backoff
 
 
 class Lines:
@@ -118,7 +118,7 @@ def test_the_cluster_is_watched_only_where_there_is_one(
 
 def test_a_part_that_is_not_installed_is_not_here() -> None:
     assert not Part("ghost", "no_such_module").is_here({})
-    assert Part("lifecycle", "lifecycle_collector").is_here({})
+    assert Part("lifecycle", "sematext_agent.lifecycle_collector").is_here({})
 
 
 class Paused(io.StringIO):

@@ -11,22 +11,32 @@ import msgspec
 import pytest
 from broker import NatsServer
 
-from agentctl.state import State
-from shared.bus import Bus, StreamConfig
-from shared.health import Condition, Report
-from shared.subjects import STATUS
+from sematext_agent.agentctl.state import State
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.health import Condition, Report
+from sematext_agent.shared.subjects import STATUS
 
 Start = Callable[..., Awaitable[Any]]
 
 STARTED = time.time() - 90000
 DOCKER = Report(
-    service="docker", origin="web-01", version="0.1.0", ready=True, started=STARTED,
-    conditions={"source": Condition(True, "Docker Engine 29.0")}, figures={},
-)  # fmt: skip
+    service="docker",
+    origin="web-01",
+    version="0.1.0",
+    ready=True,
+    started=STARTED,
+    conditions={"source": Condition(True, "Docker Engine 29.0")},
+    figures={},
+)
 FORWARDER = Report(
-    service="forwarder", origin="web-01", version="0.1.0", ready=True, started=STARTED,
-    conditions={"receiver": Condition(True, "takes events")}, figures={"lag": 0.0},
-)  # fmt: skip
+    service="forwarder",
+    origin="web-01",
+    version="0.1.0",
+    ready=True,
+    started=STARTED,
+    conditions={"receiver": Condition(True, "takes events")},
+    figures={"lag": 0.0},
+)
 
 
 async def answering(connection: Bus, *reports: Report) -> None:
@@ -57,7 +67,7 @@ async def test_one_screen_tells_parts_sources_buffer_lag_and_refusals(
     for number in range(3):
         await events.publish("events.docker.web-01.container.start", b"{}", str(number))
     await events.publish("dead.events.docker.web-01.container.start", b"{}", "9")
-    status = await start("-m", "agentctl", "status", "--nats", nats_server.url)
+    status = await start("-m", "sematext_agent.agentctl", "status", "--nats", nats_server.url)
     assert await status.end() == 0
     screen = [" ".join(line.split()) for line in status.out]
     assert screen[:5] == [
@@ -79,12 +89,14 @@ async def test_something_that_is_not_ready_is_marked_and_makes_it_1(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     holding = msgspec.structs.replace(
-        FORWARDER, ready=False, last_error="403 Forbidden",
+        FORWARDER,
+        ready=False,
+        last_error="403 Forbidden",
         last_error_at=STARTED,
         conditions={"receiver": Condition(False, "holding: the token is refused")},
-    )  # fmt: skip
+    )
     await answering(events, holding, DOCKER)
-    status = await start("-m", "agentctl", "status", "--nats", nats_server.url)
+    status = await start("-m", "sematext_agent.agentctl", "status", "--nats", nats_server.url)
     assert await status.end() == 1
     await status.shows("NOT READY")
     await status.shows("  ! receiver: holding: the token is refused")
@@ -95,7 +107,7 @@ async def test_a_forwarder_that_does_not_answer_makes_it_1(
     connection: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     await answering(connection, DOCKER)
-    status = await start("-m", "agentctl", "status", "--nats", nats_server.url)
+    status = await start("-m", "sematext_agent.agentctl", "status", "--nats", nats_server.url)
     assert await status.end() == 1
     await status.shows("The forwarder does not answer")
     await status.shows("buffer      not made yet")
@@ -107,12 +119,17 @@ async def test_no_broker_is_one_line_that_names_every_place_and_a_remedy(
     password = "not-to-be-seen"
     State(tmp_path).broker_url("tap", password)
     status = await start(
-        "-m", "agentctl", "status", "--state", tmp_path, NATS_URL="nats://127.0.0.1:1"
+        "-m",
+        "sematext_agent.agentctl",
+        "status",
+        "--state",
+        tmp_path,
+        NATS_URL="nats://127.0.0.1:1",
     )
     assert await status.end() == 1
     assert len(status.err) == 1
     assert "no broker at nats://127.0.0.1:1 (Connection refused)" in status.err[0]
-    status = await start("-m", "agentctl", "status", "--state", tmp_path)
+    status = await start("-m", "sematext_agent.agentctl", "status", "--state", tmp_path)
     assert await status.end() in (0, 1)  # a broker of somebody else may be on the usual port
     assert not any(password in line for line in status.err + status.out)
 
@@ -126,7 +143,7 @@ async def test_a_broker_that_lets_nobody_in_is_one_line(start: Start) -> None:
         "while True: s.accept()",
     )
     port = await listener.shows("")
-    status = await start("-m", "agentctl", "status", "--nats", f"127.0.0.1:{port}")
+    status = await start("-m", "sematext_agent.agentctl", "status", "--nats", f"127.0.0.1:{port}")
     assert await status.end() == 1
     (line,) = status.err
     assert "NATS_USER" in line
@@ -136,6 +153,6 @@ async def test_a_broker_that_lets_nobody_in_is_one_line(start: Start) -> None:
 async def test_an_address_that_is_none_or_leads_nowhere_is_one_line(
     start: Start, address: str
 ) -> None:
-    status = await start("-m", "agentctl", "status", "--nats", address)
+    status = await start("-m", "sematext_agent.agentctl", "status", "--nats", address)
     assert await status.end() == 1
     assert len(status.err) == 1

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from broker import NatsServer, eventually
 
-from agentctl.state import CommandError
-from agentctl.tap import subject_for
-from shared.bus import Bus, StreamConfig
-from shared.events import DockerEvent, Event, encode, rfc3339
-from shared.subjects import subject_of
+from sematext_agent.agentctl.state import CommandError
+from sematext_agent.agentctl.tap import subject_for
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.events import DockerEvent, Event, encode, rfc3339
+from sematext_agent.shared.subjects import subject_of
 
 Start = Callable[..., Awaitable[Any]]
 
@@ -40,7 +40,7 @@ async def test_it_shows_recent_events_and_then_live_ones(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     await tell(events, "recent")
-    tap = await start("-m", "agentctl", "tap", "--nats", nats_server.url)
+    tap = await start("-m", "sematext_agent.agentctl", "tap", "--nats", nats_server.url)
     await tap.shows("docker     web-01  container recent start")
     await tell(events, "live")
     await tap.shows("container live start")
@@ -53,7 +53,7 @@ async def test_json_is_the_event_as_it_is_stored(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     event = await tell(events, "web")
-    tap = await start("-m", "agentctl", "tap", "--json", "--nats", nats_server.url)
+    tap = await start("-m", "sematext_agent.agentctl", "tap", "--json", "--nats", nats_server.url)
     assert json.loads(await tap.shows("web")) == json.loads(encode(event))
 
 
@@ -68,7 +68,9 @@ async def test_filters_by_subject_source_origin_and_text(
         ("--origin", "db.example"): "db.example  container web",
         ("--source", "docker", "--grep", "LAST"): "container last",
     }.items():
-        tap = await start("-m", "agentctl", "tap", *arguments, "--nats", nats_server.url)
+        tap = await start(
+            "-m", "sematext_agent.agentctl", "tap", *arguments, "--nats", nats_server.url
+        )
         await tap.shows(line)
         assert len(tap.out) == 1, tap.out
         await tap.end(signal.SIGINT)
@@ -78,7 +80,9 @@ async def test_since_leaves_older_events_out(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     await tell(events, "old")
-    tap = await start("-m", "agentctl", "tap", "--since", "0s", "--nats", nats_server.url)
+    tap = await start(
+        "-m", "sematext_agent.agentctl", "tap", "--since", "0s", "--nats", nats_server.url
+    )
     await until_somebody_looks_on(events)
     await tell(events, "new")
     await tap.shows("container new")
@@ -94,7 +98,7 @@ async def test_it_goes_on_after_a_restart_of_the_broker_and_repeats_nothing(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     await tell(events, "before")
-    tap = await start("-m", "agentctl", "tap", "--nats", nats_server.url)
+    tap = await start("-m", "sematext_agent.agentctl", "tap", "--nats", nats_server.url)
     await tap.shows("container before")
     nats_server.signal(signal.SIGKILL)
     await eventually(lambda: not events.is_connected)
@@ -110,8 +114,8 @@ async def test_what_is_no_event_is_shown_and_can_do_no_harm_to_a_terminal(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     await events.publish("events.x.y.z.a", b"\x1b[31mred\n", "1")
-    words = await start("-m", "agentctl", "tap", "--nats", nats_server.url)
-    raw = await start("-m", "agentctl", "tap", "--json", "--nats", nats_server.url)
+    words = await start("-m", "sematext_agent.agentctl", "tap", "--nats", nats_server.url)
+    raw = await start("-m", "sematext_agent.agentctl", "tap", "--json", "--nats", nats_server.url)
     await words.shows("events.x.y.z.a: 9 bytes that are no event")
     await raw.shows(r"\u001b[31mred\n")
 
@@ -121,7 +125,7 @@ async def test_a_reader_that_has_enough_is_no_error(
 ) -> None:
     for number in range(3):
         await tell(events, f"web-{number}")
-    script = 'set -o pipefail; "$0" -m agentctl tap --nats "$1" | head -n 1'
+    script = 'set -o pipefail; "$0" -m sematext_agent.agentctl tap --nats "$1" | head -n 1'
     program = f"import subprocess, sys; sys.exit(subprocess.call(['bash', '-c', {script!r}, sys.executable, {nats_server.url!r}]))"  # noqa: E501
     tap = await start("-c", program)
     await tap.shows("container web-0")
@@ -131,7 +135,7 @@ async def test_a_reader_that_has_enough_is_no_error(
 
 
 async def test_a_broker_that_is_away_is_one_line_with_a_remedy(start: Start) -> None:
-    tap = await start("-m", "agentctl", "tap", "--nats", "nats://127.0.0.1:1")
+    tap = await start("-m", "sematext_agent.agentctl", "tap", "--nats", "nats://127.0.0.1:1")
     assert await tap.end() == 1
     (line,) = tap.err
     assert line.startswith("agentctl: no broker at nats://127.0.0.1:1 (Connection refused); ")

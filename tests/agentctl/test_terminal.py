@@ -21,10 +21,10 @@ import msgspec
 import pytest
 from broker import NatsServer
 
-from shared.bus import Bus, StreamConfig
-from shared.events import DockerEvent, Event, KubernetesEvent, encode, rfc3339
-from shared.health import Condition, Report
-from shared.subjects import STATUS, subject_of
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.events import DockerEvent, Event, KubernetesEvent, encode, rfc3339
+from sematext_agent.shared.health import Condition, Report
+from sematext_agent.shared.subjects import STATUS, subject_of
 
 Start = Callable[..., Awaitable[Any]]
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -38,10 +38,14 @@ class Typing:
         fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         environment = {**os.environ, "TERM": "xterm", "NO_COLOR": ""} | environ
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "agentctl", *arguments], stdin=screen, stdout=screen,
-            stderr=screen, env=environment, start_new_session=True,
+            [sys.executable, "-m", "sematext_agent.agentctl", *arguments],
+            stdin=screen,
+            stdout=screen,
+            stderr=screen,
+            env=environment,
+            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
+        )
         os.close(screen)
         os.set_blocking(self._keyboard, False)
         self.shown = ""
@@ -121,7 +125,9 @@ async def test_a_closed_pipe_ends_it_at_once_though_no_event_comes(
     events: Bus, nats_server: NatsServer
 ) -> None:
     await tell(events, died("web", "0"))
-    command = f"{sys.executable} -m agentctl tap --nats {nats_server.url} | head -n 1"
+    command = (
+        f"{sys.executable} -m sematext_agent.agentctl tap --nats {nats_server.url} | head -n 1"
+    )
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=30
     )
@@ -151,7 +157,7 @@ async def test_filters_by_object_name_and_severity(
     await tell(events, died("shop-web", "0"))
     await tell(events, died("shop-db", "1"))
     await tell(events, pod)
-    tap = await start("-m", "agentctl", "tap", *arguments, "--nats", nats_server.url)
+    tap = await start("-m", "sematext_agent.agentctl", "tap", *arguments, "--nats", nats_server.url)
     await tap.shows(names[-1])
     await asyncio.sleep(0.3)  # nothing tells that no more comes
     assert [name for line in tap.out for name in re.findall(r"shop-\w+", line)] == names
@@ -161,10 +167,14 @@ async def test_status_fits_a_narrow_terminal_and_colours_what_is_not_ready(
     connection: Bus, nats_server: NatsServer
 ) -> None:
     report = Report(
-        service="docker", origin="a-host-with-a-long-name.example.org", version="0.1.0",
-        ready=False, started=time.time(), figures={},
+        service="docker",
+        origin="a-host-with-a-long-name.example.org",
+        version="0.1.0",
+        ready=False,
+        started=time.time(),
+        figures={},
         conditions={"source": Condition(False, "the Docker Engine at " + "far away " * 10)},
-    )  # fmt: skip
+    )
 
     async def answer(message: Any) -> None:
         await connection.send(message.reply, msgspec.json.encode(report))

@@ -28,12 +28,16 @@ class Agent:
 
     async def up(self, **environ: str) -> Any:
         return await self._start(
-            STUBS / "stub_agent.py", self.state,
+            STUBS / "stub_agent.py",
+            self.state,
             **{
-                "PYTHONPATH": str(STUBS), "SHIPPED": str(self.shipped_file),
-                "CLOUD_METADATA_ENABLED": "false", "HEARTBEAT_INTERVAL": "100ms",
-            } | environ,
-        )  # fmt: skip
+                "PYTHONPATH": str(STUBS),
+                "SHIPPED": str(self.shipped_file),
+                "CLOUD_METADATA_ENABLED": "false",
+                "HEARTBEAT_INTERVAL": "100ms",
+            }
+            | environ,
+        )
 
     @property
     def shipped(self) -> list[str]:
@@ -49,7 +53,7 @@ class Agent:
 
     async def processes(self, up: Any) -> dict[str, int]:
         """By name of a part: the id of its process, as `agentctl status` shows it."""
-        status = await self._start("-m", "agentctl", "status", "--state", self.state)
+        status = await self._start("-m", "sematext_agent.agentctl", "status", "--state", self.state)
         await status.end()
         assert up.process.returncode is None
         pattern = r"\s+(\w+): process (\d+)"
@@ -110,10 +114,7 @@ async def test_the_token_is_given_to_the_forwarder_alone(agent: Agent) -> None:
     up = await agent.up(INFRA_TOKEN="not-to-be-seen")
     await up.shows("agent started")
     processes = await agent.processes(up)
-    knowing = [
-        name for name, pid in processes.items()
-        if "not-to-be-seen" in environment_of(pid)
-    ]  # fmt: skip
+    knowing = [name for name, pid in processes.items() if "not-to-be-seen" in environment_of(pid)]
     assert knowing == ["forwarder"]
     assert not any("dry run" in line or "not-to-be-seen" in line for line in up.out)
 

@@ -13,16 +13,23 @@ import msgspec
 import pytest
 from broker import NatsServer, eventually
 
-from agentctl.broker import _take_over
-from agentctl.users import REPLAY, TAP, USERS, authorization, password_file, passwords
-from forwarder.consumers import consumer_config
-from forwarder.settings import ForwarderSettings
-from forwarder.streams import stream_configs
-from shared import bus
-from shared.bus import Bus, BusError
-from shared.settings import Secret, ServiceSettings
-from shared.streams import follow
-from shared.subjects import CURSORS, EVENTS_STREAM, FORWARDER, HOSTS, STATUS
+from sematext_agent.agentctl.broker import _take_over
+from sematext_agent.agentctl.users import (
+    REPLAY,
+    TAP,
+    USERS,
+    authorization,
+    password_file,
+    passwords,
+)
+from sematext_agent.forwarder.consumers import consumer_config
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.forwarder.streams import stream_configs
+from sematext_agent.shared import bus
+from sematext_agent.shared.bus import Bus, BusError
+from sematext_agent.shared.settings import Secret, ServiceSettings
+from sematext_agent.shared.streams import follow
+from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM, FORWARDER, HOSTS, STATUS
 
 STREAMS = ("EVENTS", "DEAD", "KV_cursors", "KV_hosts")
 COLLECTORS = {"lifecycle", "docker", "host", "kubernetes"}
@@ -110,27 +117,38 @@ def event_of(source: str) -> str:
 OWN: dict[str, list[str]] = {
     **{source: [event_of(source), f"$KV.cursors.{source}.web-01"] for source in COLLECTORS},
     FORWARDER: [
-        "dead.events.docker.web-01.x", "$JS.ACK.EVENTS.forwarder.1.1.1.1.0",
+        "dead.events.docker.web-01.x",
+        "$JS.ACK.EVENTS.forwarder.1.1.1.1.0",
         "$JS.ACK.hub.account.EVENTS.forwarder.1.1.1.1.0.token",
-        "$JS.API.STREAM.UPDATE.EVENTS", "$JS.API.STREAM.CREATE.DEAD",
-        "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.CONSUMER.CREATE.EVENTS.forwarder",
+        "$JS.API.STREAM.UPDATE.EVENTS",
+        "$JS.API.STREAM.CREATE.DEAD",
+        "$JS.API.STREAM.PURGE.EVENTS",
+        "$JS.API.CONSUMER.CREATE.EVENTS.forwarder",
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.forwarder",
         "$JS.API.CONSUMER.CREATE.EVENTS.forwarder_overtaking",
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.forwarder_overtaking",
         "$JS.API.CONSUMER.DELETE.EVENTS.forwarder_overtaking",
         "$JS.ACK.EVENTS.forwarder_overtaking.1.1.1.1.0",
-        event_of(FORWARDER), "agent.shipped.hub", "_INBOX_forwarder.answers",
+        event_of(FORWARDER),
+        "agent.shipped.hub",
+        "_INBOX_forwarder.answers",
     ],
     REPLAY: ["$JS.API.STREAM.MSG.DELETE.DEAD"],
-}  # fmt: skip
+}
 # What nobody may.
 NOBODYS = [
-    "events.elsewhere.web-01.x", "$KV.cursors.elsewhere.web-01", "$JS.API.STREAM.DELETE.EVENTS",
-    "$JS.API.CONSUMER.DELETE.EVENTS.forwarder", "$JS.API.CONSUMER.CREATE.EVENTS",
-    "$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.x", "$JS.API.CONSUMER.CREATE.EVENTS.forwarder.events.>",
-    "$JS.API.STREAM.SNAPSHOT.EVENTS", "$JS.API.META.LEADER.STEPDOWN", "$SYS.REQ.SERVER.PING",
+    "events.elsewhere.web-01.x",
+    "$KV.cursors.elsewhere.web-01",
+    "$JS.API.STREAM.DELETE.EVENTS",
+    "$JS.API.CONSUMER.DELETE.EVENTS.forwarder",
+    "$JS.API.CONSUMER.CREATE.EVENTS",
+    "$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.x",
+    "$JS.API.CONSUMER.CREATE.EVENTS.forwarder.events.>",
+    "$JS.API.STREAM.SNAPSHOT.EVENTS",
+    "$JS.API.META.LEADER.STEPDOWN",
+    "$SYS.REQ.SERVER.PING",
     "made.up",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("user", [*USERS, ""])
@@ -238,16 +256,22 @@ async def test_a_reader_reads_what_is_stored_and_hears_what_comes(
 
 # Whatever a reader may ask, with what it would make of the answer, which is the server's.
 AIMS = [
-    "events.docker.web-01.x.y", "dead.events.docker.web-01.x", "$KV.cursors.docker.web-01",
-    "$KV.hosts.web-01", "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.STREAM.DELETE.DEAD",
+    "events.docker.web-01.x.y",
+    "dead.events.docker.web-01.x",
+    "$KV.cursors.docker.web-01",
+    "$KV.hosts.web-01",
+    "$JS.API.STREAM.PURGE.EVENTS",
+    "$JS.API.STREAM.DELETE.DEAD",
     "$JS.API.CONSUMER.DELETE.EVENTS.forwarder",
-]  # fmt: skip
+]
 REQUESTS = [
-    ("STREAM.INFO.EVENTS", {}), ("STREAM.MSG.GET.EVENTS", {"seq": 1}),
-    ("DIRECT.GET.EVENTS", {"seq": 1}), ("CONSUMER.INFO.EVENTS.forwarder", {}),
+    ("STREAM.INFO.EVENTS", {}),
+    ("STREAM.MSG.GET.EVENTS", {"seq": 1}),
+    ("DIRECT.GET.EVENTS", {"seq": 1}),
+    ("CONSUMER.INFO.EVENTS.forwarder", {}),
     # The message itself, and then one without a body, which orders as much as it can.
     ("CONSUMER.MSG.NEXT.EVENTS.onlooker", {"batch": 9, "no_wait": True}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("user", ["tap", "console", ""])
@@ -269,9 +293,11 @@ async def test_what_a_reader_is_answered_can_become_nothing_else(
             await reader.bus.send(f"$JS.API.{call}", msgspec.json.encode(request), aim)
         # A consumer that delivers by itself, with a sign of life that has no body.
         pushing = {
-            **config, "name": f"to-{AIMS.index(aim)}", "deliver_subject": aim,
+            **config,
+            "name": f"to-{AIMS.index(aim)}",
+            "deliver_subject": aim,
             "idle_heartbeat": 100_000_000,
-        }  # fmt: skip
+        }
         with suppress(BusError):
             await reader.bus.api(
                 f"CONSUMER.CREATE.EVENTS.{pushing['name']}.events.>",

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from broker import NatsServer, eventually
 
-from agentctl import vigil
-from shared import bus
-from shared.settings import Secret, ServiceSettings
+from sematext_agent.agentctl import vigil
+from sematext_agent.shared import bus
+from sematext_agent.shared.settings import Secret, ServiceSettings
 
 GIBIBYTE = 1024**3
 

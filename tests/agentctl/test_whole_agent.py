@@ -14,7 +14,7 @@ import pytest
 from broker import eventually
 from receiver import TOKEN, Receiver, Reply
 
-from shared import listener
+from sematext_agent.shared import listener
 
 Start = Callable[..., Awaitable[Any]]
 
@@ -31,14 +31,22 @@ def up(start: Start, tmp_path: Path, receiver: Receiver) -> Callable[..., Awaita
 
     async def start_up(**environ: str) -> Any:
         return await start(
-            "-m", "agentctl", "up", "--state", tmp_path / "state",
+            "-m",
+            "sematext_agent.agentctl",
+            "up",
+            "--state",
+            tmp_path / "state",
             **{
-                "INFRA_TOKEN": TOKEN, "EVENTS_RECEIVER_URL": receiver.url,
-                "CONTAINER_EVENTS_ENABLED": "false", "CLOUD_METADATA_ENABLED": "false",
-                "PKG_ENABLED": "false", "PKG_CONTAINER_ENABLED": "false",
+                "INFRA_TOKEN": TOKEN,
+                "EVENTS_RECEIVER_URL": receiver.url,
+                "CONTAINER_EVENTS_ENABLED": "false",
+                "CLOUD_METADATA_ENABLED": "false",
+                "PKG_ENABLED": "false",
+                "PKG_CONTAINER_ENABLED": "false",
                 "DOCKER_TRANSPORT": f"unix://{tmp_path}/no-engine.sock",
-            } | environ,
-        )  # fmt: skip
+            }
+            | environ,
+        )
 
     return start_up
 
@@ -83,12 +91,12 @@ async def test_what_was_refused_can_be_sent_once_more(
     agent = await up()
     await agent.shows("dead letter")
     state = ("--state", tmp_path / "state")
-    listed = await start("-m", "agentctl", "dead", "list", *state)
+    listed = await start("-m", "sematext_agent.agentctl", "dead", "list", *state)
     assert await listed.end() == 0
     number, *_ = (await listed.shows("agent started")).split()
     assert "400" in listed.out[0]
     receiver.reply = Reply()
-    replayed = await start("-m", "agentctl", "dead", "replay", number, *state)
+    replayed = await start("-m", "sematext_agent.agentctl", "dead", "replay", number, *state)
     assert await replayed.end() == 0
     await eventually(lambda: "agent_started" in titles(receiver), seconds=30)
     assert await agent.end(signal.SIGINT) == 0

@@ -60,9 +60,10 @@ def main() -> int:
     options = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # a peer that is gone is no news here
     faults = [
-        fault for fault in FAULTS
+        fault
+        for fault in FAULTS
         if not options.words or any(word in fault.name for word in options.words)
-    ]  # fmt: skip
+    ]
     print(f"seed {options.seed}\n{_COLUMNS}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)

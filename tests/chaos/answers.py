@@ -102,9 +102,11 @@ async def false_clock(stage: Stage) -> AsyncIterator[None]:
         raise Missing("it takes libfaketime")
     (stage.folder / "clock").write_text("+0")
     stage.environ |= {
-        "LD_PRELOAD": str(_FAKETIME[0]), "FAKETIME_TIMESTAMP_FILE": str(stage.folder / "clock"),
-        "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }  # fmt: skip
+        "LD_PRELOAD": str(_FAKETIME[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(stage.folder / "clock"),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
     yield
 
 

@@ -59,9 +59,14 @@ async def run(fault: Fault, seed: int, folder: Path) -> Outcome:
     except Missing as missing:
         return Outcome(fault.name, skipped=str(missing))
     return Outcome(
-        fault.name, len(stage.source.lines) - oracle.untold(), oracle.untold(), len(oracle.dead),
-        oracle.copies()[0], seconds, tuple(problems),
-    )  # fmt: skip
+        fault.name,
+        len(stage.source.lines) - oracle.untold(),
+        oracle.untold(),
+        len(oracle.dead),
+        oracle.copies()[0],
+        seconds,
+        tuple(problems),
+    )
 
 
 @contextlib.asynccontextmanager

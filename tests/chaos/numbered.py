@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from shared.collector import Observed, collect
-from shared.events import DockerEvent, Event, event_id, rfc3339
-from shared.service import Runtime, run
-from shared.settings import ServiceSettings
+from sematext_agent.shared.collector import Observed, collect
+from sematext_agent.shared.events import DockerEvent, Event, event_id, rfc3339
+from sematext_agent.shared.service import Runtime, run
+from sematext_agent.shared.settings import ServiceSettings
 
 _LOOK_SECONDS = 0.02
 
@@ -26,13 +26,18 @@ def event_of(line: bytes) -> Event:
     """The event that a line of the log stands for."""
     number, time_ns, size = line.split()
     body = DockerEvent(
-        type="container", action="start", actor_id=event_id("container", number),
+        type="container",
+        action="start",
+        actor_id=event_id("container", number),
         attributes={"name": f"numbered-{number.decode()}", "filler": "x" * int(size)},
-    )  # fmt: skip
+    )
     return Event(
-        id=event_id("numbered", number), time=rfc3339(int(time_ns)), origin="chaos", agent="1",
+        id=event_id("numbered", number),
+        time=rfc3339(int(time_ns)),
+        origin="chaos",
+        agent="1",
         body=body,
-    )  # fmt: skip
+    )
 
 
 async def watch(

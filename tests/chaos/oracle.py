@@ -16,10 +16,10 @@ import nats.errors
 from chaos.numbered import event_of
 from chaos.stage import Stage
 
-from forwarder.enrich import encode, enrich
-from shared.bus import BusError
-from shared.collector import _within_bounds
-from shared.events import Event
+from sematext_agent.forwarder.enrich import encode, enrich
+from sematext_agent.shared.bus import BusError
+from sematext_agent.shared.collector import _within_bounds
+from sematext_agent.shared.events import Event
 
 _LOOK_SECONDS = 0.1
 

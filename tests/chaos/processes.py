@@ -14,8 +14,8 @@ from functools import partial
 from chaos.fault import Fault, Missing, Strike, pause
 from chaos.stage import Stage
 
-from shared.bus import Refused
-from shared.subjects import OVERTAKING
+from sematext_agent.shared.bus import Refused
+from sematext_agent.shared.subjects import OVERTAKING
 
 FREEZE_SECONDS = 20.0
 
@@ -181,19 +181,23 @@ FAULTS = (
     Fault("may not subscribe", partial(permissions_revoked, permissions=_SUBSCRIBE)),
     # The client closes for good then, so the forwarder ends and is started again.
     Fault(
-        "password changed", partial(permissions_revoked, permissions="", password="another"),
+        "password changed",
+        partial(permissions_revoked, permissions="", password="another"),
         ended=1,
     ),
     Fault("one of two forwarders SIGKILL", one_of_two_killed, ended=1, forwarders=2),
     Fault(
-        "one of two forwarders SIGSTOP 20 s", partial(frozen, part="forwarders", index=1),
-        ended=1, forwarders=2,
+        "one of two forwarders SIGSTOP 20 s",
+        partial(frozen, part="forwarders", index=1),
+        ended=1,
+        forwarders=2,
     ),
     Fault("a backlog of 20,000 events", backlog),
     Fault("new events overtake a backlog", partial(overtaken, then=pause)),
     Fault(
         "overtaking: forwarder SIGKILL",
-        partial(overtaken, then=partial(ended, part="forwarder", number=signal.SIGKILL)), ended=2,
+        partial(overtaken, then=partial(ended, part="forwarder", number=signal.SIGKILL)),
+        ended=2,
     ),
     Fault(
         "overtaking: nats-server SIGKILL",
@@ -201,11 +205,13 @@ FAULTS = (
     ),
     Fault(
         "overtaking: one of two SIGKILL",
-        partial(overtaken, then=one_of_two_killed), ended=1, forwarders=2,
+        partial(overtaken, then=one_of_two_killed),
+        ended=1,
+        forwarders=2,
     ),
     Fault(
         "overtaking: consumer deleted",
         partial(overtaken, then=overtaking_consumer_deleted),
     ),
     Fault("oversize events", oversize),
-)  # fmt: skip
+)

@@ -21,11 +21,11 @@ from typing import Any
 from broker import NATS_SERVER, free_port, until_streams_are_made, wait_for_port
 from receiver import TOKEN, Receiver
 
-from agentctl import vigil
-from agentctl.broker import SYSTEM_USER
-from agentctl.parts import Supervised
-from shared import bus
-from shared.settings import Secret, ServiceSettings
+from sematext_agent.agentctl import vigil
+from sematext_agent.agentctl.broker import SYSTEM_USER
+from sematext_agent.agentctl.parts import Supervised
+from sematext_agent.shared import bus
+from sematext_agent.shared.settings import Secret, ServiceSettings
 
 EVENTS_A_SECOND = 200
 USER, PASSWORD = "agent", "a-password"
@@ -175,18 +175,28 @@ class Stage:
         nats = (str(NATS_SERVER), "-c", str(self.folder / "nats.conf"))
         self.broker = Part("nats", nats, {}, self.folder)
         common = dict(os.environ) | {
-            "NATS_URL": f"nats://127.0.0.1:{self.broker_port}", "NATS_USER": USER,
-            "NATS_PASSWORD": PASSWORD, "PYTHONPATH": str(_TESTS), "API_SERVER_PORT": "0",
-            "HOSTNAME_ALIAS": "chaos", "NUMBERED_LOG": str(self.source.path),
-        }  # fmt: skip
+            "NATS_URL": f"nats://127.0.0.1:{self.broker_port}",
+            "NATS_USER": USER,
+            "NATS_PASSWORD": PASSWORD,
+            "PYTHONPATH": str(_TESTS),
+            "API_SERVER_PORT": "0",
+            "HOSTNAME_ALIAS": "chaos",
+            "NUMBERED_LOG": str(self.source.path),
+        }
         follow = (sys.executable, "-m", "chaos.numbered")
         self.collector = Part("collector", follow, common, self.folder)
-        forward = (*self.prefix, sys.executable, "-m", "forwarder")
+        forward = (*self.prefix, sys.executable, "-m", "sematext_agent.forwarder")
         receiver = self.receiver.url.replace("127.0.0.1", self.receiver_host)
-        settings = common | {
-            "INFRA_TOKEN": TOKEN, "EVENTS_RECEIVER_URL": receiver,
-            "REQUEST_TIMEOUT": f"{REQUEST_SECONDS}s", "CONNECT_TIMEOUT": "2s",
-        } | self.environ  # fmt: skip
+        settings = (
+            common
+            | {
+                "INFRA_TOKEN": TOKEN,
+                "EVENTS_RECEIVER_URL": receiver,
+                "REQUEST_TIMEOUT": f"{REQUEST_SECONDS}s",
+                "CONNECT_TIMEOUT": "2s",
+            }
+            | self.environ
+        )
         self.forwarders = [
             Part(f"forwarder-{number}", forward, settings, self.folder)
             for number in range(forwarders)

@@ -10,11 +10,11 @@ import pytest
 from broker import NatsServer, free_port, wait_for_port
 from console_page import Open, Page
 
-from console.__main__ import work
-from console.settings import ConsoleSettings
-from shared.bus import Bus, StreamConfig
-from shared.health import Health
-from shared.service import Runtime
+from sematext_agent.console.__main__ import work
+from sematext_agent.console.settings import ConsoleSettings
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.service import Runtime
 
 
 @pytest.fixture

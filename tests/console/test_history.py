@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 
-from console import history
-from console.history import History
-from console.live import sample
-from console.rows import Filters, Row
+from sematext_agent.console import history
+from sematext_agent.console.history import History
+from sematext_agent.console.live import sample
+from sematext_agent.console.rows import Filters, Row
 
 
 def a_row(number: int, seconds_ago: float = 0, severity: str = "info", **values: object) -> Row:
     known = {"source": "docker", "origin": "web-01", "text": f"container web-{number} start"}
     return Row(
-        number=number, time=time.time() - seconds_ago, severity=severity, id=str(number),
+        number=number,
+        time=time.time() - seconds_ago,
+        severity=severity,
+        id=str(number),
         **(known | values),  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
 
 
 def remember(*rows: Row) -> History:
@@ -28,8 +31,10 @@ def remember(*rows: Row) -> History:
 def counts(remembered: History, **query: str) -> dict[tuple[str, str], int]:
     """By source and severity: how many the timeline counts."""
     cells = remembered.timeline(Filters.parse(query))["cells"]
-    return {(source, severity): sum(c[3] for c in cells if c[1:3] == [source, severity])
-            for _, source, severity, _ in cells}  # fmt: skip
+    return {
+        (source, severity): sum(c[3] for c in cells if c[1:3] == [source, severity])
+        for _, source, severity, _ in cells
+    }
 
 
 def test_memory_has_a_bound_whatever_comes() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from console.rows import FilterError, Filters, row
-from shared.events import DockerEvent, Event, Gap, encode, rfc3339
+from sematext_agent.console.rows import FilterError, Filters, row
+from sematext_agent.shared.events import DockerEvent, Event, Gap, encode, rfc3339
 
 NOON = 1_795_000_000
 
@@ -35,9 +35,11 @@ def test_a_line_says_what_happened_and_how_bad_it_is() -> None:
 
 def test_a_gap_says_from_when_to_when() -> None:
     gap = Gap(
-        source="docker", reason="expired", since=rfc3339(NOON * 10**9 - 60 * 10**9),
+        source="docker",
+        reason="expired",
+        since=rfc3339(NOON * 10**9 - 60 * 10**9),
         until=rfc3339(NOON * 10**9),
-    )  # fmt: skip
+    )
     assert line(body=gap).gap == (NOON - 60, NOON)
     assert line(body=Gap(source="docker", reason="x", since="?", until="?")).gap == (0, 0)  # stored
 

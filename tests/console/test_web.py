@@ -11,12 +11,12 @@ import pytest
 from broker import NatsServer, eventually, free_port
 from console_page import Open, an_event, tell
 
-from console import live, lookout
-from shared import listener
-from shared.bus import Bus, StreamConfig
-from shared.events import encode
-from shared.health import Report
-from shared.subjects import (
+from sematext_agent.console import live, lookout
+from sematext_agent.shared import listener
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.events import encode
+from sematext_agent.shared.health import Report
+from sematext_agent.shared.subjects import (
     DEAD_REASON,
     DEAD_SEQUENCE,
     DEAD_STATUS,
@@ -27,18 +27,25 @@ from shared.subjects import (
 )
 
 REPORT = Report(
-    service="forwarder", origin="web-01", version="1", ready=True, started=0, conditions={},
+    service="forwarder",
+    origin="web-01",
+    version="1",
+    ready=True,
+    started=0,
+    conditions={},
     figures={},
-)  # fmt: skip
+)
 
 
 async def bury(bus: Bus, name: str) -> int:
     """Stores a dead letter as the forwarder does; returns its number."""
     event = an_event(name)
     headers = {
-        DEAD_REASON: "bad type", DEAD_STATUS: "400", DEAD_SEQUENCE: "7",
+        DEAD_REASON: "bad type",
+        DEAD_STATUS: "400",
+        DEAD_SEQUENCE: "7",
         DEAD_TIME: "2026-11-23T15:04:05.000000000Z",
-    }  # fmt: skip
+    }
     subject = dead_subject(subject_of(event))
     return (await bus.publish(subject, encode(event), event.id, headers)).seq
 
@@ -164,7 +171,7 @@ async def test_nobody_looks_and_nothing_is_followed_or_kept(
 async def test_so_many_may_look_and_no_more(
     open_page: Open, streams: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("console.web.VIEWERS_MAX", 1)
+    monkeypatch.setattr("sematext_agent.console.web.VIEWERS_MAX", 1)
     page = await open_page()
     told = page.live()
     await first(told)
@@ -213,7 +220,7 @@ async def test_older_rows_and_a_filter_that_is_none(open_page: Open, streams: Bu
 async def test_an_event_is_opened_also_without_a_forwarder(
     open_page: Open, streams: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("console.opened.DOCUMENT_SECONDS", 0.2)
+    monkeypatch.setattr("sematext_agent.console.opened.DOCUMENT_SECONDS", 0.2)
     event = an_event("web")
     number = await tell(streams, event)
     await streams.publish("events.x.y.z.a", b"\xff<b>", "1")
@@ -232,7 +239,7 @@ async def test_an_event_is_opened_also_without_a_forwarder(
 async def test_dead_letters_are_listed_with_their_reason_newest_first(
     open_page: Open, streams: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("console.opened.LETTERS_MAX", 2)
+    monkeypatch.setattr("sematext_agent.console.opened.LETTERS_MAX", 2)
     page = await open_page()
     assert (await page.ask("/dead"))[1] == {"letters": [], "count": 0, "older": 0}
     for name in "abc":
@@ -289,7 +296,7 @@ async def test_no_other_page_can_replay(open_page: Open, streams: Bus, origin: s
 async def test_a_broker_that_is_away_is_said_and_the_page_goes_on(
     open_page: Open, streams: Bus, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("console.web.ANSWER_SECONDS_MAX", 0.5)
+    monkeypatch.setattr("sematext_agent.console.web.ANSWER_SECONDS_MAX", 0.5)
     await tell(streams, an_event("early"))
     page = await open_page()
     told = page.live()

@@ -20,9 +20,9 @@ import pytest
 import yaml
 from broker import NATS_SERVER
 
-from shared.health import Health
-from shared.pages import application
-from shared.settings import Secret, ServiceSettings, load
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.pages import application
+from sematext_agent.shared.settings import Secret, ServiceSettings, load
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm"
@@ -63,8 +63,10 @@ SETS: dict[str, dict[str, Any]] = {
     "a broker of one's own": {
         "existingSecret": "sematext",
         "nats": {
-            "url": "tls://one.example:4222,tls://two.example:4222", "user": "me",
-            "existingSecret": "broker", "ca": True,
+            "url": "tls://one.example:4222,tls://two.example:4222",
+            "user": "me",
+            "existingSecret": "broker",
+            "ca": True,
         },
         "forwarder": {"settings": {"STREAM_REPLICAS": 3}},
         "networkPolicy": {"natsPorts": [4222, 4223]},
@@ -89,7 +91,7 @@ SETS: dict[str, dict[str, Any]] = {
         "forwarder": {"enabled": False},
         "nats": {"url": "nats://hub:4222"},
     },
-}  # fmt: skip
+}
 Manifest = dict[str, Any]
 
 
@@ -104,9 +106,16 @@ def render(folder: Path, values: dict[str, Any], version: str = NEWEST) -> str:
     given = folder / "values.yaml"
     given.write_text(yaml.safe_dump(values))
     return helm(
-        "template", "agent", CHART, "--namespace", "sematext", "--values", given,
-        "--kube-version", version,
-    )  # fmt: skip
+        "template",
+        "agent",
+        CHART,
+        "--namespace",
+        "sematext",
+        "--values",
+        given,
+        "--kube-version",
+        version,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +153,12 @@ def settings_of(service: str) -> type[ServiceSettings]:
     """The settings of a service by its name in the chart, `docker-collector`."""
     module = importlib.import_module(f"{service.replace('-', '_')}.settings")
     (found,) = (
-        thing for thing in vars(module).values()
-        if isinstance(thing, type) and issubclass(thing, ServiceSettings)
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, type)
+        and issubclass(thing, ServiceSettings)
         and thing is not ServiceSettings
-    )  # fmt: skip
+    )
     return found
 
 
@@ -181,8 +192,10 @@ def test_names_are_unique_and_every_reference_leads_somewhere(
 ) -> None:
     manifests = rendered[name]
     names = [(one["kind"], one["metadata"]["name"]) for one in manifests]
-    places = [(kind, name, one["metadata"].get("namespace")) for (kind, name), one in
-              zip(names, manifests, strict=True)]  # fmt: skip
+    places = [
+        (kind, name, one["metadata"].get("namespace"))
+        for (kind, name), one in zip(names, manifests, strict=True)
+    ]
     assert len(set(places)) == len(places)
     given = {SETS[name].get("existingSecret"), SETS[name].get("nats", {}).get("existingSecret")}
     for _, pod in pods(manifests):
@@ -203,9 +216,10 @@ def test_named_namespaces_are_all_that_the_collector_may_read(
     manifests = rendered["some namespaces"]
     assert "ClusterRole" not in [one["kind"] for one in manifests]
     granted = [
-        one["metadata"]["namespace"] for one in manifests
+        one["metadata"]["namespace"]
+        for one in manifests
         if one["kind"] == "Role" and one["rules"][0]["resources"] == ["events"]
-    ]  # fmt: skip
+    ]
     assert granted == ["shop", "back"]
 
 
@@ -276,9 +290,11 @@ def test_the_services_can_use_what_the_chart_sets(
     secret = tmp_path / "secret"
     secret.write_text("a-secret")
     asked = {
-        variable for values in (SETS[name], *SETS[name].values()) if isinstance(values, dict)
+        variable
+        for values in (SETS[name], *SETS[name].values())
+        if isinstance(values, dict)
         for variable in values.get("settings", {})
-    }  # fmt: skip
+    }
     for service, container in containers(rendered[name]):
         if service == "nats":
             continue
@@ -297,9 +313,12 @@ def test_a_services_settings_win_and_numbers_and_switches_arrive_as_they_were(
 ) -> None:
     services = dict(containers(rendered["all"]))
     assert environment(services["forwarder"]) | {
-        "DRAIN_SECONDS": "5", "STREAM_BYTES_MAX": "2147483648", "PKG_ENABLED": "true",
-        "REGION": "EU", "LOGGING_LEVEL": "debug",
-    } == environment(services["forwarder"])  # fmt: skip
+        "DRAIN_SECONDS": "5",
+        "STREAM_BYTES_MAX": "2147483648",
+        "PKG_ENABLED": "true",
+        "REGION": "EU",
+        "LOGGING_LEVEL": "debug",
+    } == environment(services["forwarder"])
     assert environment(services["host-collector"])["OOM_ENABLED"] == "false"
     unprivileged = dict(containers(rendered["the least"]))["host-collector"]
     assert environment(unprivileged)["PKG_CONTAINER_ENABLED"] == "false"

@@ -75,8 +75,11 @@ async def test_it_is_installed_upgraded_and_removed(plane: ControlPlane) -> None
     assert scaled["spec"]["replicas"] == 2
 
     await helm(plane, "uninstall", "agent")
-    for path in ("/api/v1/namespaces/monitoring/secrets", "/apis/apps/v1/statefulsets",
-                 "/apis/rbac.authorization.k8s.io/v1/namespaces/monitoring/roles"):  # fmt: skip
+    for path in (
+        "/api/v1/namespaces/monitoring/secrets",
+        "/apis/apps/v1/statefulsets",
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/monitoring/roles",
+    ):
         assert plane.call("GET", path)["items"] == [], path
 
 
@@ -95,9 +98,16 @@ async def test_its_rights_are_just_enough(plane: ControlPlane) -> None:
         assert may(plane, "create", "leases", "-n", "monitoring")
         assert may(plane, "get", "namespaces/kube-system")
         for forbidden in (
-            "list secrets", "get secrets", "list pods", "get events", "create events",
-            "list namespaces", "get namespaces/default", "delete leases", "list nodes",
-        ):  # fmt: skip
+            "list secrets",
+            "get secrets",
+            "list pods",
+            "get events",
+            "create events",
+            "list namespaces",
+            "get namespaces/default",
+            "delete leases",
+            "list nodes",
+        ):
             assert not may(plane, *forbidden.split(), "-A"), forbidden
         assert not may(plane, "update", "leases/another", "-n", "monitoring")
 
@@ -109,10 +119,16 @@ async def test_with_one_namespace_it_reads_no_other(plane: ControlPlane) -> None
         pytest.skip("KUBEBUILDER_ASSETS has no kubectl")
     await asyncio.to_thread(plane.kubectl, "create", "namespace", "shop")
     await helm(
-        plane, "install", "agent", str(ROOT / "deploy/helm"), "--create-namespace",
-        "--set", "clusterName=prod",
-        "--set", "kubernetesCollector.settings.KUBERNETES_EVENTS_NAMESPACE=shop",
-    )  # fmt: skip
+        plane,
+        "install",
+        "agent",
+        str(ROOT / "deploy/helm"),
+        "--create-namespace",
+        "--set",
+        "clusterName=prod",
+        "--set",
+        "kubernetesCollector.settings.KUBERNETES_EVENTS_NAMESPACE=shop",
+    )
 
     def check() -> None:
         assert may(plane, "list", "events", "-n", "shop")

@@ -31,11 +31,15 @@ UV = ROOT / ".venv/bin/uv"
 ANALYZE = shutil.which("systemd-analyze") or ""
 needs_systemd = pytest.mark.skipif(not ANALYZE, reason="no systemd-analyze on this machine")
 PYTHONS = [
-    python for python in map(shutil.which, ("python3", "/usr/bin/python3"))
-    if python and not Path(python).resolve().is_relative_to("/root")
-    and subprocess.run([python, "-c", "import sys; assert sys.version_info >= (3, 11)"],
-                       capture_output=True).returncode == 0
-]  # fmt: skip
+    python
+    for python in map(shutil.which, ("python3", "/usr/bin/python3"))
+    if python
+    and not Path(python).resolve().is_relative_to("/root")
+    and subprocess.run(
+        [python, "-c", "import sys; assert sys.version_info >= (3, 11)"], capture_output=True
+    ).returncode
+    == 0
+]
 needs_install = pytest.mark.skipif(
     not (UV.exists() and PYTHONS), reason="no .venv/bin/uv, or no python3 outside of /root"
 )
@@ -144,8 +148,10 @@ def test_a_unit_is_no_more_exposed_than_its_service_needs(unit: str) -> None:
     environ = os.environ | {"SYSTEMD_UNIT_PATH": f"{UNITS}:"}
     done = subprocess.run(
         [ANALYZE, "security", "--offline=true", "--no-pager", unit],
-        env=environ, capture_output=True, text=True,
-    )  # fmt: skip
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze has no --offline (before systemd 250)")
     found = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
@@ -207,9 +213,14 @@ class Host:
         (line,) = unit["ExecStart"]
         command = line.replace("/opt/", f"{self.root}/opt/").replace("/etc/", f"{self.root}/etc/")
         self.processes[name] = await asyncio.create_subprocess_exec(
-            *unit.privileges(), *shlex.split(command), cwd="/", stdin=DEVNULL, stderr=PIPE,
-            stdout=DEVNULL, env=unit.environment(self.root),
-        )  # fmt: skip
+            *unit.privileges(),
+            *shlex.split(command),
+            cwd="/",
+            stdin=DEVNULL,
+            stderr=PIPE,
+            stdout=DEVNULL,
+            env=unit.environment(self.root),
+        )
 
     async def until_ready(self, name: str) -> None:
         url = f"http://127.0.0.1:{self.ports[name]}/readyz"

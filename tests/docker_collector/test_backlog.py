@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from docker_collector import backlog
-from docker_collector.backlog import Backlog, Lines, Lost, Reader, Ring
+from sematext_agent.docker_collector import backlog
+from sematext_agent.docker_collector.backlog import Backlog, Lines, Lost, Reader, Ring
 
 
 def line(number: int) -> Lines:

@@ -15,9 +15,9 @@ import pytest
 from broker import NatsServer, eventually, free_port, wait_for_port
 from private_engine import PrivateEngine, missing
 
-from shared.bus import Bus, StreamConfig
-from shared.events import DockerEvent, decode
-from shared.subjects import CURSORS, EVENTS_STREAM
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.events import DockerEvent, decode
+from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy on this machine"),
@@ -35,8 +35,9 @@ def port(engine: PrivateEngine) -> Iterator[int]:
     """Where the filter of this engine listens."""
     port = free_port()
     environment = os.environ | {
-        "ENGINE_SOCKET": f"{engine.folder}/docker.sock", "ENGINE_FILTER": f"127.0.0.1:{port}",
-    }  # fmt: skip
+        "ENGINE_SOCKET": f"{engine.folder}/docker.sock",
+        "ENGINE_FILTER": f"127.0.0.1:{port}",
+    }
     command = ["haproxy", "-q", "-db", "-f", str(CONFIGURATION)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     wait_for_port(port)
@@ -56,9 +57,12 @@ async def told(
     await connection.manager.add_consumer(EVENTS_STREAM, durable_name="test", ack_policy="explicit")
     await connection.manager.create_key_value(bucket=CURSORS)
     environment = os.environ | {
-        "NATS_URL": nats_server.url, "DOCKER_TRANSPORT": f"tcp://127.0.0.1:{port}",
-    }  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "docker_collector"], env=environment)
+        "NATS_URL": nats_server.url,
+        "DOCKER_TRANSPORT": f"tcp://127.0.0.1:{port}",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sematext_agent.docker_collector"], env=environment
+    )
     bodies: list[DockerEvent] = []
 
     async def listen() -> None:
@@ -95,13 +99,27 @@ async def test_events_flow_and_a_restart_of_the_engine_is_survived(
 
 
 REFUSED = [
-    "POST /v1.41/containers/create", "POST /v1.41/containers/json", "PUT /v1.41/events",
-    "DELETE /v1.41/images/box:1/json", "HEAD /version", "OPTIONS /version", "GET /", "GET /info",
-    "GET /v1.41/info", "GET /_ping", "GET /v1.41/containers/x/logs", "GET /v1.41/volumes",
-    "GET /v1.41/containers/x/archive", "GET /v1.41/containers/x/json/y", "GET /v1.41/secrets",
-    "GET /v1.41/images/../containers/x/export", "GET //version", "GET /v1.41/events/",
-    "GET /v1.41/containers/%2e%2e/json", "GET /v1.41/images/x/get",
-]  # fmt: skip
+    "POST /v1.41/containers/create",
+    "POST /v1.41/containers/json",
+    "PUT /v1.41/events",
+    "DELETE /v1.41/images/box:1/json",
+    "HEAD /version",
+    "OPTIONS /version",
+    "GET /",
+    "GET /info",
+    "GET /v1.41/info",
+    "GET /_ping",
+    "GET /v1.41/containers/x/logs",
+    "GET /v1.41/volumes",
+    "GET /v1.41/containers/x/archive",
+    "GET /v1.41/containers/x/json/y",
+    "GET /v1.41/secrets",
+    "GET /v1.41/images/../containers/x/export",
+    "GET //version",
+    "GET /v1.41/events/",
+    "GET /v1.41/containers/%2e%2e/json",
+    "GET /v1.41/images/x/get",
+]
 
 
 def test_whatever_the_collector_does_not_ask_is_refused(port: int) -> None:

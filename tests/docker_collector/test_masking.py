@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from docker_collector.masking import MASK, mask
+from sematext_agent.docker_collector.masking import MASK, mask
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ from engine_actions import do_everything
 from private_engine import Oracle, PrivateEngine, missing
 from receiver import TOKEN, Receiver
 
-from docker_collector.masking import mask
-from shared.bus import Bus, StreamConfig
-from shared.events import DockerEvent, Event, Gap, decode, nanoseconds
-from shared.subjects import CURSORS, EVENTS_STREAM
+from sematext_agent.docker_collector.masking import mask
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.events import DockerEvent, Event, Gap, decode, nanoseconds
+from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
@@ -44,16 +44,18 @@ class Collector:
     def __init__(self, connection: Bus, server: NatsServer, address: str) -> None:
         self._bus = connection
         self._environment = os.environ | {
-            "NATS_URL": server.url, "DOCKER_TRANSPORT": address, "HOSTNAME_ALIAS": "web-01",
+            "NATS_URL": server.url,
+            "DOCKER_TRANSPORT": address,
+            "HOSTNAME_ALIAS": "web-01",
             "CONTAINER_EVENTS_HEALTHCHECKS": "true",
-        }  # fmt: skip
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self.told: list[Event] = []
         self.subjects: list[str] = []
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "docker_collector"], env=self._environment
+            [sys.executable, "-m", "sematext_agent.docker_collector"], env=self._environment
         )
 
     def end(self, number: signal.Signals) -> int:
@@ -135,9 +137,13 @@ async def receiver(nats_server: NatsServer) -> AsyncIterator[Receiver]:
     """A receiver, and a forwarder that ships to it."""
     async with Receiver() as listening:
         environ = os.environ | {
-            "NATS_URL": nats_server.url, "INFRA_TOKEN": TOKEN, "EVENTS_RECEIVER_URL": listening.url,
-        }  # fmt: skip
-        forwarder = subprocess.Popen([sys.executable, "-m", "forwarder"], env=environ)
+            "NATS_URL": nats_server.url,
+            "INFRA_TOKEN": TOKEN,
+            "EVENTS_RECEIVER_URL": listening.url,
+        }
+        forwarder = subprocess.Popen(
+            [sys.executable, "-m", "sematext_agent.forwarder"], env=environ
+        )
         yield listening
         forwarder.terminate()
         assert await asyncio.to_thread(forwarder.wait, 20) == 0
@@ -259,10 +265,16 @@ async def test_a_container_that_ends_while_the_engine_is_away_is_told(
     engine.reload()
     run = engine.client.containers.run
     short, long = (
-        run("box:1", ["sh", "-c", f"sleep {seconds}; exit 7"], detach=True, network_mode="none",
-            name=f"sleeps-{seconds}", labels={"tier": "front"})
+        run(
+            "box:1",
+            ["sh", "-c", f"sleep {seconds}; exit 7"],
+            detach=True,
+            network_mode="none",
+            name=f"sleeps-{seconds}",
+            labels={"tier": "front"},
+        )
         for seconds in (3, 1000)
-    )  # fmt: skip
+    )
     await eventually(lambda: sum(b.action == "start" for b in collector.bodies()) == 2)
     await eventually(lambda: any(b.action == "reload" for b in collector.bodies()))
     await asyncio.to_thread(engine.stop, number)

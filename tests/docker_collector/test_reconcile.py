@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from docker_collector import reconcile
-from docker_collector.engine import Container, Snapshot
-from docker_collector.state import Seen
-from shared.events import SECOND, DockerEvent
+from sematext_agent.docker_collector import reconcile
+from sematext_agent.docker_collector.engine import Container, Snapshot
+from sematext_agent.docker_collector.state import Seen
+from sematext_agent.shared.events import SECOND, DockerEvent
 
 NOW = 1000 * SECOND
 
@@ -18,9 +18,16 @@ def seconds(number: float) -> int:
 
 def exists(running: bool = False, started: float = 0, finished: float = 0) -> Container:
     return Container(
-        "c1", "web", "nginx", {}, running, created=seconds(1), started=seconds(started),
-        finished=seconds(finished), exit_code=None if running else 3,
-    )  # fmt: skip
+        "c1",
+        "web",
+        "nginx",
+        {},
+        running,
+        created=seconds(1),
+        started=seconds(started),
+        finished=seconds(finished),
+        exit_code=None if running else 3,
+    )
 
 
 def seen(running: bool, since: float) -> Seen:
@@ -55,7 +62,7 @@ RUNS, ENDED = exists(True, 100), exists(False, 100, 200)
         (seen(False, 300), RUNS, []),
         (seen(False, 2000), None, []),
     ],
-)  # fmt: skip
+)
 def test_only_what_was_not_told_is_made_up_for(
     before: Seen | None, now: Container | None, expected: list[str]
 ) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from docker_collector.engine import where
-from docker_collector.filters import Filter
-from docker_collector.settings import DockerSettings
-from shared.settings import SettingsError, load
+from sematext_agent.docker_collector.engine import where
+from sematext_agent.docker_collector.filters import Filter
+from sematext_agent.docker_collector.settings import DockerSettings
+from sematext_agent.shared.settings import SettingsError, load
 
 
 @pytest.mark.parametrize(

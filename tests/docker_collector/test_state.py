@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from docker_collector.state import CURSOR_BYTES_MAX, Cursor, Seen, State
-from docker_collector.translate import Message
-from shared.events import event_id
+from sematext_agent.docker_collector.state import CURSOR_BYTES_MAX, Cursor, Seen, State
+from sematext_agent.docker_collector.translate import Message
+from sematext_agent.shared.events import event_id
 
 
 def message(action: str = "top", container: str = "c1", moment: int = 1) -> Message:

@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from docker_collector.backlog import Lines
-from docker_collector.follow import Follower
-from docker_collector.settings import DockerSettings
-from docker_collector.state import State
-from docker_collector.translate import Known, Message, decode, identity, translate
-from shared.events import DockerEvent, Event, encode
-from shared.health import Health
+from sematext_agent.docker_collector.backlog import Lines
+from sematext_agent.docker_collector.follow import Follower
+from sematext_agent.docker_collector.settings import DockerSettings
+from sematext_agent.docker_collector.state import State
+from sematext_agent.docker_collector.translate import Known, Message, decode, identity, translate
+from sematext_agent.shared.events import DockerEvent, Event, encode
+from sematext_agent.shared.health import Health
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CAPTURES = ("engine-20.10", "engine-29", "engine-29-read-as-1.41", "containerd-store")
@@ -44,9 +44,13 @@ def events_of(capture: str) -> list[Event]:
 
     async def follow() -> list[Event]:
         follower = Follower(
-            settings, "host", 0, State("", b'{"address":""}'), NoEngine(),  # type: ignore[arg-type]
+            settings,
+            "host",
+            0,
+            State("", b'{"address":""}'),
+            NoEngine(),  # type: ignore[arg-type]
             Health("docker", "web-01"),
-        )  # fmt: skip
+        )
         return [event async for event in follower.take(Lines([text])) if event is not None]
 
     return asyncio.run(follow())
@@ -91,11 +95,15 @@ def raw(action: str, kind: str = "container", scope: str = "local", **given: str
     return decode(
         msgspec.json.encode(
             {
-                "Type": kind, "Action": action, "Actor": {"ID": "c1", "Attributes": given},
-                "scope": scope, "time": 1795423877, "timeNano": 1795423877628168185,
+                "Type": kind,
+                "Action": action,
+                "Actor": {"ID": "c1", "Attributes": given},
+                "scope": scope,
+                "time": 1795423877,
+                "timeNano": 1795423877628168185,
             }
         )
-    )  # fmt: skip
+    )
 
 
 def told(message: Message, **known: Any) -> DockerEvent:
@@ -152,8 +160,10 @@ def test_an_image_label_called_image_is_a_label() -> None:
 def test_unknown_types_and_actions_pass_through() -> None:
     body = told(raw("teleport: far", "wormhole", where="away"))
     assert (body.type, body.action, body.attributes) == (
-        "wormhole", "teleport: far", {"where": "away"},
-    )  # fmt: skip
+        "wormhole",
+        "teleport: far",
+        {"where": "away"},
+    )
 
 
 def test_a_message_without_attributes_or_nanoseconds_is_read() -> None:

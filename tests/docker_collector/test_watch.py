@@ -17,12 +17,12 @@ import pytest
 from broker import eventually
 from fake_engine import FakeEngine, message
 
-from docker_collector import backlog, connection
-from docker_collector.settings import DockerSettings
-from docker_collector.watch import watch
-from shared.events import DockerEvent, Event, Gap
-from shared.health import Health
-from shared.service import Runtime
+from sematext_agent.docker_collector import backlog, connection
+from sematext_agent.docker_collector.settings import DockerSettings
+from sematext_agent.docker_collector.watch import watch
+from sematext_agent.shared.events import DockerEvent, Event, Gap
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.service import Runtime
 
 pytestmark = [
     # A request under way when a test ends its engine: the SDK leaves the socket of an attempt that
@@ -237,9 +237,12 @@ async def test_an_engine_restart_is_a_gap_and_what_ended_meanwhile_is_told(
         await run.until_told(7)
         assert sorted(run.actions()[1:]) == [
             "gap: engine_restarted",
-            "synthetic create", "synthetic destroy", "synthetic die", "synthetic die",
+            "synthetic create",
+            "synthetic destroy",
+            "synthetic die",
+            "synthetic die",
             "synthetic start",
-        ]  # fmt: skip
+        ]
     died = {body(event).actor_id: event for event in run.told if what(event) == "synthetic die"}
     assert died["ended"].time == iso(end)
     assert body(died["ended"]).attributes["exitCode"] == "137"
@@ -273,8 +276,10 @@ async def test_a_kill_between_a_gap_and_its_comparison_leaves_the_comparison_to_
         engine.emit("top")
         await before.until_settled("top")
     engine.containers["c1"]["State"] |= {
-        "Status": "exited", "ExitCode": 1, "FinishedAt": iso(time.time_ns()),
-    }  # fmt: skip
+        "Status": "exited",
+        "ExitCode": 1,
+        "FinishedAt": iso(time.time_ns()),
+    }
     engine.restart()
     monkeypatch.setattr(connection, "SETTLE_SECONDS", 3600)
     async with Run(engine.address, before.cursor) as killed:
@@ -431,9 +436,12 @@ async def test_execs_of_health_checks_are_not_told_and_a_health_is_told_when_it_
         probe(engine, 4)
         engine.emit("health_status: unhealthy")
         await run.until_settled(
-            "health_status: healthy", "exec_create: sh ", "exec_start: sh ", "exec_die",
+            "health_status: healthy",
+            "exec_create: sh ",
+            "exec_start: sh ",
+            "exec_die",
             "health_status: unhealthy",
-        )  # fmt: skip
+        )
     assert engine.asked.count("/containers/c1/json") == 1
 
 
@@ -609,11 +617,30 @@ async def test_an_engine_behind_tls_is_verified_and_stopped_at_once(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
     await asyncio.to_thread(
         subprocess.run,
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=127.0.0.1", "-days",
-         "2", "-addext", "subjectAltName=IP:127.0.0.1"],
-        cwd=tmp_path, check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-days",
+            "2",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     (tmp_path / "ca.pem").write_bytes((tmp_path / "cert.pem").read_bytes())
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tmp_path / "ca.pem")
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")

@@ -20,19 +20,27 @@ from broker import eventually, free_port
 from forwarding import an_event
 from receiver import Receiver, Reply, Request
 
-from shared import bus
-from shared.events import DockerEvent, encode
-from shared.settings import Secret, ServiceSettings
-from shared.subjects import subject_of
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import DockerEvent, encode
+from sematext_agent.shared.settings import Secret, ServiceSettings
+from sematext_agent.shared.subjects import subject_of
 
 TOKEN, PROXY_PASSWORD = "canary-of-the-token", "canary-of-the-proxy"
 RUN = {
-    "CONTAINER_EVENTS_ENABLED": "false", "CLOUD_METADATA_ENABLED": "false", "PKG_ENABLED": "false",
-    "PKG_CONTAINER_ENABLED": "false", "LOGGING_LEVEL": "debug", "LOGGING_WRITE_EVENTS": "true",
-    "LOGGING_REQUEST_TRACKING": "true", "REQUEST_TIMEOUT": "300ms", "HOSTNAME_ALIAS": "web-01",
-    "NATS_URL": "", "INFRA_TOKEN": TOKEN, "PROXY_USERNAME": "agent",
+    "CONTAINER_EVENTS_ENABLED": "false",
+    "CLOUD_METADATA_ENABLED": "false",
+    "PKG_ENABLED": "false",
+    "PKG_CONTAINER_ENABLED": "false",
+    "LOGGING_LEVEL": "debug",
+    "LOGGING_WRITE_EVENTS": "true",
+    "LOGGING_REQUEST_TRACKING": "true",
+    "REQUEST_TIMEOUT": "300ms",
+    "HOSTNAME_ALIAS": "web-01",
+    "NATS_URL": "",
+    "INFRA_TOKEN": TOKEN,
+    "PROXY_USERNAME": "agent",
     "PROXY_PASSWORD": PROXY_PASSWORD,
-}  # fmt: skip
+}
 
 
 def answer(request: Request) -> Reply:
@@ -42,10 +50,18 @@ def answer(request: Request) -> Reply:
     """
     said = f'{{"error": "no application for {TOKEN}"}}'.encode()
     faults = [
-        Reply(403, said), Reply(500, said), Reply(302, b"", {"Location": f"http://x/{TOKEN}"}),
-        Reply(429, said), Reply(how="hang"), Reply(how="cut"), Reply(how="garbage"),
-        Reply(how="reset"), Reply(404, said), Reply(400, said), Reply(400, said),
-    ]  # fmt: skip
+        Reply(403, said),
+        Reply(500, said),
+        Reply(302, b"", {"Location": f"http://x/{TOKEN}"}),
+        Reply(429, said),
+        Reply(how="hang"),
+        Reply(how="cut"),
+        Reply(how="garbage"),
+        Reply(how="reset"),
+        Reply(404, said),
+        Reply(400, said),
+        Reply(400, said),
+    ]
     answer.number += 1  # type: ignore[attr-defined]
     turn, is_fault = divmod(answer.number, 2)  # type: ignore[attr-defined]
     return faults[turn % len(faults)] if is_fault else Reply()
@@ -56,9 +72,10 @@ async def tell(state: Path, events: int) -> None:
     broker = urlsplit((state / "nats-url").read_text().strip())
     password = (state / "users/docker/password").read_text().strip()
     settings = ServiceSettings(
-        nats_url=(f"nats://127.0.0.1:{broker.port}",), nats_user="docker",
+        nats_url=(f"nats://127.0.0.1:{broker.port}",),
+        nats_user="docker",
         nats_password=Secret(password),
-    )  # fmt: skip
+    )
     connection = await bus.connect(settings, "docker")
     for number in range(events):
         body = DockerEvent(type="container", action="start", actor_id=str(number))
@@ -70,9 +87,14 @@ async def tell(state: Path, events: int) -> None:
 async def output(*arguments: object, **environ: str) -> str:
     """What a command of agentctl prints."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agentctl", *map(str, arguments), stdout=PIPE, stderr=PIPE,
+        sys.executable,
+        "-m",
+        "sematext_agent.agentctl",
+        *map(str, arguments),
+        stdout=PIPE,
+        stderr=PIPE,
         env=os.environ | {"NATS_URL": ""} | environ,
-    )  # fmt: skip
+    )
     try:
         async with asyncio.timeout(3 if "tap" in arguments else 60):
             out, err = await process.communicate()
@@ -96,9 +118,16 @@ async def test_secrets_are_where_they_are_needed_and_nowhere_else(way: str, tmp_
             to |= {"PROXY_HOST": "127.0.0.1", "PROXY_PORT": str(receiver.port)}
         with log.open("wb") as out:
             agent = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "agentctl", "up", "--state", str(state), stdout=out,
-                stderr=out, env=os.environ | RUN | to,
-            )  # fmt: skip
+                sys.executable,
+                "-m",
+                "sematext_agent.agentctl",
+                "up",
+                "--state",
+                str(state),
+                stdout=out,
+                stderr=out,
+                env=os.environ | RUN | to,
+            )
         try:
             await eventually(lambda: "streams: made" in log.read_text(), seconds=30)
             enough = 30 if way == "receiver" else 4
@@ -141,8 +170,13 @@ def passwords(state: Path) -> list[str]:
 
 def processes_of(log: str, agent: int) -> dict[str, int]:
     """By name of a part: its process, a child of agentctl."""
-    names = {"nats-server": "nats", "lifecycle_collector": "lifecycle", "forwarder": "forwarder",
-             "host_collector": "host", "docker_collector": "docker"}  # fmt: skip
+    names = {
+        "nats-server": "nats",
+        "lifecycle_collector": "lifecycle",
+        "forwarder": "forwarder",
+        "host_collector": "host",
+        "docker_collector": "docker",
+    }
     children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
     found = {"agentctl": agent}
     for pid in children:
@@ -174,9 +208,13 @@ async def test_a_bad_setting_shows_no_secret(tmp_path: Path) -> None:
         {"NATS_URL": f"http://agent:{PROXY_PASSWORD}@x"},
     ):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "forwarder", env=os.environ | RUN | environ, stdout=PIPE,
+            sys.executable,
+            "-m",
+            "sematext_agent.forwarder",
+            env=os.environ | RUN | environ,
+            stdout=PIPE,
             stderr=PIPE,
-        )  # fmt: skip
+        )
         out, err = await process.communicate()
         assert process.returncode == 2
         assert len(err.splitlines()) == 1

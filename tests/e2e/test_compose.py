@@ -31,9 +31,14 @@ pytestmark = [
 ]
 
 SERVICES = {
-    "nats", "forwarder", "console", "docker-collector", "engine-filter", "host-collector",
+    "nats",
+    "forwarder",
+    "console",
+    "docker-collector",
+    "engine-filter",
+    "host-collector",
     "lifecycle-collector",
-}  # fmt: skip
+}
 USERS = {"engine-filter": "0:0", "host-collector": "0:10002"}
 """Who is not 10001. The host collector is root for the moment in which it takes its capability."""
 CAP_SYSLOG = 34  # capabilities(7)
@@ -65,9 +70,12 @@ class Composed:
         """By service: what the engine says of its health."""
         label = "com.docker.compose.service"
         listed = docker(
-            "ps", "--filter", f"label=com.docker.compose.project={self.name}",
-            "--format", f'{{{{.Label "{label}"}}}} {{{{.Status}}}}',
-        )  # fmt: skip
+            "ps",
+            "--filter",
+            f"label=com.docker.compose.project={self.name}",
+            "--format",
+            f'{{{{.Label "{label}"}}}} {{{{.Status}}}}',
+        )
         return dict(line.split(" ", 1) for line in listed.splitlines())
 
     def violations(self) -> list[str]:
@@ -167,9 +175,12 @@ def the_host_collector_reads_what_everybody_may(composed: Composed) -> None:
     process = f"/proc/{forwarder['State']['Pid']}"
     secrets = [
         *(f"{p}/accounts.conf" if "-nats/" in p else f"{p}/password" for p in places),
-        f"{store}/jetstream", f"{record}/config.v2.json", f"{process}/environ", f"{process}/root",
+        f"{store}/jetstream",
+        f"{record}/config.v2.json",
+        f"{process}/environ",
+        f"{process}/root",
         "/etc/shadow",
-    ]  # fmt: skip
+    ]
     code = f"""if True:
         import os
         for path in {secrets}:
@@ -184,9 +195,18 @@ def the_host_collector_reads_what_everybody_may(composed: Composed) -> None:
         """
     assert composed.inside("host-collector", code).split() == ["False", "True"]
     seen = docker(
-        "run", "--rm", "--volume", "/:/host:ro", "--user", "0", "--entrypoint", "ls",
-        "sematext-agent/agentctl", "--directory", *(f"/host{path}" for path in secrets),
-    )  # fmt: skip
+        "run",
+        "--rm",
+        "--volume",
+        "/:/host:ro",
+        "--user",
+        "0",
+        "--entrypoint",
+        "ls",
+        "sematext-agent/agentctl",
+        "--directory",
+        *(f"/host{path}" for path in secrets),
+    )
     assert len(seen.splitlines()) == len(secrets)  # all of it is there
 
 
@@ -200,10 +220,15 @@ def the_filter_lets_nothing_else_through(composed: Composed) -> None:
             print(connection.getresponse().status)
         """
     refused = [
-        "POST /v1.41/containers/create", "POST /v1.41/containers/x/exec", "GET /info",
-        "GET /v1.41/containers/x/archive?path=/", "DELETE /v1.41/containers/x",
-        "GET /v1.41/images/../secrets", "HEAD /version", "GET //v1.41/containers/json",
-    ]  # fmt: skip
+        "POST /v1.41/containers/create",
+        "POST /v1.41/containers/x/exec",
+        "GET /info",
+        "GET /v1.41/containers/x/archive?path=/",
+        "DELETE /v1.41/containers/x",
+        "GET /v1.41/images/../secrets",
+        "HEAD /version",
+        "GET //v1.41/containers/json",
+    ]
     lines = [*refused, "GET /version"]
     answers = composed.inside("docker-collector", code.replace("LINES", repr(lines)))
     assert answers.split() == ["403"] * len(refused) + ["200"]
@@ -223,9 +248,18 @@ def a_tap_without_a_password_hears_and_says_nothing(composed: Composed) -> None:
 def what_an_older_version_stored_is_taken_over(composed: Composed) -> None:
     """It had all users, and so the streams, in the server's own account."""
     docker(
-        "run", "--rm", "--user", "10001", "--volume", f"{composed.name}_nats:/data",
-        "--entrypoint", "mv", "nats:2.15-alpine", "/data/jetstream/AGENT", "/data/jetstream/$G",
-    )  # fmt: skip
+        "run",
+        "--rm",
+        "--user",
+        "10001",
+        "--volume",
+        f"{composed.name}_nats:/data",
+        "--entrypoint",
+        "mv",
+        "nats:2.15-alpine",
+        "/data/jetstream/AGENT",
+        "/data/jetstream/$G",
+    )
     composed.run("up", "--detach", "nats")
     restored = re.compile(r"Restored [1-9]\d* messages for stream 'AGENT > EVENTS'")
     wait_until(lambda: restored.search(composed.run("logs", "--no-color", "nats")), 30)

@@ -17,8 +17,8 @@ from broker import NatsServer, eventually
 from documents import assert_tells_of
 from receiver import TOKEN, Receiver
 
-from forwarder.enrich import enrich
-from shared.events import decode
+from sematext_agent.forwarder.enrich import enrich
+from sematext_agent.shared.events import decode
 
 SOCKET = Path("/var/run/docker.sock")
 FIXTURES = Path(__file__).parents[1] / "docker_collector" / "fixtures"
@@ -46,7 +46,9 @@ async def documents(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[li
         }
         with (tmp_path / "collector.log").open("wb") as log:
             parts = [
-                subprocess.Popen([sys.executable, "-m", name], env=environ, stderr=log)
+                subprocess.Popen(
+                    [sys.executable, "-m", f"sematext_agent.{name}"], env=environ, stderr=log
+                )
                 for name in ("forwarder", "docker_collector")
             ]
         told = tmp_path / "collector.log"

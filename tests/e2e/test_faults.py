@@ -26,9 +26,9 @@ from broker import NatsServer, eventually
 from private_engine import PrivateEngine, missing
 from receiver import TOKEN, Receiver, Reply
 
-from shared import bus
-from shared.events import nanoseconds
-from shared.settings import ServiceSettings
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import nanoseconds
+from sematext_agent.shared.settings import ServiceSettings
 
 SOCKET = Path("/var/run/docker.sock")
 pytestmark = [
@@ -60,7 +60,10 @@ class Agent:
         for name in names:
             with (self.logs / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", name], env=self.environ, stdout=log, stderr=log
+                    [sys.executable, "-m", f"sematext_agent.{name}"],
+                    env=self.environ,
+                    stdout=log,
+                    stderr=log,
                 )
 
     def signal(self, number: signal.Signals, *names: str) -> None:

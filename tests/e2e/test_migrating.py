@@ -21,52 +21,82 @@ from broker import NatsServer, free_port
 from kubernetes_api import api_server, kubeconfig
 from receiver import TOKEN, Receiver
 
-from shared.settings import ServiceSettings, unknown
+from sematext_agent.shared.settings import ServiceSettings, unknown
 
 PAGE = Path(__file__).parents[2] / "docs/migrating.md"
 SETTINGS = {
-    "forwarder": "ForwarderSettings", "docker_collector": "DockerSettings",
-    "host_collector": "HostSettings", "kubernetes_collector": "KubernetesSettings",
+    "forwarder": "ForwarderSettings",
+    "docker_collector": "DockerSettings",
+    "host_collector": "HostSettings",
+    "kubernetes_collector": "KubernetesSettings",
     "lifecycle_collector": "LifecycleSettings",
-}  # fmt: skip
+}
 OF_OTHER_PROGRAMS = {"INTERVAL", "NODE_IP", "STA_NAMESPACE"}
 """Names too common to complain about."""
 
 # The container environment of https://sematext.com/docs/agents/sematext-agent/containers/configuration/,
 # with the values of its examples and its defaults. Addresses and paths are set by the test.
 DOCUMENTED = {
-    "INFRA_TOKEN": TOKEN, "LOGS_TOKEN": "e1c9b66c-0000-0000-0000-000000000000",
-    "CONTAINER_TOKEN": "e1c9b66c-0000-0000-0000-000000000001", "REGION": "US",
+    "INFRA_TOKEN": TOKEN,
+    "LOGS_TOKEN": "e1c9b66c-0000-0000-0000-000000000000",
+    "CONTAINER_TOKEN": "e1c9b66c-0000-0000-0000-000000000001",
+    "REGION": "US",
     "SERVER_BASE_URL": "https://spm-receiver.sematext.com",
     "LOGS_RECEIVER_URL": "https://logsene-receiver.sematext.com",
     "COMMAND_SERVER_URL": "https://command.sematext.com",
     "TRACES_RECEIVER_URL": "https://traces-receiver.sematext.com",
     "AIMONITORING_RECEIVER_URL": "https://aimonitoring-receiver.sematext.com",
-    "CONFIG_FILE": "/opt/st-agent/st-agent.yml", "CONTAINER_ENABLED": "true",
-    "CONTAINER_EVENTS_ENABLED": "true", "CONTAINER_EVENTS_EXCLUDED": "volume,network",
+    "CONFIG_FILE": "/opt/st-agent/st-agent.yml",
+    "CONTAINER_ENABLED": "true",
+    "CONTAINER_EVENTS_ENABLED": "true",
+    "CONTAINER_EVENTS_EXCLUDED": "volume,network",
     "CONTAINER_SKIP_BY_IMAGE": "sematext/agent,sematext/app-agent,timberio/vector",
-    "CONTAINER_SKIP_BY_NAME": "^test-.*", "CONTAINER_MATCH_BY_IMAGE": "nginx,redis",
-    "CONTAINER_MATCH_BY_NAME": "web-[0-9]+", "KUBERNETES_ENABLED": "true",
-    "KUBERNETES_EVENTS_ENABLED": "true", "KUBERNETES_EVENTS_EXCLUDED": "Pod,Node,Job,Secret",
-    "KUBERNETES_EVENTS_NAMESPACE": "default", "KUBERNETES_NAMESPACES": "default,kube-system",
-    "KUBERNETES_INTERVAL": "10s", "KUBERNETES_CLUSTER_ID": "default",
-    "KUBERNETES_KUBELET_AUTH_TOKEN": "token", "KUBERNETES_KUBELET_CA_PATH": "/etc/ca.crt",
+    "CONTAINER_SKIP_BY_NAME": "^test-.*",
+    "CONTAINER_MATCH_BY_IMAGE": "nginx,redis",
+    "CONTAINER_MATCH_BY_NAME": "web-[0-9]+",
+    "KUBERNETES_ENABLED": "true",
+    "KUBERNETES_EVENTS_ENABLED": "true",
+    "KUBERNETES_EVENTS_EXCLUDED": "Pod,Node,Job,Secret",
+    "KUBERNETES_EVENTS_NAMESPACE": "default",
+    "KUBERNETES_NAMESPACES": "default,kube-system",
+    "KUBERNETES_INTERVAL": "10s",
+    "KUBERNETES_CLUSTER_ID": "default",
+    "KUBERNETES_KUBELET_AUTH_TOKEN": "token",
+    "KUBERNETES_KUBELET_CA_PATH": "/etc/ca.crt",
     "KUBERNETES_KUBELET_CERT_PATH": "/etc/kubelet.crt",
     "KUBERNETES_KUBELET_KEY_PATH": "/etc/kubelet.key",
     "KUBERNETES_KUBELET_INSECURE_SKIP_TLS_VERIFY": "true",
-    "KUBERNETES_KUBELET_METRICS_PORT": "10250", "PKG_ENABLED": "true",
-    "PKG_CONTAINER_ENABLED": "true", "PKG_INTERVAL": "10m", "CONFIGS_ENABLED": "false",
-    "HOSTNAME_ALIAS": "web-01", "NODE_NAME": "node-1", "NODE_IP": "10.0.0.7",
-    "STA_NAMESPACE": "monitoring", "PROXY_USERNAME": "me", "PROXY_PASSWORD": "word",
-    "PROXY_SECURE": "false", "JOURNAL_DIR": "/var/run/st-agent", "JOURNAL_RETRY_INTERVAL": "30s",
-    "LOGGING_LEVEL": "warn", "LOGGING_WRITE_EVENTS": "false", "LOGGING_REQUEST_TRACKING": "false",
-    "INTERVAL": "10s", "API_SERVER_HOST": "0.0.0.0", "PIPELINE_CONSOLE_OUTPUT": "false",
-    "PIPELINE_NULL_OUTPUT": "false", "TAGS": "env:dev, role:web",
-}  # fmt: skip
+    "KUBERNETES_KUBELET_METRICS_PORT": "10250",
+    "PKG_ENABLED": "true",
+    "PKG_CONTAINER_ENABLED": "true",
+    "PKG_INTERVAL": "10m",
+    "CONFIGS_ENABLED": "false",
+    "HOSTNAME_ALIAS": "web-01",
+    "NODE_NAME": "node-1",
+    "NODE_IP": "10.0.0.7",
+    "STA_NAMESPACE": "monitoring",
+    "PROXY_USERNAME": "me",
+    "PROXY_PASSWORD": "word",
+    "PROXY_SECURE": "false",
+    "JOURNAL_DIR": "/var/run/st-agent",
+    "JOURNAL_RETRY_INTERVAL": "30s",
+    "LOGGING_LEVEL": "warn",
+    "LOGGING_WRITE_EVENTS": "false",
+    "LOGGING_REQUEST_TRACKING": "false",
+    "INTERVAL": "10s",
+    "API_SERVER_HOST": "0.0.0.0",
+    "PIPELINE_CONSOLE_OUTPUT": "false",
+    "PIPELINE_NULL_OUTPUT": "false",
+    "TAGS": "env:dev, role:web",
+}
 SET_BY_THE_TEST = {
-    "EVENTS_RECEIVER_URL", "PROXY_HOST", "PROXY_PORT", "DOCKER_TRANSPORT", "DOCKER_CERT_PATH",
+    "EVENTS_RECEIVER_URL",
+    "PROXY_HOST",
+    "PROXY_PORT",
+    "DOCKER_TRANSPORT",
+    "DOCKER_CERT_PATH",
     "API_SERVER_PORT",
-}  # fmt: skip
+}
 
 
 def settings_of(service: str) -> type[ServiceSettings]:
@@ -129,9 +159,12 @@ class Services:
     async def start(self) -> None:
         for name, port in self.ports.items():
             self.processes[name] = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", name, stderr=PIPE,
+                sys.executable,
+                "-m",
+                f"sematext_agent.{name}",
+                stderr=PIPE,
                 env=self._environ | {"API_SERVER_PORT": str(port)},
-            )  # fmt: skip
+            )
 
     async def until_ready(self, name: str) -> None:
         url = f"http://127.0.0.1:{self.ports[name]}/readyz"

@@ -18,10 +18,10 @@ from broker import NatsServer, free_port, until_streams_are_made, wait_for_port
 from browser import CHROMIUM, DRIVER, Browser, Keys, chromium
 from console_page import an_event, tell
 
-from shared import bus
-from shared.events import Event, Gap, encode, rfc3339
-from shared.settings import ServiceSettings
-from shared.subjects import DEAD_REASON, DEAD_STATUS, dead_subject, subject_of
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import Event, Gap, encode, rfc3339
+from sematext_agent.shared.settings import ServiceSettings
+from sematext_agent.shared.subjects import DEAD_REASON, DEAD_STATUS, dead_subject, subject_of
 
 SOCKET = Path("/var/run/docker.sock")
 pytestmark = pytest.mark.skipif(
@@ -39,14 +39,22 @@ class Agent:
         self.printed = directory / "documents"
         self.port = free_port()
         environ = os.environ | {
-            "NATS_URL": self.broker.url, "HOSTNAME_ALIAS": "web-01", "INFRA_TOKEN": "",
-            "CONSOLE_PORT": str(self.port), "CONSOLE_REPLAY_ENABLED": "true",
+            "NATS_URL": self.broker.url,
+            "HOSTNAME_ALIAS": "web-01",
+            "INFRA_TOKEN": "",
+            "CONSOLE_PORT": str(self.port),
+            "CONSOLE_REPLAY_ENABLED": "true",
             "TZ": "UTC",
-        }  # fmt: skip
+        }
         names = ["forwarder", "console"] + ["docker_collector"] * SOCKET.exists()
         with self.printed.open("wb") as out, (directory / "log").open("wb") as log:
             self._parts = [
-                subprocess.Popen([sys.executable, "-m", name], env=environ, stdout=out, stderr=log)
+                subprocess.Popen(
+                    [sys.executable, "-m", f"sematext_agent.{name}"],
+                    env=environ,
+                    stdout=out,
+                    stderr=log,
+                )
                 for name in names
             ]
         wait_for_port(self.port, seconds=30)
@@ -179,14 +187,20 @@ def test_what_an_event_says_is_never_markup(page: Browser) -> None:
 def test_a_gap_is_marked_where_it_happened(agent: Agent, page: Browser) -> None:
     now = time.time_ns()
     gap = Gap(
-        source="docker", reason="engine_restarted", since=rfc3339(now - 600 * 10**9),
-        until=rfc3339(now - 300 * 10**9), detail="the engine forgot",
-    )  # fmt: skip
+        source="docker",
+        reason="engine_restarted",
+        since=rfc3339(now - 600 * 10**9),
+        until=rfc3339(now - 300 * 10**9),
+        detail="the engine forgot",
+    )
     agent.tell(an_event(body=gap, id="gap"))
     page.until(lambda: has(page, "GAP in docker", "the engine forgot"))
-    band = page.until(lambda: page.script(
-        "const r = document.querySelector('#timeline .gap'); return r && +r.getAttribute('width')"
-    ))  # fmt: skip
+    band = page.until(
+        lambda: page.script(
+            "const r = document.querySelector('#timeline .gap');"
+            "return r && +r.getAttribute('width')"
+        )
+    )
     lane = page.script(
         "const { x1, x2 } = document.querySelector('#timeline .lane');"
         "return x2.baseVal.value - x1.baseVal.value"

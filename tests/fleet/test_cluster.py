@@ -16,7 +16,7 @@ from fleet_origins import Origins, settings_for, start_forwarder
 from fleet_servers import Cluster, Server
 from receiver import Receiver
 
-from shared import bus
+from sematext_agent.shared import bus
 
 ROUNDS = int(os.environ.get("FLEET_ROUNDS", "1"))
 """How many servers are killed, one after the other."""

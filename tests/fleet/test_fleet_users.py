@@ -15,11 +15,11 @@ from fleet_origins import an_event, start_forwarder
 from fleet_servers import Server
 from receiver import Receiver
 
-from agentctl.users import password_file
-from shared import bus
-from shared.events import HostFacts, encode
-from shared.settings import Secret, ServiceSettings
-from shared.subjects import CURSORS, HOSTS, subject_of
+from sematext_agent.agentctl.users import password_file
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import HostFacts, encode
+from sematext_agent.shared.settings import Secret, ServiceSettings
+from sematext_agent.shared.subjects import CURSORS, HOSTS, subject_of
 
 SITE = "site-a"
 
@@ -28,7 +28,15 @@ def server(name: str, folder: Path, leafnodes: str) -> Server:
     """One end, as docs/scaling.md says, with users of its own."""
     ports = {"client": free_port(), "http": free_port()}
     server = Server(name, folder, "", **ports)
-    made = [sys.executable, "-m", "agentctl", "users", str(folder / "users"), "--domain", SITE]
+    made = [
+        sys.executable,
+        "-m",
+        "sematext_agent.agentctl",
+        "users",
+        str(folder / "users"),
+        "--domain",
+        SITE,
+    ]
     subprocess.run(made, check=True)
     (folder / "server.conf").write_text(f"""
         server_name: {name}
@@ -55,19 +63,21 @@ async def test_a_forwarder_at_the_hub_ships_what_a_site_tells(
 ) -> None:
     leaf_port = free_port()
     hub = server(
-        "hub", tmp_path / "hub",
+        "hub",
+        tmp_path / "hub",
         f"""listen: "127.0.0.1:{leaf_port}"
             authorization {{ user: leaf, password: secret, account: AGENT }}""",
-    )  # fmt: skip
+    )
     site = server(
-        SITE, tmp_path / SITE,
+        SITE,
+        tmp_path / SITE,
         f"""reconnect: 1s, remotes: [ {{
             url: "nats-leaf://leaf:secret@127.0.0.1:{leaf_port}", account: AGENT
             deny_exports: ["events.>", "dead.>"]
             deny_imports: ["events.>", "dead.>", "$JS.ACK.EVENTS.forwarder.>",
                            "$JS.ACK.EVENTS.forwarder_overtaking.>"]
         }} ]""",
-    )  # fmt: skip
+    )
     password = password_file(hub.folder / "users", "forwarder").read_text().strip()
     user = {"nats_user": "forwarder", "nats_password": password, "api_server_port": 0}
     forwarders = [

@@ -17,9 +17,9 @@ from fleet_servers import Cluster
 from forwarding import dead_letters
 from receiver import Receiver, Reply, Request
 
-from shared import bus
-from shared.events import HostFacts
-from shared.subjects import HOSTS
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import HostFacts
+from sematext_agent.shared.subjects import HOSTS
 
 OUTAGE_SECONDS = float(os.environ.get("FLEET_OUTAGE_SECONDS", "5"))
 HOSTS_OF_A_SITE = 20
@@ -66,12 +66,14 @@ async def test_sites_go_on_while_the_hub_is_away(
         start_forwarder(cluster.urls, receiver.url, tmp_path / "forwarder", stream_replicas=3),
         *(
             start_forwarder(
-                cluster.urls, receiver.url, tmp_path / f"forwarder-{site.name}",
+                cluster.urls,
+                receiver.url,
+                tmp_path / f"forwarder-{site.name}",
                 nats_domain=site.name,
             )
             for site in sites
         ),
-    ]  # fmt: skip
+    ]
     origins_a = Origins([sites[0].url], HOSTS_OF_A_SITE, SECONDS, "host-a")
     origins_b = Origins([sites[1].url], HOSTS_OF_A_SITE, SECONDS, "host-b")
     direct = Origins(cluster.urls, HOSTS_OF_A_SITE, SECONDS, "host-c")

@@ -11,13 +11,13 @@ from broker import NatsServer, eventually
 from forwarding import Forwarder, Oracle, Publisher, Start
 from receiver import TOKEN, Receiver
 
-from forwarder import flow, ship
-from forwarder.settings import ForwarderSettings
-from shared import bus
-from shared.health import Health
-from shared.retry import Backoff
-from shared.service import Runtime
-from shared.settings import Secret
+from sematext_agent.forwarder import flow, ship
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.shared import bus
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.retry import Backoff
+from sematext_agent.shared.service import Runtime
+from sematext_agent.shared.settings import Secret
 
 
 @pytest.fixture
@@ -36,9 +36,12 @@ async def start(
 
     async def begin(**settings: Any) -> Forwarder:
         chosen: dict[str, Any] = {
-            "nats_url": (nats_server.url,), "infra_token": Secret(TOKEN),
-            "events_receiver_url": receiver.url, "drain_seconds": 3, **settings,
-        }  # fmt: skip
+            "nats_url": (nats_server.url,),
+            "infra_token": Secret(TOKEN),
+            "events_receiver_url": receiver.url,
+            "drain_seconds": 3,
+            **settings,
+        }
         made = ForwarderSettings(**chosen)
         connection = await bus.connect(made, "forwarder")
         runtime = Runtime(made, Health("forwarder", "test"), connection, asyncio.Event())

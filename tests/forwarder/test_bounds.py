@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from forwarder import bounds
-from forwarder.bounds import Bounds
-from forwarder.settings import STREAM_BYTES_MIN, ForwarderSettings
-from forwarder.streams import Streams
-from shared import bus
-from shared.events import Event, Gap, decode
-from shared.health import Health
-from shared.subjects import CURSORS
+from sematext_agent.forwarder import bounds
+from sematext_agent.forwarder.bounds import Bounds
+from sematext_agent.forwarder.settings import STREAM_BYTES_MIN, ForwarderSettings
+from sematext_agent.forwarder.streams import Streams
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import Event, Gap, decode
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.subjects import CURSORS
 
 LETTER_BYTES = 100_000
 

@@ -8,9 +8,9 @@ from broker import eventually, until_streams_are_made
 from forwarding import Start, an_event
 from receiver import TOKEN, Receiver
 
-from shared.bus import Bus
-from shared.events import encode
-from shared.subjects import DOCUMENT, subject_of
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import encode
+from sematext_agent.shared.subjects import DOCUMENT, subject_of
 
 
 async def test_the_document_it_shows_is_the_one_it_ships(

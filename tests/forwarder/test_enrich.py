@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.enrich import encode, enrich
-from shared.events import (
+from sematext_agent.forwarder.enrich import encode, enrich
+from sematext_agent.shared.events import (
     AgentLifecycle,
     Body,
     DockerEvent,
@@ -49,10 +49,11 @@ def docker(kind: str, action: str, **more: Any) -> DockerEvent:
 
 def test_container() -> None:
     body = docker(
-        "container", "die",
+        "container",
+        "die",
         attributes={"name": "web", "image": "nginx:1.25", "exitCode": "137", "execDuration": "4"},
         labels={"maintainer": "NGINX", "exitCode": "spoofed"},
-    )  # fmt: skip
+    )
     assert document(body) == COMMON | {
         "title": "docker die container web",
         "message": (
@@ -147,11 +148,21 @@ def test_severity_of_docker_events(
 
 def test_kubernetes() -> None:
     body = KubernetesEvent(
-        uid="u", resource_version="7", reason="BackOff", type="Warning", cluster="prod",
-        message="Back-off restarting failed container", namespace="shop", kind="Pod",
-        name="web-1", node="node-3", controller="kubelet", count=4, owner="Deployment/web",
+        uid="u",
+        resource_version="7",
+        reason="BackOff",
+        type="Warning",
+        cluster="prod",
+        message="Back-off restarting failed container",
+        namespace="shop",
+        kind="Pod",
+        name="web-1",
+        node="node-3",
+        controller="kubelet",
+        count=4,
+        owner="Deployment/web",
         labels={"app": "web"},
-    )  # fmt: skip
+    )
     assert document(body, origin="prod") == COMMON | {
         "os.host": "node-3",
         "title": "BackOff Pod shop/web-1",
@@ -181,9 +192,18 @@ def test_kubernetes_event_that_says_little() -> None:
 
 def test_out_of_memory() -> None:
     body = OutOfMemory(
-        process="java", pid=4711, memory=1073741824, anonymous=1073741000, file=824, virtual=9,
-        uid=0, oom_score_adj=-5, constraint="memcg", cgroup="/docker/ab", container_name="web",
-    )  # fmt: skip
+        process="java",
+        pid=4711,
+        memory=1073741824,
+        anonymous=1073741000,
+        file=824,
+        virtual=9,
+        uid=0,
+        oom_score_adj=-5,
+        constraint="memcg",
+        cgroup="/docker/ab",
+        container_name="web",
+    )
     assert document(body) == COMMON | {
         "title": "OOM killer terminated java",
         "message": (
@@ -209,9 +229,13 @@ def test_out_of_memory() -> None:
 
 def test_package_installed_and_removed() -> None:
     body = PackageChange(
-        change="installed", manager="deb", name="curl", version="8.1", architecture="amd64",
+        change="installed",
+        manager="deb",
+        name="curl",
+        version="8.1",
+        architecture="amd64",
         previous_version="8.0",
-    )  # fmt: skip
+    )
     assert document(body) == COMMON | {
         "title": "Package curl installed",
         "message": "Package curl, version 8.1 has been installed on host web-01",
@@ -252,9 +276,13 @@ def test_agent_stopped_cleanly_and_without_a_word() -> None:
 
 def test_gap() -> None:
     body = Gap(
-        source="docker", reason="overflow", since="2026-11-23T09:00:00Z",
-        until="2026-11-23T09:31:17Z", detail="the engine keeps 256 events only", lost=7,
-    )  # fmt: skip
+        source="docker",
+        reason="overflow",
+        since="2026-11-23T09:00:00Z",
+        until="2026-11-23T09:31:17Z",
+        detail="the engine keeps 256 events only",
+        lost=7,
+    )
     assert document(body) == COMMON | {
         "title": "7 events of docker may be missing",
         "message": (
@@ -273,10 +301,16 @@ def test_gap() -> None:
 
 def test_host_facts_and_user_tags_are_added() -> None:
     facts = HostFacts(
-        hostname="web-01", distro_name="debian", distro_version="12", kernel="6.1.0",
-        virtualization="kvm", cloud_provider="aws", cloud_region="eu-west-1",
-        cloud_instance_id="i-1", cloud_instance_type="m5.large",
-    )  # fmt: skip
+        hostname="web-01",
+        distro_name="debian",
+        distro_version="12",
+        kernel="6.1.0",
+        virtualization="kvm",
+        cloud_provider="aws",
+        cloud_region="eu-west-1",
+        cloud_instance_id="i-1",
+        cloud_instance_type="m5.large",
+    )
     body = AgentLifecycle(state="started", run="r1")
     result = document(body, facts=facts, tags=("env:dev", "role:web"))
     assert result["tags"] == ["source:agent", "env:dev", "role:web"]
@@ -297,9 +331,13 @@ _HOST_NAMES = ("os", "virtualization", "cloud")
 
 _texts = st.text(max_size=20)
 _bodies: st.SearchStrategy[Body] = st.one_of(
-    st.builds(DockerEvent, actor_id=_texts), st.builds(KubernetesEvent), st.builds(OutOfMemory),
-    st.builds(PackageChange), st.builds(AgentLifecycle), st.builds(Gap),
-)  # fmt: skip
+    st.builds(DockerEvent, actor_id=_texts),
+    st.builds(KubernetesEvent),
+    st.builds(OutOfMemory),
+    st.builds(PackageChange),
+    st.builds(AgentLifecycle),
+    st.builds(Gap),
+)
 
 
 @given(_bodies, st.builds(HostFacts))

@@ -20,29 +20,36 @@ from broker import NatsServer, free_port, until_streams_are_made
 from forwarding import Oracle, Publisher
 from receiver import TOKEN, Receiver, Reply
 
-from shared import bus
+from sematext_agent.shared import bus
 
 EVENTS_A_SECOND = 200
 IN_FLIGHT = 128
 
 
 class ForwarderProcess:
-    """`python -m forwarder`, killed and started again."""
+    """`python -m sematext_agent.forwarder`, killed and started again."""
 
     def __init__(self, nats_url: str, receiver_url: str, log: Path) -> None:
         self.port = free_port()
         self._environ = {
-            **os.environ, "NATS_URL": nats_url, "INFRA_TOKEN": TOKEN,
-            "EVENTS_RECEIVER_URL": receiver_url, "API_SERVER_PORT": str(self.port),
-            "LOGGING_LEVEL": "debug", "DRAIN_SECONDS": "2",
-        }  # fmt: skip
+            **os.environ,
+            "NATS_URL": nats_url,
+            "INFRA_TOKEN": TOKEN,
+            "EVENTS_RECEIVER_URL": receiver_url,
+            "API_SERVER_PORT": str(self.port),
+            "LOGGING_LEVEL": "debug",
+            "DRAIN_SECONDS": "2",
+        }
         self.log = log
         self._process: subprocess.Popen[bytes]
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "forwarder"], env=self._environ, stdout=log, stderr=log
+                [sys.executable, "-m", "sematext_agent.forwarder"],
+                env=self._environ,
+                stdout=log,
+                stderr=log,
             )
 
     def send(self, number: signal.Signals) -> None:
@@ -108,9 +115,12 @@ async def load(publisher: Publisher) -> AsyncIterator[None]:
 
 
 async def test_forwarder_killed(
-    forwarder: ForwarderProcess, publisher: Publisher, verify: Oracle, receiver: Receiver,
+    forwarder: ForwarderProcess,
+    publisher: Publisher,
+    verify: Oracle,
+    receiver: Receiver,
     connection: bus.Bus,
-) -> None:  # fmt: skip
+) -> None:
     """What was in flight when it was killed is told twice: its answer came to nobody."""
     receiver.reply = Reply(seconds=0.02)
     await forwarder.until_ready()
@@ -146,9 +156,12 @@ async def test_forwarder_stopped_and_started(
 
 
 async def test_broker_killed(
-    forwarder: ForwarderProcess, publisher: Publisher, verify: Oracle, nats_server: NatsServer,
+    forwarder: ForwarderProcess,
+    publisher: Publisher,
+    verify: Oracle,
+    nats_server: NatsServer,
     connection: bus.Bus,
-) -> None:  # fmt: skip
+) -> None:
     """It delivers again what it had not written down: the memory of ids keeps that from going out
     twice."""
     await forwarder.until_ready()
@@ -175,9 +188,12 @@ async def test_forwarder_frozen(
 
 
 async def test_readiness_follows_the_receiver(
-    forwarder: ForwarderProcess, publisher: Publisher, verify: Oracle, receiver: Receiver,
+    forwarder: ForwarderProcess,
+    publisher: Publisher,
+    verify: Oracle,
+    receiver: Receiver,
     connection: bus.Bus,
-) -> None:  # fmt: skip
+) -> None:
     await until_streams_are_made(connection)
     await forwarder.until_ready()
     receiver.reply = Reply(401)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder import flow as flow_module
-from forwarder.flow import FAILURES_TO_CLOSE, IN_FLIGHT_MAX, REFUSALS_TO_CLOSE, Flow
-from forwarder.transport import Answer
-from forwarder.verdict import Verdict, judge
-from shared.health import Health
-from shared.retry import Backoff
+from sematext_agent.forwarder import flow as flow_module
+from sematext_agent.forwarder.flow import FAILURES_TO_CLOSE, IN_FLIGHT_MAX, REFUSALS_TO_CLOSE, Flow
+from sematext_agent.forwarder.transport import Answer
+from sematext_agent.forwarder.verdict import Verdict, judge
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.retry import Backoff
 
 
 @pytest.fixture
@@ -97,10 +97,16 @@ async def test_retry_after_is_believed_for_an_hour_at_most(health: Health) -> No
     flow.stop()
 
 
-@pytest.mark.parametrize(("answer", "posts"), [
-    (Answer(403), 1), (Answer(301), 1), (Answer(0, problem="refused"), FAILURES_TO_CLOSE),
-    (Answer(500), FAILURES_TO_CLOSE), (Answer(400), REFUSALS_TO_CLOSE),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answer", "posts"),
+    [
+        (Answer(403), 1),
+        (Answer(301), 1),
+        (Answer(0, problem="refused"), FAILURES_TO_CLOSE),
+        (Answer(500), FAILURES_TO_CLOSE),
+        (Answer(400), REFUSALS_TO_CLOSE),
+    ],
+)
 async def test_closed_flow_lets_one_try_at_a_time_and_opens_after_a_delivery(
     health: Health, answer: Answer, posts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +136,7 @@ async def test_closed_flow_lets_one_try_at_a_time_and_opens_after_a_delivery(
 async def test_those_in_flight_when_it_closes_are_one_failure(
     health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.retry.random.uniform", lambda _, ceiling: ceiling)
+    monkeypatch.setattr("sematext_agent.shared.retry.random.uniform", lambda _, ceiling: ceiling)
     flow = a_flow(health)
     for _ in range(10):
         flow.enter()
@@ -143,7 +149,7 @@ async def test_those_in_flight_when_it_closes_are_one_failure(
 async def test_the_pauses_of_a_closed_flow_grow(
     health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.retry.random.uniform", lambda _, ceiling: ceiling)
+    monkeypatch.setattr("sematext_agent.shared.retry.random.uniform", lambda _, ceiling: ceiling)
     flow = a_flow(health)
     loop = asyncio.get_running_loop()
     pauses = []

@@ -15,16 +15,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from forwarder.flow import (
+from sematext_agent.forwarder.flow import (
     FAILURES_TO_CLOSE,
     IN_FLIGHT_MAX,
     REFUSALS_TO_CLOSE,
     RETRY_AFTER_SECONDS_MAX,
     Flow,
 )
-from forwarder.transport import Answer
-from forwarder.verdict import Verdict, judge
-from shared.health import Health
+from sematext_agent.forwarder.transport import Answer
+from sematext_agent.forwarder.verdict import Verdict, judge
+from sematext_agent.shared.health import Health
 
 CLOSED_SECONDS_MAX = 30.0
 ANSWERS = st.builds(

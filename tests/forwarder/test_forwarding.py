@@ -19,12 +19,12 @@ from broker import NatsServer, eventually
 from forwarding import Oracle, Publisher, Start, an_event, dead_letters
 from receiver import TOKEN, Receiver, Reply, Request
 
-from forwarder import consumers
-from forwarder import ship as ship_module
-from shared import bus
-from shared.events import AgentLifecycle, HostFacts, encode, event_id
-from shared.settings import Duration, Secret
-from shared.subjects import (
+from sematext_agent.forwarder import consumers
+from sematext_agent.forwarder import ship as ship_module
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import AgentLifecycle, HostFacts, encode, event_id
+from sematext_agent.shared.settings import Duration, Secret
+from sematext_agent.shared.subjects import (
     DEAD_REASON,
     DEAD_SEQUENCE,
     DEAD_STATUS,
@@ -64,14 +64,26 @@ async def test_everything_arrives_once(
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(500), Reply(502), Reply(503), Reply(408), Reply(425), Reply(429),
-        Reply(how="cut"), Reply(how="reset"), Reply(how="garbage"), Reply(how="hang"),
+        Reply(500),
+        Reply(502),
+        Reply(503),
+        Reply(408),
+        Reply(425),
+        Reply(429),
+        Reply(how="cut"),
+        Reply(how="reset"),
+        Reply(how="garbage"),
+        Reply(how="hang"),
     ],
-)  # fmt: skip
+)
 async def test_try_again(
-    start: Start, publisher: Publisher, verify: Oracle, receiver: Receiver, reply: Reply,
+    start: Start,
+    publisher: Publisher,
+    verify: Oracle,
+    receiver: Receiver,
+    reply: Reply,
     connection: bus.Bus,
-) -> None:  # fmt: skip
+) -> None:
     """After the fault: nothing is lost. A receiver that stored and then failed to say so gets some
     events twice, which nothing can prevent."""
     receiver.replies.extend([reply] * 4)
@@ -177,7 +189,7 @@ async def test_hold_and_go_on(
 ) -> None:
     """A wrong token or address: nothing is lost, nothing is a dead letter, health says why."""
     # Each pause as long as it can be, not as chance draws it: so that probes can be counted.
-    monkeypatch.setattr("shared.retry.random.uniform", lambda low, high: high)
+    monkeypatch.setattr("sematext_agent.shared.retry.random.uniform", lambda low, high: high)
     receiver.reply = Reply(status, headers={"Location": "http://127.0.0.1:1/"})
     forwarder = await start()
     await publisher.publish(50)
@@ -243,8 +255,13 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_and_blocks_nothing(
 
 
 def encode_broken(**changes: Any) -> bytes:
-    event = {"id": "x", "time": "2026-01-01T00:00:00.000000000Z", "origin": "o", "agent": "1",
-             "body": {"event": "lifecycle", "state": "started", "run": "r"}}  # fmt: skip
+    event = {
+        "id": "x",
+        "time": "2026-01-01T00:00:00.000000000Z",
+        "origin": "o",
+        "agent": "1",
+        "body": {"event": "lifecycle", "state": "started", "run": "r"},
+    }
     return json.dumps(event | changes).encode()
 
 
@@ -337,9 +354,12 @@ async def test_a_long_backlog_waits_in_the_stream(
 
 
 async def test_an_event_that_alone_fails_for_ever_ends_as_a_dead_letter(
-    start: Start, publisher: Publisher, receiver: Receiver, connection: bus.Bus,
+    start: Start,
+    publisher: Publisher,
+    receiver: Receiver,
+    connection: bus.Bus,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Otherwise it would keep the stream from being trimmed until that is full."""
     monkeypatch.setattr(ship_module, "ATTEMPTS_MAX", 2)
     bad = event_id("test", 0)
@@ -443,9 +463,13 @@ async def test_stop_while_holding_does_not_wait(
 
 
 async def test_dry_run_prints_every_document_and_sends_none(
-    start: Start, publisher: Publisher, receiver: Receiver, connection: bus.Bus,
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    start: Start,
+    publisher: Publisher,
+    receiver: Receiver,
+    connection: bus.Bus,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     await start(infra_token=Secret(""))
     ids = await publisher.publish(5)
     await until_acknowledged(connection)
@@ -477,9 +501,13 @@ async def test_sent_documents_are_printed_when_asked_for(
 
 
 async def test_the_token_shows_nowhere(
-    start: Start, publisher: Publisher, receiver: Receiver, connection: bus.Bus,
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    start: Start,
+    publisher: Publisher,
+    receiver: Receiver,
+    connection: bus.Bus,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A canary through every failure mode: not in a log, a metric, the report, a dead letter."""
     caplog.set_level("DEBUG")
     said = f'{{"error": "Application not found for token {TOKEN}"}}'.encode()
@@ -491,10 +519,19 @@ async def test_the_token_shows_nowhere(
 
     def reply(request: Request) -> Reply:
         modes = [
-            Reply(403, said), Reply(400, plain), Reply(500, said), Reply(302, b"", location),
-            Reply(429, plain), Reply(how="hang"), Reply(how="cut"), Reply(how="garbage"),
-            Reply(how="reset"), Reply(503, said), Reply(400, said), Reply(),
-        ]  # fmt: skip
+            Reply(403, said),
+            Reply(400, plain),
+            Reply(500, said),
+            Reply(302, b"", location),
+            Reply(429, plain),
+            Reply(how="hang"),
+            Reply(how="cut"),
+            Reply(how="garbage"),
+            Reply(how="reset"),
+            Reply(503, said),
+            Reply(400, said),
+            Reply(),
+        ]
         return modes[len(receiver.requests) % len(modes)]
 
     receiver.reply = reply
@@ -517,9 +554,12 @@ async def test_the_token_shows_nowhere(
 
 
 async def test_what_the_stream_may_have_given_to_another_is_left_to_it(
-    start: Start, publisher: Publisher, verify: Oracle, receiver: Receiver,
+    start: Start,
+    publisher: Publisher,
+    verify: Oracle,
+    receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """A forwarder that was frozen for longer than the stream waits does not ship what it holds."""
     monkeypatch.setattr(consumers, "ACK_WAIT_SECONDS", 2)
     monkeypatch.setattr(ship_module, "ACK_WAIT_SECONDS", 2)
@@ -554,9 +594,12 @@ async def test_what_is_held_is_bounded_in_bytes(
 
 
 async def test_a_stop_without_a_broker_ships_nothing_more(
-    start: Start, publisher: Publisher, receiver: Receiver, nats_server: NatsServer,
+    start: Start,
+    publisher: Publisher,
+    receiver: Receiver,
+    nats_server: NatsServer,
     connection: bus.Bus,
-) -> None:  # fmt: skip
+) -> None:
     """The broker could not be told, so the next start would ship it once more."""
     receiver.replies.append(Reply(503, headers={"Retry-After": "3"}))
     forwarder = await start(drain_seconds=Duration(6))

@@ -10,11 +10,11 @@ from broker import eventually
 from forwarding import Publisher, Start, an_event, dead_letters
 from receiver import Receiver, Reply
 
-from shared import bus
-from shared.events import DockerEvent, encode
-from shared.logs import set_up
-from shared.settings import Secret
-from shared.subjects import DEAD_REASON, subject_of
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import DockerEvent, encode
+from sematext_agent.shared.logs import set_up
+from sematext_agent.shared.settings import Secret
+from sematext_agent.shared.subjects import DEAD_REASON, subject_of
 
 HOSTILE = "x\nFORGED\r\x85\u2028\x1b[2J\x9b31m\x00\x7f\u202e\u2066 y"
 
@@ -40,9 +40,13 @@ async def test_a_printed_document_is_one_printable_line(
 
 
 async def test_what_the_receiver_answers_is_one_printable_line(
-    start: Start, publisher: Publisher, receiver: Receiver, connection: bus.Bus,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    start: Start,
+    publisher: Publisher,
+    receiver: Receiver,
+    connection: bus.Bus,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", root.handlers[:])
     monkeypatch.setattr(root, "level", root.level)

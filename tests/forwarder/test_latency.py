@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from forwarder.latency import BOUNDS_SECONDS, Latency
+from sematext_agent.forwarder.latency import BOUNDS_SECONDS, Latency
 
 _seconds = st.floats(0, 1e6) | st.sampled_from(BOUNDS_SECONDS)
 

@@ -11,13 +11,13 @@ from broker import eventually
 from forwarding import Forwarder, Oracle, Publisher, Start
 from receiver import Receiver, Reply
 
-from forwarder import consumers, overtaking, ship, streams
-from forwarder.settings import ForwarderSettings
-from forwarder.streams import Streams
-from shared import bus
-from shared.health import Health
-from shared.streams import Backlog, backlog
-from shared.subjects import EVENTS_STREAM, FORWARDER, OVERTAKING
+from sematext_agent.forwarder import consumers, overtaking, ship, streams
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.forwarder.streams import Streams
+from sematext_agent.shared import bus
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.streams import Backlog, backlog
+from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER, OVERTAKING
 
 BACKLOG = 4000
 INFO = f"CONSUMER.INFO.{EVENTS_STREAM}.{OVERTAKING}"

@@ -9,9 +9,9 @@ from broker import NatsServer, eventually
 from forwarding import Forwarder, Publisher, Start
 from receiver import Receiver
 
-from forwarder.peers import ANSWER_SECONDS_MAX, Known, Peers
-from shared import bus
-from shared.settings import ServiceSettings
+from sematext_agent.forwarder.peers import ANSWER_SECONDS_MAX, Known, Peers
+from sematext_agent.shared import bus
+from sematext_agent.shared.settings import ServiceSettings
 
 EVENTS = 200
 REPEATED = "sematext_agent_events_repeated_total"

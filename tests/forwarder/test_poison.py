@@ -17,22 +17,33 @@ from broker import NatsServer, eventually, frame, raw_publish
 from forwarding import Publisher, Start, dead_letters
 from receiver import Receiver
 
-from shared.bus import Bus
-from shared.events import EVENT_BYTES_MAX
-from shared.subjects import DEAD_REASON, DEAD_STATUS, HOSTS, key
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import EVENT_BYTES_MAX
+from sematext_agent.shared.subjects import DEAD_REASON, DEAD_STATUS, HOSTS, key
 
 CORPUS = Path(__file__).parents[1] / "fuzz/corpus"
 GOOD_SECONDS_MAX = 5
 SUBJECTS = [
-    b"events.a", b"events.\xff\xfe", b"events.a\x0bb", b"events.\x0c", b"events.\x1b[31m.\x00",
-    b"events" + b".a" * 2020, b"events.$JS.ACK.EVENTS.forwarder.1.1.1.1", b"events." + b"x" * 3800,
-]  # fmt: skip
+    b"events.a",
+    b"events.\xff\xfe",
+    b"events.a\x0bb",
+    b"events.\x0c",
+    b"events.\x1b[31m.\x00",
+    b"events" + b".a" * 2020,
+    b"events.$JS.ACK.EVENTS.forwarder.1.1.1.1",
+    b"events." + b"x" * 3800,
+]
 HEADERS = [
-    b"", b"N", b"NATS/1.0 \xff\xff\r\n\r\n", b"NATS/1.0 404 No Messages\r\n\r\n",
-    b"NATS/1.0\r\nA: \xff\r\n\r\n", b"NATS/1.0\r\nStatus: 503\r\n\r\n", b"NATS/1.0\r\n\r\n",
+    b"",
+    b"N",
+    b"NATS/1.0 \xff\xff\r\n\r\n",
+    b"NATS/1.0 404 No Messages\r\n\r\n",
+    b"NATS/1.0\r\nA: \xff\r\n\r\n",
+    b"NATS/1.0\r\nStatus: 503\r\n\r\n",
+    b"NATS/1.0\r\n\r\n",
     b"NATS/1.0\r\nNats-Msg-Id: %d\xc3\xa9\x1b[31m\r\n\r\n",
     b"NATS/1.0\r\nNats-Msg-Id: %d" + b"i" * 8000 + b"\r\n\r\n",
-]  # fmt: skip
+]
 
 
 def poisons() -> list[bytes]:

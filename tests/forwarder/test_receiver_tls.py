@@ -11,7 +11,7 @@ from certificates import Authority
 from forwarding import Oracle, Publisher, Start
 from receiver import TOKEN, Receiver
 
-from shared.settings import Duration
+from sematext_agent.shared.settings import Duration
 
 
 @pytest.fixture
@@ -58,9 +58,16 @@ def showing(files: tuple[Path, Path]) -> ssl.SSLContext:
     ids=["expired", "wrong name", "untrusted", "below TLS 1.2", "no TLS at all"],
 )
 async def test_events_wait_until_it_is_mended(
-    fault: object, words: str, authority: Authority, start: Start, publisher: Publisher,
-    verify: Oracle, receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    fault: object,
+    words: str,
+    authority: Authority,
+    start: Start,
+    publisher: Publisher,
+    verify: Oracle,
+    receiver: Receiver,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level("INFO")
     await receiver.close()
     receiver.tls = fault(authority, tmp_path) if callable(fault) else None

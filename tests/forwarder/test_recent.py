@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.recent import RecentIds
+from sematext_agent.forwarder.recent import RecentIds
 
 
 @given(st.lists(st.text(max_size=3)), st.integers(1, 5))

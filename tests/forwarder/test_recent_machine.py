@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from forwarder.recent import RecentIds
+from sematext_agent.forwarder.recent import RecentIds
 
 IDS_MAX = 5
 NAMES = [*map(str, range(9)), "\udcff", ""]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from receiver import TOKEN
 
-from forwarder.settings import ForwarderSettings
-from shared.settings import SettingsError, load
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.shared.settings import SettingsError, load
 
 
 def settings(**environ: str) -> ForwarderSettings:
@@ -17,11 +17,19 @@ def settings(**environ: str) -> ForwarderSettings:
 
 def test_environment_of_the_sematext_agent() -> None:
     read = settings(
-        INFRA_TOKEN=TOKEN, REGION="eu", TAGS="env:dev, role:web", PROXY_HOST="proxy.local",
-        PROXY_PORT="8080", PROXY_USERNAME="u", PROXY_PASSWORD="p", PROXY_SECURE="true",
-        HOSTNAME_ALIAS="alias", LOGGING_LEVEL="debug", LOGGING_WRITE_EVENTS="true",
+        INFRA_TOKEN=TOKEN,
+        REGION="eu",
+        TAGS="env:dev, role:web",
+        PROXY_HOST="proxy.local",
+        PROXY_PORT="8080",
+        PROXY_USERNAME="u",
+        PROXY_PASSWORD="p",
+        PROXY_SECURE="true",
+        HOSTNAME_ALIAS="alias",
+        LOGGING_LEVEL="debug",
+        LOGGING_WRITE_EVENTS="true",
         LOGGING_REQUEST_TRACKING="false",
-    )  # fmt: skip
+    )
     assert read.receiver == "https://event-receiver.eu.sematext.com"
     assert read.address.reveal() == f"https://event-receiver.eu.sematext.com/{TOKEN}/event"
     assert read.tags == ("env:dev", "role:web")

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 import pytest
 from broker import NatsServer, eventually
 
-from forwarder import streams as streams_module
-from forwarder.consumers import consumer_config
-from forwarder.settings import ForwarderSettings
-from forwarder.streams import Streams
-from shared import bus
-from shared.events import EVENT_BYTES_MAX
-from shared.health import Health
-from shared.settings import ServiceSettings
-from shared.subjects import CURSORS, DEAD_STREAM, EVENTS_STREAM, HOSTS
+from sematext_agent.forwarder import streams as streams_module
+from sematext_agent.forwarder.consumers import consumer_config
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.forwarder.streams import Streams
+from sematext_agent.shared import bus
+from sematext_agent.shared.events import EVENT_BYTES_MAX
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.settings import ServiceSettings
+from sematext_agent.shared.subjects import CURSORS, DEAD_STREAM, EVENTS_STREAM, HOSTS
 
 SETTINGS = ForwarderSettings(stream_bytes_max=8 * 1024 * 1024)
 NAMES = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS}", f"KV_{HOSTS}")

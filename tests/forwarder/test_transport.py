@@ -16,9 +16,9 @@ import pytest
 from broker import free_port
 from receiver import TOKEN, Receiver, Reply
 
-from forwarder.settings import ForwarderSettings
-from forwarder.transport import Answer, Transport
-from shared.settings import Duration, Secret, SettingsError
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.forwarder.transport import Answer, Transport
+from sematext_agent.shared.settings import Duration, Secret, SettingsError
 
 BODY = b'{"event.id": "1", "message": "m", "type": "infra"}'
 
@@ -44,9 +44,12 @@ class Posting:
 
     def to(self, url: str, **settings: Any) -> Poster:
         chosen: dict[str, Any] = {
-            "infra_token": Secret(TOKEN), "events_receiver_url": url,
-            "connect_timeout": Duration(1), "request_timeout": Duration(1), **settings,
-        }  # fmt: skip
+            "infra_token": Secret(TOKEN),
+            "events_receiver_url": url,
+            "connect_timeout": Duration(1),
+            "request_timeout": Duration(1),
+            **settings,
+        }
         self.transports.append(Poster(ForwarderSettings(**chosen)))
         return self.transports[-1]
 
@@ -178,9 +181,12 @@ async def test_proxy_of_the_settings_and_none_of_the_environment(
         await posting.to(receiver.url).post(BODY)
         assert len(receiver.requests) == 1
         through = posting.to(
-            receiver.url, proxy_host="127.0.0.1", proxy_port=proxy.port, proxy_username="me",
+            receiver.url,
+            proxy_host="127.0.0.1",
+            proxy_port=proxy.port,
+            proxy_username="me",
             proxy_password=Secret("pass:word"),
-        )  # fmt: skip
+        )
         await through.post(BODY)
         assert not wrong.requests
         (request,) = proxy.requests
@@ -204,11 +210,29 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for 127.0.0.1 and its key, in one file."""
     path = tmp_path_factory.mktemp("tls") / "receiver.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-days", "2", "-subj", "/CN=receiver", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-keyout", path, "-out", f"{path}.crt"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=receiver",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            path,
+            "-out",
+            f"{path}.crt",
+        ],
+        check=True,
+        capture_output=True,
+    )
     path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
     return path
 

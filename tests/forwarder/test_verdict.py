@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.transport import Answer
-from forwarder.verdict import Verdict, in_words, is_crowded, judge
+from sematext_agent.forwarder.transport import Answer
+from sematext_agent.forwarder.verdict import Verdict, in_words, is_crowded, judge
 
 
 @pytest.mark.parametrize(

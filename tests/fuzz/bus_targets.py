@@ -11,19 +11,19 @@ import msgspec
 from nats.aio.subscription import Subscription
 from nats.protocol.parser import Parser
 
-from agentctl import status, tap
-from forwarder.facts import Facts
-from forwarder.settings import ForwarderSettings
-from forwarder.ship import Shipper
-from forwarder.streams import stream_configs
-from forwarder.transport import Answer
-from forwarder.verdict import in_words, judge
-from shared.bus import Bus, Entry, Message
-from shared.bus.client import TolerantClient
-from shared.bus.pull import Puller
-from shared.health import Health
-from shared.logs import escape
-from shared.service import Runtime
+from sematext_agent.agentctl import status, tap
+from sematext_agent.forwarder.facts import Facts
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.forwarder.ship import Shipper
+from sematext_agent.forwarder.streams import stream_configs
+from sematext_agent.forwarder.transport import Answer
+from sematext_agent.forwarder.verdict import in_words, judge
+from sematext_agent.shared.bus import Bus, Entry, Message
+from sematext_agent.shared.bus.client import TolerantClient
+from sematext_agent.shared.bus.pull import Puller
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.logs import escape
+from sematext_agent.shared.service import Runtime
 
 _CONTROL_LINE_BYTES_MAX = 4096
 """The broker closes the connection on which a longer one comes (`max_control_line`)."""
@@ -192,13 +192,18 @@ def report(data: bytes) -> None:
 
 def nanoseconds_of(data: bytes) -> None:
     """A time, as anybody may write one."""
-    from shared.events import nanoseconds, rfc3339
+    from sematext_agent.shared.events import nanoseconds, rfc3339
 
     with contextlib.suppress(ValueError):
         rfc3339(nanoseconds(data.decode(errors="replace")))
 
 
 TARGETS = {
-    "event": event, "message": message, "control": control, "host_facts": host_facts,
-    "answer": answer, "report": report, "time": nanoseconds_of,
-}  # fmt: skip
+    "event": event,
+    "message": message,
+    "control": control,
+    "host_facts": host_facts,
+    "answer": answer,
+    "report": report,
+    "time": nanoseconds_of,
+}

@@ -7,14 +7,14 @@ import contextlib
 from types import SimpleNamespace
 from typing import Any
 
-from docker_collector.backlog import Lines, Lost, Ring
-from docker_collector.engine import Engine, EngineError, Snapshot
-from docker_collector.follow import Follower
-from docker_collector.settings import DockerSettings
-from docker_collector.state import State
-from shared.events import decode, encode
-from shared.health import Health
-from shared.subjects import subject_of
+from sematext_agent.docker_collector.backlog import Lines, Lost, Ring
+from sematext_agent.docker_collector.engine import Engine, EngineError, Snapshot
+from sematext_agent.docker_collector.follow import Follower
+from sematext_agent.docker_collector.settings import DockerSettings
+from sematext_agent.docker_collector.state import State
+from sematext_agent.shared.events import decode, encode
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.subjects import subject_of
 
 _ADDRESS = "unix:///var/run/docker.sock"
 _START = (
@@ -74,9 +74,11 @@ def inspected(data: bytes) -> None:
     engine = object.__new__(Engine)
     engine._client, engine._root = client, "http://engine"  # type: ignore[assignment]
     for ask in (
-        lambda: engine.container("c1"), lambda: engine.image_tags("i1"),
-        lambda: engine.snapshot(), lambda: engine.ring(),
-    ):  # fmt: skip
+        lambda: engine.container("c1"),
+        lambda: engine.image_tags("i1"),
+        lambda: engine.snapshot(),
+        lambda: engine.ring(),
+    ):
         with contextlib.suppress(EngineError):
             ask()
 

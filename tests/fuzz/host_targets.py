@@ -11,22 +11,22 @@ from typing import Any
 
 from fuzz.bus_targets import runtime
 
-from host_collector import oom
-from host_collector.kmsg import parse
-from host_collector.oom_follower import Follower
-from host_collector.packages import inventory, slots
-from host_collector.packages.containers import name_and_image
-from host_collector.packages.inventory import Origin, Package, Root
-from host_collector.packages.readers import READERS
-from host_collector.packages.rpm import package_of
-from host_collector.packages.tree import Unreadable, tree_at
-from host_collector.settings import HostSettings
-from lifecycle_collector import cloud
-from lifecycle_collector.settings import LifecycleSettings
-from lifecycle_collector.watch import watch as lifecycle
-from shared.bus import Entry
-from shared.events import Event, decode, encode
-from shared.subjects import subject_of
+from sematext_agent.host_collector import oom
+from sematext_agent.host_collector.kmsg import parse
+from sematext_agent.host_collector.oom_follower import Follower
+from sematext_agent.host_collector.packages import inventory, slots
+from sematext_agent.host_collector.packages.containers import name_and_image
+from sematext_agent.host_collector.packages.inventory import Origin, Package, Root
+from sematext_agent.host_collector.packages.readers import READERS
+from sematext_agent.host_collector.packages.rpm import package_of
+from sematext_agent.host_collector.packages.tree import Unreadable, tree_at
+from sematext_agent.host_collector.settings import HostSettings
+from sematext_agent.lifecycle_collector import cloud
+from sematext_agent.lifecycle_collector.settings import LifecycleSettings
+from sematext_agent.lifecycle_collector.watch import watch as lifecycle
+from sematext_agent.shared.bus import Entry
+from sematext_agent.shared.events import Event, decode, encode
+from sematext_agent.shared.subjects import subject_of
 
 _BEFORE = (Package("curl", "1.0", "amd64", 5), Package("six", "1.0"))
 
@@ -54,8 +54,11 @@ def oom_cursor(data: bytes) -> None:
     follower._audit_due = 0.0
     records = [parse(b"6,%d,5,-;hello" % number, 0) for number in (1, 2, 9)]
     for observed in (
-        *follower.begin(), *follower.take(records), *follower.drained(), *follower.end()
-    ):  # fmt: skip
+        *follower.begin(),
+        *follower.take(records),
+        *follower.drained(),
+        *follower.end(),
+    ):
         _is_tellable(observed.event)
         if observed.cursor is not None:
             assert oom._cursor(observed.cursor) is not None
@@ -146,7 +149,8 @@ def cloud_answer(data: bytes) -> None:
 
 
 TARGETS = {
-    "kernel_log": kernel_log, "oom_cursor": oom_cursor,
+    "kernel_log": kernel_log,
+    "oom_cursor": oom_cursor,
     "dpkg_status": reads("deb", "var/lib/dpkg", "status"),
     "dpkg_folder": reads("deb-folder", "var/lib/dpkg/status.d", "curl"),
     "rpm_sqlite": reads("rpm", "var/lib/rpm", "rpmdb.sqlite"),
@@ -156,7 +160,9 @@ TARGETS = {
     "python_metadata": reads("python", "usr/lib/python3/dist-packages", "six-1.0.egg-info"),
     "node_manifest": reads("node", "usr/lib/node_modules", "npm/package.json"),
     "node_lock": reads("node-project", "app/node_modules", ".package-lock.json"),
-    "container_config": container_config, "package_index": package_index,
-    "package_slot": package_slot, "lifecycle_cursor": lifecycle_cursor,
+    "container_config": container_config,
+    "package_index": package_index,
+    "package_slot": package_slot,
+    "lifecycle_cursor": lifecycle_cursor,
     "cloud_answer": cloud_answer,
-}  # fmt: skip
+}

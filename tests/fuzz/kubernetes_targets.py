@@ -11,17 +11,23 @@ from typing import Any
 import msgspec
 from fuzz.bus_targets import runtime
 
-from kubernetes_collector.api import ApiError, Patience, _refusal
-from kubernetes_collector.cluster import identify
-from kubernetes_collector.frames import Lines, Undecodable, decode_frame, decode_item, decode_page
-from kubernetes_collector.lease import Lease
-from kubernetes_collector.place import Place, gap
-from kubernetes_collector.settings import KubernetesSettings
-from kubernetes_collector.translate import Cluster, translate
-from kubernetes_collector.watch import Follower, Metrics
-from shared.events import decode, encode, nanoseconds
-from shared.settings import SettingsError
-from shared.subjects import subject_of
+from sematext_agent.kubernetes_collector.api import ApiError, Patience, _refusal
+from sematext_agent.kubernetes_collector.cluster import identify
+from sematext_agent.kubernetes_collector.frames import (
+    Lines,
+    Undecodable,
+    decode_frame,
+    decode_item,
+    decode_page,
+)
+from sematext_agent.kubernetes_collector.lease import Lease
+from sematext_agent.kubernetes_collector.place import Place, gap
+from sematext_agent.kubernetes_collector.settings import KubernetesSettings
+from sematext_agent.kubernetes_collector.translate import Cluster, translate
+from sematext_agent.kubernetes_collector.watch import Follower, Metrics
+from sematext_agent.shared.events import decode, encode, nanoseconds
+from sematext_agent.shared.settings import SettingsError
+from sematext_agent.shared.subjects import subject_of
 
 _CLUSTER = Cluster("u1", "prod")
 _NOW = 1_700_000_000 * 10**9
@@ -125,6 +131,10 @@ def place(data: bytes) -> None:
 
 
 TARGETS = {
-    "kubernetes_frame": frame, "kubernetes_page": page, "kubernetes_status": status,
-    "kubernetes_namespace": namespace, "kubernetes_lease": lease, "kubernetes_place": place,
-}  # fmt: skip
+    "kubernetes_frame": frame,
+    "kubernetes_page": page,
+    "kubernetes_status": status,
+    "kubernetes_namespace": namespace,
+    "kubernetes_lease": lease,
+    "kubernetes_place": place,
+}

@@ -20,9 +20,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    **bus_targets.TARGETS, **docker_targets.TARGETS, **host_targets.TARGETS,
+    **bus_targets.TARGETS,
+    **docker_targets.TARGETS,
+    **host_targets.TARGETS,
     **kubernetes_targets.TARGETS,
-}  # fmt: skip
+}
 CORPUS = Path(__file__).parent / "corpus"
 FILES = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 SECONDS_MAX = 1.0
@@ -30,18 +32,45 @@ SECONDS_MAX = 1.0
 
 # What has broken decoders before, as pieces of JSON: types, bounds, depth, encodings, times.
 _PIECES = [
-    b"null", b"true", b"0", b"-1", b"1.5", b"1e308", b"1e999", b"NaN", b"9223372036854775808",
-    b"-9223372036854775809", b"18446744073709551616", b"9" * 400, b'""', b'"\\u0000"', b'"\\n"',
-    b'"\\ud800"', b'"\xff"', b'"\x1b[31m"', b'"%s"' % (b"x" * 5000), b'"0001-01-01T00:00:00Z"',
-    b'"9999-12-31T23:59:60Z"', b'"20261123T150405+0100"', b'"2026-W48-1T15:04:05Z"', b"[]", b"{}",
-    b"[[[]]]", b'{"":{}}', b"[" * 3000 + b"]" * 3000, b'"%s"' % (b"9" * 4400), b'"-1"',
-]  # fmt: skip
+    b"null",
+    b"true",
+    b"0",
+    b"-1",
+    b"1.5",
+    b"1e308",
+    b"1e999",
+    b"NaN",
+    b"9223372036854775808",
+    b"-9223372036854775809",
+    b"18446744073709551616",
+    b"9" * 400,
+    b'""',
+    b'"\\u0000"',
+    b'"\\n"',
+    b'"\\ud800"',
+    b'"\xff"',
+    b'"\x1b[31m"',
+    b'"%s"' % (b"x" * 5000),
+    b'"0001-01-01T00:00:00Z"',
+    b'"9999-12-31T23:59:60Z"',
+    b'"20261123T150405+0100"',
+    b'"2026-W48-1T15:04:05Z"',
+    b"[]",
+    b"{}",
+    b"[[[]]]",
+    b'{"":{}}',
+    b"[" * 3000 + b"]" * 3000,
+    b'"%s"' % (b"9" * 4400),
+    b'"-1"',
+]
 _BYTES = [b"\0", b"\n", b"\r\n", b"\xff", b"\xc3", b" ", b".", b":", b"\x80\0\0\0", b"\xff" * 4]
 _HOLE = "\u241a"
 _CHANGES = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "50")), deadline=None,
-    suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.explain},
-)  # fmt: skip
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "50")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - {Phase.explain},
+)
 
 
 @st.composite

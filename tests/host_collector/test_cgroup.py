@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_collector.cgroup import place
+from sematext_agent.host_collector.cgroup import place
 
 ID, OTHER = "6833e82b10e71c4b423edb5f56c8a62e8b462f0d0a25ca10f9a7a9f1bbca6017", "d" * 64
 UID, STATIC = "0d9a7c3b-9a4f-4a5e-8f1c-3b7d1c2e4f50", "b1946ac92492d2347c6235b4d2611184"
@@ -24,7 +24,8 @@ PLACES = {
     f"{SLICES}.slice/crio-{ID}.scope/container": (ID, UID),
     f"{SLICES}.slice": ("", UID),
     f"/system.slice/containerd.service{SLICES[1:].rpartition('/')[2]}.slice:cri-containerd:{ID}": (
-        ID, UID,
+        ID,
+        UID,
     ),
     f"/kubepods/burstable/pod{STATIC}/{ID}": (ID, STATIC),
     f"/machine.slice/libpod-{ID}.scope/container": (ID, ""),
@@ -40,7 +41,7 @@ PLACES = {
     "/system.slice/podman.service": ("", ""),
     "/system.slice/pod-of-peas.slice": ("", ""),
     "/lxc/web": ("", ""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("path", PLACES)

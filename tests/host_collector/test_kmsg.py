@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_collector import kmsg
-from host_collector.kmsg import KernelLog, Record, open_device, parse, unescape
+from sematext_agent.host_collector import kmsg
+from sematext_agent.host_collector.kmsg import KernelLog, Record, open_device, parse, unescape
 
 
 def readable() -> bool:
@@ -56,9 +56,12 @@ def script() -> Iterator[tuple[KernelLog, socket.socket]]:
 def test_a_record_is_read_with_all_its_parts() -> None:
     raw = b"3,1243,1878084160,-;Killed process 1 (\\xc3\\xa9)\n SUBSYSTEM=pci\n DEVICE=+pci:0\n"
     assert parse(raw, 1_000) == Record(
-        sequence=1243, time=1878084161000, facility=0, continued=False,
+        sequence=1243,
+        time=1878084161000,
+        facility=0,
+        continued=False,
         text="Killed process 1 (\\xc3\\xa9)",
-    )  # fmt: skip
+    )
     assert parse(b"30,1,2,c,caller=T123;a;b,c\n", 0) == Record(
         sequence=1, time=2000, facility=3, continued=True, text="a;b,c"
     )
@@ -103,8 +106,10 @@ def test_after_records_were_overwritten_it_goes_on_at_the_oldest(
     """The kernel answers EPIPE once. Who takes that for the end loses every later kill."""
     log, _ = script
     answers: list[bytes | OSError] = [
-        BrokenPipeError(errno.EPIPE, "overwritten"), b"6,900,8,-;oldest\n", BlockingIOError(),
-    ]  # fmt: skip
+        BrokenPipeError(errno.EPIPE, "overwritten"),
+        b"6,900,8,-;oldest\n",
+        BlockingIOError(),
+    ]
 
     def read(descriptor: int, size: int) -> bytes:
         answer = answers.pop(0)

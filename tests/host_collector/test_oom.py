@@ -21,11 +21,11 @@ import msgspec
 import pytest
 from broker import NatsServer, eventually
 
-from host_collector import kmsg
-from host_collector.oom_follower import Cursor
-from shared.bus import Bus, StreamConfig
-from shared.events import SECOND, Event, Gap, OutOfMemory, decode
-from shared.subjects import CURSORS
+from sematext_agent.host_collector import kmsg
+from sematext_agent.host_collector.oom_follower import Cursor
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.events import SECOND, Event, Gap, OutOfMemory, decode
+from sematext_agent.shared.subjects import CURSORS
 
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 HOG = """
@@ -154,11 +154,19 @@ class Host:
         """Starts the collector and waits until it follows, or else has seen that it cannot."""
         process = await asyncio.create_subprocess_exec(
             *wrapper,
-            sys.executable, "-m", "host_collector", stderr=PIPE, cwd="/",
+            sys.executable,
+            "-m",
+            "sematext_agent.host_collector",
+            stderr=PIPE,
+            cwd="/",
             env=os.environ
-            | {"NATS_URL": self.url, "HOSTNAME_ALIAS": "web-01", "PKG_ENABLED": "false",
-               "PKG_CONTAINER_ENABLED": "false"},
-        )  # fmt: skip
+            | {
+                "NATS_URL": self.url,
+                "HOSTNAME_ALIAS": "web-01",
+                "PKG_ENABLED": "false",
+                "PKG_CONTAINER_ENABLED": "false",
+            },
+        )
         self.collector = Collector(process)
         async with asyncio.timeout(15):
             while (cursor := await self.cursor()) is None or not (cursor.sequence or wrapper):
@@ -262,8 +270,10 @@ async def test_what_is_killed_while_the_collector_is_down_is_told_and_nothing_tw
     await host.start()
     await host.until_told(kills=3)
     assert [(kill.process, kill.pid) for kill in host.kills] == [
-        ("first", first), ("second", second), ("third", third),
-    ]  # fmt: skip
+        ("first", first),
+        ("second", second),
+        ("third", third),
+    ]
     assert host.gaps == []
     assert len({event.id for event in host.events}) == 3
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_collector import oom_follower
-from host_collector.kmsg import Record
-from host_collector.oom_follower import Cursor, Follower
-from shared.collector import Observed
-from shared.events import SECOND, Gap, OutOfMemory, nanoseconds, rfc3339
+from sematext_agent.host_collector import oom_follower
+from sematext_agent.host_collector.kmsg import Record
+from sematext_agent.host_collector.oom_follower import Cursor, Follower
+from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.events import SECOND, Gap, OutOfMemory, nanoseconds, rfc3339
 
 BEGAN = 1_795_423_877 * SECOND
 
@@ -37,10 +37,13 @@ class Kernel:
         number = len(self.log)
         self.log.append(
             Record(
-                sequence=number, time=BEGAN + number * SECOND, facility=0, continued=False,
+                sequence=number,
+                time=BEGAN + number * SECOND,
+                facility=0,
+                continued=False,
                 text=text,
             )
-        )  # fmt: skip
+        )
 
     def kill(self, pid: int) -> None:
         self.kills = None if self.kills is None else self.kills + 1

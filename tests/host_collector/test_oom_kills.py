@@ -16,9 +16,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from host_collector.kmsg import Record, parse
-from host_collector.oom_kills import Kills
-from shared.events import SECOND, OutOfMemory
+from sematext_agent.host_collector.kmsg import Record, parse
+from sematext_agent.host_collector.oom_kills import Kills
+from sematext_agent.shared.events import SECOND, OutOfMemory
 
 CAPTURE = Path(__file__).with_name("fixtures") / "oom-kmsg.txt"
 CONTAINER = "6833e82b10e71c4b423edb5f56c8a62e8b462f0d0a25ca10f9a7a9f1bbca6017"
@@ -59,9 +59,7 @@ def kills(lines: Iterable[str]) -> tuple[list[OutOfMemory], int]:
 def kill_record(
     text: str, number: int = 0, *, facility: int = 0, continued: bool = False, at: int = 0
 ) -> Record:
-    return Record(
-        sequence=number, time=at, facility=facility, continued=continued, text=text
-    )  # fmt: skip
+    return Record(sequence=number, time=at, facility=facility, continued=continued, text=text)
 
 
 def read(*texts: str) -> list[OutOfMemory]:
@@ -101,14 +99,22 @@ HOST = [  # section, pid, name, kB of anonymous, file and shared memory, cgroup,
     ("section", "pid", "name", "anonymous", "file", "shared", "cgroup", "limit"), HOST
 )
 def test_the_full_records_of_a_kill_say_who_where_and_how_much(
-    section: str, pid: int, name: str, anonymous: int, file: int, shared: int, cgroup: str,
+    section: str,
+    pid: int,
+    name: str,
+    anonymous: int,
+    file: int,
+    shared: int,
+    cgroup: str,
     limit: str,
-) -> None:  # fmt: skip
+) -> None:
     (found,), _ = kills(SECTIONS[section])
     assert (found.process, found.pid, found.uid, found.oom_score_adj) == (name, pid, 0, 0)
     assert (found.anonymous, found.file, found.shared) == (
-        anonymous * 1024, file * 1024, shared * 1024,
-    )  # fmt: skip
+        anonymous * 1024,
+        file * 1024,
+        shared * 1024,
+    )
     assert found.memory == (anonymous + file + shared) * 1024
     assert (found.cgroup, found.limit_cgroup, found.constraint) == (cgroup, limit, "memcg")
     assert found.container_id == (CONTAINER if "docker" in cgroup else "")
@@ -132,59 +138,88 @@ GLOBAL = "none", "/", ""
 UNKNOWN = "", "", ""  # before 5.0 the records of a global kill name no cgroup
 KERNELS = {  # pid, name, kB resident, constraint, cgroup, whose limit
     "B 4.4.0 cgroup-v1": [
-        (105, "hog", 12732, *T), (110, "sleep", 4, *UNKNOWN), (123, "hog", 156352, *UNKNOWN),
+        (105, "hog", 12732, *T),
+        (110, "sleep", 4, *UNKNOWN),
+        (123, "hog", 156352, *UNKNOWN),
     ],
     "B 4.15.0 cgroup-v1": [
-        (123, "hog", 12736, *T), (130, "sleep", 4, *UNKNOWN), (142, "hog", 145260, *UNKNOWN),
+        (123, "hog", 12736, *T),
+        (130, "sleep", 4, *UNKNOWN),
+        (142, "hog", 145260, *UNKNOWN),
     ],
     "B 4.15.0 cgroup-v2": [
-        (126, "hog", 12736, *T), (138, "sleep", 4, *T), (137, "hog", 12732, *T),
+        (126, "hog", 12736, *T),
+        (138, "sleep", 4, *T),
+        (137, "hog", 12732, *T),
         (149, "hog", 12736, *CHILD),
     ],
     "B 5.4.0 cgroup-v1": [
-        (181, "tail", 13380, *T), (186, "sleep", 4, *GLOBAL), (198, "tail", 141160, *GLOBAL),
+        (181, "tail", 13380, *T),
+        (186, "sleep", 4, *GLOBAL),
+        (198, "tail", 141160, *GLOBAL),
     ],
     "B 5.4.0 cgroup-v2": [
-        (184, "tail", 13384, *T), (193, "tail", 13384, *T), (194, "sleep", 4, *T),
+        (184, "tail", 13384, *T),
+        (193, "tail", 13384, *T),
+        (194, "sleep", 4, *T),
         (205, "tail", 13380, *CHILD),
     ],
     "B 5.10.0 cgroup-v1": [
-        (78, "tail", 13380, *T), (83, "sleep", 4, *GLOBAL), (95, "tail", 139308, *GLOBAL),
+        (78, "tail", 13380, *T),
+        (83, "sleep", 4, *GLOBAL),
+        (95, "tail", 139308, *GLOBAL),
     ],
     "B 5.10.0 cgroup-v2": [
-        (81, "tail", 13384, *T), (90, "tail", 13384, *T), (91, "sleep", 4, *T),
+        (81, "tail", 13384, *T),
+        (90, "tail", 13384, *T),
+        (91, "sleep", 4, *T),
         (102, "tail", 13380, *CHILD),
     ],
     "B 5.15.0 cgroup-v1": [
-        (125, "tail", 13384, *T), (130, "sleep", 4, *GLOBAL), (142, "tail", 122944, *GLOBAL),
+        (125, "tail", 13384, *T),
+        (130, "sleep", 4, *GLOBAL),
+        (142, "tail", 122944, *GLOBAL),
     ],
     "B 5.15.0 cgroup-v2": [
-        (128, "tail", 13380, *T), (137, "tail", 13380, *T), (138, "sleep", 4, *T),
+        (128, "tail", 13380, *T),
+        (137, "tail", 13380, *T),
+        (138, "sleep", 4, *T),
         (149, "tail", 13380, *CHILD),
     ],
     "B 6.1.0 cgroup-v1": [
-        (86, "tail", 13384, *T), (91, "sleep", 4, *GLOBAL), (103, "tail", 126376, *GLOBAL),
+        (86, "tail", 13384, *T),
+        (91, "sleep", 4, *GLOBAL),
+        (103, "tail", 126376, *GLOBAL),
     ],
     "B 6.1.0 cgroup-v2": [
-        (89, "tail", 13384, *T), (98, "tail", 13384, *T), (99, "sleep", 4, *T),
+        (89, "tail", 13384, *T),
+        (98, "tail", 13384, *T),
+        (99, "sleep", 4, *T),
         (110, "tail", 13384, *CHILD),
     ],
     "B 6.8.0 cgroup-v1": [
-        (86, "tail", 13440, *T), (91, "sleep", 1280, *GLOBAL), (103, "tail", 119936, *GLOBAL),
+        (86, "tail", 13440, *T),
+        (91, "sleep", 1280, *GLOBAL),
+        (103, "tail", 119936, *GLOBAL),
     ],
     "B 6.8.0 cgroup-v2": [
-        (88, "tail", 13440, *T), (98, "tail", 13312, *T), (99, "sleep", 1280, *T),
+        (88, "tail", 13440, *T),
+        (98, "tail", 13312, *T),
+        (99, "sleep", 1280, *T),
         (110, "tail", 13440, *CHILD),
     ],
     "B 6.12 cgroup-v1": [
-        (140, "tail", 128300, *GLOBAL), (145, "sleep", 1324, *GLOBAL),
+        (140, "tail", 128300, *GLOBAL),
+        (145, "sleep", 1324, *GLOBAL),
         (157, "tail", 128172, *GLOBAL),
     ],
     "B 6.12 cgroup-v2": [
-        (144, "tail", 13484, *T), (153, "tail", 13356, *T), (154, "sleep", 1324, *T),
+        (144, "tail", 13484, *T),
+        (153, "tail", 13356, *T),
+        (154, "sleep", 1324, *T),
         (165, "tail", 13484, *CHILD),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("section", KERNELS)
@@ -219,25 +254,33 @@ def test_the_kernel_counts_what_is_counted_here_repetitions_included(section: st
         (
             "Killed process 918 (mysqld), UID 27, total-vm:2184052kB, anon-rss:18492kB, "
             "file-rss:0kB, shmem-rss:0kB",
-            "mysqld", 18492, 27,
+            "mysqld",
+            18492,
+            27,
         ),  # RHEL 7
         (
             "Out of memory: Killed process 5 (x) total-vm:9kB, anon-rss:4kB, file-rss:2kB, "
             "shmem-rss:1kB",
-            "x", 7, None,
+            "x",
+            7,
+            None,
         ),  # 5.1 to 5.3
         (
             "Out of memory (oom_kill_allocating_task): Killed process 5 (x) total-vm:9kB, "
             "anon-rss:4kB, file-rss:2kB, shmem-rss:1kB, UID:7 pgtables:9kB oom_score_adj:-5",
-            "x", 7, 7,
+            "x",
+            7,
+            7,
         ),
         (
             "Out of memory: Killed process 5 (x) total-vm:9kB, anon-rss:4kB, file-rss:2kB, "
             "shmem-rss:1kB, swap:8kB, UID:7 pgtables:9kB oom_score_adj:0 tomorrow:1kB",
-            "x", 7, 7,
+            "x",
+            7,
+            7,
         ),  # fields that a kernel to come may add
     ],
-)  # fmt: skip
+)
 def test_lines_of_other_kernels(line: str, name: str, kilobytes: int, uid: int | None) -> None:
     (found,) = read(line)
     assert (found.process, found.memory, found.uid) == (name, kilobytes * 1024, uid)
@@ -280,12 +323,22 @@ GROUP = "Tasks in /l/pod are going to be killed due to memory.oom.group set"
 
 def test_of_a_group_every_process_is_told_once_with_its_place() -> None:
     found = read(
-        oom_kill(5, "/l/pod/c"), killed(5), GROUP, killed(4), killed(5), killed(6),
-        "x invoked oom-killer: gfp_mask=0", oom_kill(5, "/l/other"), killed(5),
-    )  # fmt: skip
+        oom_kill(5, "/l/pod/c"),
+        killed(5),
+        GROUP,
+        killed(4),
+        killed(5),
+        killed(6),
+        "x invoked oom-killer: gfp_mask=0",
+        oom_kill(5, "/l/other"),
+        killed(5),
+    )
     assert [(k.pid, k.cgroup, k.limit_cgroup) for k in found] == [
-        (5, "/l/pod/c", "/l"), (4, "/l/pod", "/l"), (6, "/l/pod", "/l"), (5, "/l/other", "/l"),
-    ]  # fmt: skip
+        (5, "/l/pod/c", "/l"),
+        (4, "/l/pod", "/l"),
+        (6, "/l/pod", "/l"),
+        (5, "/l/other", "/l"),
+    ]
 
 
 def test_the_place_of_one_kill_is_not_that_of_the_next_on_old_kernels_either() -> None:

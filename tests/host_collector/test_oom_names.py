@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from host_collector.oom import _named
-from shared.collector import Observed
-from shared.events import Event, OutOfMemory
+from sematext_agent.host_collector.oom import _named
+from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.events import Event, OutOfMemory
 
 CONTAINER = "c0ffee" * 10 + "abcd"
 

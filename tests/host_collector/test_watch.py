@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from host_collector import packages, watch
-from host_collector.settings import HostSettings
-from host_collector.watch import HELD_MAX, merged
-from shared.collector import Observed
-from shared.health import Health
-from shared.service import Runtime
+from sematext_agent.host_collector import packages, watch
+from sematext_agent.host_collector.settings import HostSettings
+from sematext_agent.host_collector.watch import HELD_MAX, merged
+from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.service import Runtime
 
 
 class Numbers:

@@ -15,9 +15,9 @@ from broker import NatsServer
 from kubernetes_api import ApiServer, api_server, kubeconfig
 from kubernetes_running import Collecting
 
-from kubernetes_collector import api, feed, watch
-from shared.bus import Bus, StreamConfig
-from shared.subjects import CURSORS
+from sematext_agent.kubernetes_collector import api, feed, watch
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.subjects import CURSORS
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from kubernetes.config import incluster_config
 from kubernetes_api import ApiServer, api_server, kubeconfig
 from kubernetes_running import Collecting, until_told
 
-from kubernetes_collector.api import Api, ApiError
-from kubernetes_collector.credentials import Credentials
-from kubernetes_collector.settings import KubernetesSettings
-from shared.bus import Bus
-from shared.settings import SettingsError, load
+from sematext_agent.kubernetes_collector.api import Api, ApiError
+from sematext_agent.kubernetes_collector.credentials import Credentials
+from sematext_agent.kubernetes_collector.settings import KubernetesSettings
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.settings import SettingsError, load
 
 Start = Callable[..., Collecting]
 
@@ -83,8 +83,9 @@ async def test_the_named_context_is_used_and_an_unknown_one_refused(tmp_path: Pa
     path.write_text(json.dumps(config))
     access = await credentials(KUBECONFIG=str(path)).current()
     assert (access.server, access.headers) == (
-        "http://127.0.0.1:1", {"Authorization": "Bearer one"},
-    )  # fmt: skip
+        "http://127.0.0.1:1",
+        {"Authorization": "Bearer one"},
+    )
     access = await credentials(KUBECONFIG=str(path), KUBERNETES_CONTEXT="other").current()
     assert access.server == "http://127.0.0.1:2"
     assert access.headers["Authorization"].startswith("Basic ")
@@ -174,9 +175,11 @@ async def test_a_certificate_for_another_name_is_refused(tmp_path: Path) -> None
     authority = Authority(tmp_path, "ca")
     async with api_server(authority.server("server", "DNS:elsewhere.example")) as server:
         path = kubeconfig(
-            tmp_path / "config", server.url, certificate_authority=str(authority.certificate),
+            tmp_path / "config",
+            server.url,
+            certificate_authority=str(authority.certificate),
             token="t",
-        )  # fmt: skip
+        )
         with pytest.raises(ApiError, match=r"127\.0\.0\.1"):
             await ask(credentials(KUBECONFIG=str(path)))
         config = json.loads(path.read_text())
@@ -202,9 +205,11 @@ async def test_an_authority_without_a_key_identifier_is_good_enough(
     )
     async with api_server(authority.server("server")) as server:
         path = kubeconfig(
-            tmp_path / "config", server.url, certificate_authority=str(authority.certificate),
+            tmp_path / "config",
+            server.url,
+            certificate_authority=str(authority.certificate),
             token="t",
-        )  # fmt: skip
+        )
         await ask(credentials(KUBECONFIG=str(path)))
 
 
@@ -216,9 +221,11 @@ async def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
     certificate, key = authority.issue("me", "DNS:me")
     async with api_server(tls) as server:
         path = kubeconfig(
-            tmp_path / "config", server.url, certificate_authority=str(authority.certificate),
+            tmp_path / "config",
+            server.url,
+            certificate_authority=str(authority.certificate),
             **{"client-certificate": str(certificate), "client-key": str(key)},
-        )  # fmt: skip
+        )
         await ask(credentials(KUBECONFIG=str(path)))
 
 

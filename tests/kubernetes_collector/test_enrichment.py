@@ -13,9 +13,9 @@ from broker import eventually
 from kubernetes_api import ApiServer, Exchange, fails
 from kubernetes_running import Collecting, revisions, until_stored, until_told
 
-from kubernetes_collector import enrichment
-from shared.bus import Bus
-from shared.events import Event, KubernetesEvent
+from sematext_agent.kubernetes_collector import enrichment
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import Event, KubernetesEvent
 
 Start = Callable[..., Collecting]
 ON = {"KUBERNETES_EVENTS_ENRICHMENT": "true"}
@@ -32,12 +32,14 @@ def controlled_by(kind: str, name: str, uid: str) -> list[dict[str, Any]]:
 def deployment(cluster: ApiServer) -> ApiServer:
     """A cluster with the pod that the events are about, of a deployment."""
     cluster.things[POD] = {
-        "uid": "pod-1", "labels": {"app": "web", "tier": "front"},
+        "uid": "pod-1",
+        "labels": {"app": "web", "tier": "front"},
         "ownerReferences": controlled_by("ReplicaSet", "web-7d4b", "rs-1"),
-    }  # fmt: skip
+    }
     cluster.things[REPLICAS] = {
-        "uid": "rs-1", "ownerReferences": controlled_by("Deployment", "web", "d-1"),
-    }  # fmt: skip
+        "uid": "rs-1",
+        "ownerReferences": controlled_by("Deployment", "web", "d-1"),
+    }
     return cluster
 
 
@@ -253,8 +255,10 @@ def test_the_manifest_grants_what_is_asked_for_and_nothing_else() -> None:
     role = next(m for m in yaml.safe_load_all(path.read_text()) if m["kind"] == "ClusterRole")
     granted = {
         (f"/apis/{group}/" if group else "/api/", resource)
-        for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]
-    }  # fmt: skip
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
     wanted = {
         (path.rpartition("/")[0] + "/", resource)
         for path, resource in enrichment.RESOURCES.values()

@@ -23,8 +23,8 @@ from kubernetes_running import (
     until_told,
 )
 
-from shared import bus as bus_module
-from shared.bus import Acknowledgement, Bus
+from sematext_agent.shared import bus as bus_module
+from sematext_agent.shared.bus import Acknowledgement, Bus
 
 Start = Callable[..., Collecting]
 
@@ -104,9 +104,13 @@ async def test_killed_in_the_middle_of_a_list(
 
 @pytest.mark.parametrize("minutes", [1, 20, 70])
 async def test_a_broker_that_is_away_costs_nothing_that_the_cluster_still_has(
-    cluster: ApiServer, streams: Bus, collecting: Start, nats_server: NatsServer,
-    monkeypatch: pytest.MonkeyPatch, minutes: int,
-) -> None:  # fmt: skip
+    cluster: ApiServer,
+    streams: Bus,
+    collecting: Start,
+    nats_server: NatsServer,
+    monkeypatch: pytest.MonkeyPatch,
+    minutes: int,
+) -> None:
     """Time is played: 5 minutes are compacted away, and an hour is the life of an event."""
     running = collecting()
     await eventually(lambda: len(cluster.watches()) == 1)
@@ -124,7 +128,9 @@ async def test_a_broker_that_is_away_costs_nothing_that_the_cluster_still_has(
     if minutes > 60:
         cluster.objects.clear()
     now = time.time
-    monkeypatch.setattr("kubernetes_collector.watch.time.time", lambda: now() + minutes * 60)
+    monkeypatch.setattr(
+        "sematext_agent.kubernetes_collector.watch.time.time", lambda: now() + minutes * 60
+    )
     nats_server.start()
     if minutes > 5:
         collecting(KUBERNETES_EVENTS_LOOKBACK="3h")

@@ -10,8 +10,8 @@ import pytest
 from kubernetes_api import ApiServer, Exchange, a_line, an_event
 from kubernetes_running import Collecting, until_told
 
-from kubernetes_collector.api import ApiError
-from kubernetes_collector.frames import (
+from sematext_agent.kubernetes_collector.api import ApiError
+from sematext_agent.kubernetes_collector.frames import (
     LINE_BYTES_MAX,
     Lines,
     Undecodable,
@@ -19,8 +19,8 @@ from kubernetes_collector.frames import (
     decode_item,
     decode_page,
 )
-from shared.bus import Bus
-from shared.events import Gap, KubernetesEvent
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import Gap, KubernetesEvent
 
 TWO = [
     a_line("ADDED", an_event("a", message="žluťoučký kůň \u2028 \x85 \x0b 🐴")),

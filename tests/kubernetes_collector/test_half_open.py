@@ -12,8 +12,8 @@ from broker import eventually
 from kubernetes_api import ApiServer, Exchange
 from kubernetes_running import Collecting, revisions, until_told
 
-from kubernetes_collector import api
-from shared.bus import Bus
+from sematext_agent.kubernetes_collector import api
+from sematext_agent.shared.bus import Bus
 
 Start = Callable[..., Collecting]
 
@@ -33,9 +33,12 @@ async def stops_in_the_middle(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize("answer", [never_begins, stops_in_the_middle])
 async def test_a_list_that_does_not_come_is_asked_for_again(
-    cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch,
+    cluster: ApiServer,
+    streams: Bus,
+    collecting: Start,
+    monkeypatch: pytest.MonkeyPatch,
     answer: Callable[[Exchange], None],
-) -> None:  # fmt: skip
+) -> None:
     for name in ("CONNECT_SECONDS", "HEADERS_SECONDS", "BODY_SECONDS"):
         monkeypatch.setattr(api, name, 0.5)
     cluster.add("one")

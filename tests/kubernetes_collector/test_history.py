@@ -14,9 +14,9 @@ from broker import eventually
 from kubernetes_api import ApiServer, Exchange, a_line, fails, tells
 from kubernetes_running import Collecting, gaps, revisions, told
 
-from kubernetes_collector import watch
-from shared.bus import Bus
-from shared.events import KubernetesEvent
+from sematext_agent.kubernetes_collector import watch
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import KubernetesEvent
 
 Start = Callable[..., Collecting]
 
@@ -38,10 +38,20 @@ class World:
 
     async def step(self) -> None:
         does = self._luck.choices(
-            (self.change, self.delete, self.compact, self.end, self.cut, self.fail, self.silent,
-             self.kill, self.restart, self.wait),
+            (
+                self.change,
+                self.delete,
+                self.compact,
+                self.end,
+                self.cut,
+                self.fail,
+                self.silent,
+                self.kill,
+                self.restart,
+                self.wait,
+            ),
             (40, 4, 4, 6, 6, 4, 3, 4, 3, 8),
-        )[0]  # fmt: skip
+        )[0]
         self.steps.append(does.__name__)
         await does()
 
@@ -121,7 +131,9 @@ async def test_a_random_history_is_told_whole_and_once(
     cluster: ApiServer, streams: Bus, collecting: Start, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "PACE_SECONDS", 0.01)
-    monkeypatch.setattr("kubernetes_collector.api.Backoff.next_seconds", lambda _: 0.01)
+    monkeypatch.setattr(
+        "sematext_agent.kubernetes_collector.api.Backoff.next_seconds", lambda _: 0.01
+    )
     luck = random.Random(seed)
     news: set[int] = set()
     store = cluster._store
@@ -148,8 +160,9 @@ async def test_a_random_history_is_told_whole_and_once(
     assert set(once) <= news
     newest = {
         event.body.uid: int(event.body.resource_version)
-        for event in events if isinstance(event.body, KubernetesEvent)
-    }  # fmt: skip
+        for event in events
+        if isinstance(event.body, KubernetesEvent)
+    }
     for name, event in cluster.objects.items():
         assert newest[f"uid-{name}"] == int(event["metadata"]["resourceVersion"]), world.steps
     assert len({(gap.since, gap.until) for gap in gaps(events)}) == len(gaps(events))

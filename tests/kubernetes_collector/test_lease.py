@@ -21,9 +21,9 @@ from kubernetes_running import (
     until_told,
 )
 
-from kubernetes_collector import lease
-from shared.bus import Bus
-from shared.cursors import Overtaken
+from sematext_agent.kubernetes_collector import lease
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.cursors import Overtaken
 
 Start = Callable[..., Collecting]
 StartProcess = Callable[..., Awaitable[Process]]

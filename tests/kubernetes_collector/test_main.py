@@ -17,9 +17,9 @@ from broker import eventually
 from kubernetes_api import ApiServer, Exchange, fails
 from kubernetes_running import Collecting, revisions, told, until_stored, until_told
 
-from kubernetes_collector.settings import KubernetesSettings
-from shared.bus import Bus
-from shared.settings import SettingsError, load
+from sematext_agent.kubernetes_collector.settings import KubernetesSettings
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.settings import SettingsError, load
 
 Start = Callable[..., Collecting]
 StartProcess = Callable[..., Awaitable[Process]]
@@ -192,7 +192,8 @@ def test_the_table_of_faults_names_tests_that_there_are() -> None:
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (here / "faults.md").read_text())
     assert len(named) > 20
     missing = [
-        f"{file}::{name}" for file, name in named
+        f"{file}::{name}"
+        for file, name in named
         if not re.search(rf"def {name}\(", (here / file).read_text())
-    ]  # fmt: skip
+    ]
     assert missing == []

@@ -9,10 +9,10 @@ from broker import eventually
 from kubernetes_api import CLUSTER_UID, ApiServer, an_event, fails
 from kubernetes_running import Collecting, revisions, told, until_told
 
-from kubernetes_collector.settings import NAMESPACES_MAX, KubernetesSettings
-from shared.bus import Bus
-from shared.settings import SettingsError, load
-from shared.subjects import CURSORS, key
+from sematext_agent.kubernetes_collector.settings import NAMESPACES_MAX, KubernetesSettings
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.settings import SettingsError, load
+from sematext_agent.shared.subjects import CURSORS, key
 
 Start = Callable[..., Collecting]
 A, B = (f"/api/v1/namespaces/{name}/events" for name in "ab")
@@ -40,8 +40,11 @@ async def test_each_is_listed_and_watched_and_others_are_not(
     assert set(revisions(await until_told(streams, 4))) == set(expected)
     await running.stop()
     stored = [await place(streams, name) for name in "ab"]
-    assert [b'"revision":%d' % revision in value for revision, value in zip(
-        (expected[3], expected[2]), stored, strict=True) if value] == [True, True]  # fmt: skip
+    assert [
+        b'"revision":%d' % revision in value
+        for revision, value in zip((expected[3], expected[2]), stored, strict=True)
+        if value
+    ] == [True, True]
 
 
 async def test_after_a_restart_each_goes_on_from_its_own_place(

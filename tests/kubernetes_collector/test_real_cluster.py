@@ -19,9 +19,9 @@ from control_plane import ADMIN, ControlPlane, missing_assets
 from kubernetes_api import kubeconfig
 from kubernetes_running import Collecting, gaps, told
 
-from kubernetes_collector import api, feed, lease, watch
-from shared.bus import Bus
-from shared.events import Event, KubernetesEvent
+from sematext_agent.kubernetes_collector import api, feed, lease, watch
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import Event, KubernetesEvent
 
 pytestmark = pytest.mark.skipif(bool(missing_assets()), reason=missing_assets() or "-")
 
@@ -30,18 +30,48 @@ MANIFEST = Path(__file__).parents[2] / "deploy/kubernetes/kubernetes-collector.y
 
 # https://sematext.com/docs/agents/sematext-agent/kubernetes/events/: all that can be excluded.
 DOCUMENTED_KINDS = (
-    "Container", "CronJob", "DaemonSet", "Deployment", "Job", "Pod", "ReplicaSet",
-    "ReplicationController", "StatefulSet", "Endpoints", "Ingress", "Service", "ConfigMap",
-    "Secret", "PersistentVolumeClaim", "StorageClass", "Volume", "VolumeAttachment", "Node",
-    "Namespace", "PersistentVolume", "ServiceAccount", "Role", "Binding", "ClusterRole",
+    "Container",
+    "CronJob",
+    "DaemonSet",
+    "Deployment",
+    "Job",
+    "Pod",
+    "ReplicaSet",
+    "ReplicationController",
+    "StatefulSet",
+    "Endpoints",
+    "Ingress",
+    "Service",
+    "ConfigMap",
+    "Secret",
+    "PersistentVolumeClaim",
+    "StorageClass",
+    "Volume",
+    "VolumeAttachment",
+    "Node",
+    "Namespace",
+    "PersistentVolume",
+    "ServiceAccount",
+    "Role",
+    "Binding",
+    "ClusterRole",
     "ClusterRoleBinding",
-)  # fmt: skip
+)
 # And more that clusters tell of, one of them from a resource that somebody has defined.
 KINDS = (
-    *DOCUMENTED_KINDS, "Certificate", "CertificateSigningRequest", "ControllerRevision",
-    "EndpointSlice", "HorizontalPodAutoscaler", "Lease", "LimitRange", "NetworkPolicy",
-    "PodDisruptionBudget", "PodTemplate", "ResourceQuota",
-)  # fmt: skip
+    *DOCUMENTED_KINDS,
+    "Certificate",
+    "CertificateSigningRequest",
+    "ControllerRevision",
+    "EndpointSlice",
+    "HorizontalPodAutoscaler",
+    "Lease",
+    "LimitRange",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "PodTemplate",
+    "ResourceQuota",
+)
 
 
 @pytest.fixture
@@ -106,9 +136,10 @@ def repeat(plane: ControlPlane, name: str, count: int) -> int:
 def of_the_test(events: list[Event]) -> list[KubernetesEvent]:
     """Without what the API server itself records at its start."""
     return [
-        event.body for event in events
+        event.body
+        for event in events
         if isinstance(event.body, KubernetesEvent) and event.body.namespace == "default"
-    ]  # fmt: skip
+    ]
 
 
 async def until(
@@ -151,10 +182,14 @@ async def test_both_apis_show_the_same_event_once(
     event = {
         "metadata": {"name": "newer", "namespace": "default"},
         "regarding": {"kind": "Pod", "namespace": "default", "name": "web"},
-        "reason": "FailedScheduling", "note": "0/3 nodes are available", "type": "Warning",
-        "eventTime": event_time, "action": "Scheduling",
-        "reportingController": "default-scheduler", "reportingInstance": "scheduler-0",
-    }  # fmt: skip
+        "reason": "FailedScheduling",
+        "note": "0/3 nodes are available",
+        "type": "Warning",
+        "eventTime": event_time,
+        "action": "Scheduling",
+        "reportingController": "default-scheduler",
+        "reportingInstance": "scheduler-0",
+    }
     path = "/apis/events.k8s.io/v1/namespaces/default/events"
     version = int(plane.call("POST", path, event)["metadata"]["resourceVersion"])
     events = [e for e in await until(streams, has(version)) if isinstance(e.body, KubernetesEvent)]
@@ -174,12 +209,15 @@ async def test_events_made_by_kubectl_and_by_client_gos_recorders(
     manifest.write_text(
         json.dumps(
             {
-                "apiVersion": "v1", "kind": "Event", "reason": "ByHand", "message": "by kubectl",
+                "apiVersion": "v1",
+                "kind": "Event",
+                "reason": "ByHand",
+                "message": "by kubectl",
                 "metadata": {"name": "by-hand", "namespace": "default"},
                 "involvedObject": {"kind": "Pod", "namespace": "default", "name": "web"},
             }
         )
-    )  # fmt: skip
+    )
     await asyncio.to_thread(plane.kubectl, "create", "-f", str(manifest))
     await asyncio.to_thread(plane.kubectl, "annotate", "events/by-hand", "note=again")
     await asyncio.to_thread(plane.record, 5)
@@ -306,13 +344,16 @@ async def test_events_that_end_their_life_are_no_news(
 
 RULES = [{"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch"]}]
 KUBE_SYSTEM = {
-    "apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["kube-system"],
+    "apiGroups": [""],
+    "resources": ["namespaces"],
+    "resourceNames": ["kube-system"],
     "verbs": ["get"],
-}  # fmt: skip
+}
 LEASES = {
-    "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+    "apiGroups": ["coordination.k8s.io"],
+    "resources": ["leases"],
     "verbs": ["get", "create", "update"],
-}  # fmt: skip
+}
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
@@ -327,11 +368,13 @@ def grant(plane: ControlPlane, rules: list[dict[str, Any]], name: str = "collect
             {
                 "metadata": {"name": name},
                 "roleRef": {
-                    "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name,
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": name,
                 },
                 "subjects": [{"kind": "User", "name": "collector"}],
             },
-        )  # fmt: skip
+        )
     except urllib.error.HTTPError as error:
         if error.code != 409:
             raise
@@ -383,9 +426,14 @@ async def test_the_manifest_applies_and_its_rights_are_just_enough(
     assert running.count("api_failures") == 0
     who = "--as=system:serviceaccount:sematext:kubernetes-collector"
     for forbidden in (
-        "list secrets", "list pods", "get events", "create events", "list namespaces",
-        "delete leases", "get namespaces/default",
-    ):  # fmt: skip
+        "list secrets",
+        "list pods",
+        "get events",
+        "create events",
+        "list namespaces",
+        "delete leases",
+        "get namespaces/default",
+    ):
         verb, thing = forbidden.split()
         with pytest.raises(subprocess.CalledProcessError) as refused:
             await asyncio.to_thread(plane.kubectl, "auth", "can-i", verb, thing, "-A", who)
@@ -415,9 +463,10 @@ async def test_two_replicas_and_one_lease(plane: ControlPlane, streams: Bus, sta
 
     def active() -> list[Collecting]:
         return [
-            one for one in both
+            one
+            for one in both
             if (state := one.health.report().conditions.get("lease")) and state.detail == "active"
-        ]  # fmt: skip
+        ]
 
     await eventually(lambda: len(active()) == 1, 20)
     expected = [post(plane, "one")]

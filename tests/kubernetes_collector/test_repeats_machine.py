@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kubernetes_collector import selection
-from kubernetes_collector.selection import Repeats
-from shared.events import Event, KubernetesEvent
+from sematext_agent.kubernetes_collector import selection
+from sematext_agent.kubernetes_collector.selection import Repeats
+from sematext_agent.shared.events import Event, KubernetesEvent
 
 SECONDS = 10.0
 UIDS = st.sampled_from(["a", "b", "c"])

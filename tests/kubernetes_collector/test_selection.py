@@ -10,11 +10,11 @@ import pytest
 from kubernetes_api import ApiServer
 from kubernetes_running import Collecting, revisions, stored_place, told, until_stored, until_told
 
-from kubernetes_collector.selection import Filters
-from kubernetes_collector.settings import KubernetesSettings
-from shared.bus import Bus
-from shared.events import KubernetesEvent
-from shared.settings import load
+from sematext_agent.kubernetes_collector.selection import Filters
+from sematext_agent.kubernetes_collector.settings import KubernetesSettings
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import KubernetesEvent
+from sematext_agent.shared.settings import load
 
 Start = Callable[..., Collecting]
 PREFIX = "KUBERNETES_EVENTS_"
@@ -22,9 +22,14 @@ PREFIX = "KUBERNETES_EVENTS_"
 
 def body(**fields: Any) -> KubernetesEvent:
     known: dict[str, Any] = {
-        "uid": "u", "resource_version": "1", "kind": "Pod", "namespace": "prod-eu",
-        "reason": "FailedMount", "type": "Warning", "count": 2,
-    }  # fmt: skip
+        "uid": "u",
+        "resource_version": "1",
+        "kind": "Pod",
+        "namespace": "prod-eu",
+        "reason": "FailedMount",
+        "type": "Warning",
+        "count": 2,
+    }
     return KubernetesEvent(**(known | fields))
 
 

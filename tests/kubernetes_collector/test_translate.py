@@ -10,9 +10,9 @@ import pytest
 from kubernetes_api import ApiServer, an_event
 from kubernetes_running import Collecting, until_told
 
-from kubernetes_collector.translate import Cluster, RawEvent, translate
-from shared.bus import Bus
-from shared.events import Event, KubernetesEvent, event_id, nanoseconds
+from sematext_agent.kubernetes_collector.translate import Cluster, RawEvent, translate
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import Event, KubernetesEvent, event_id, nanoseconds
 
 CLUSTER = Cluster(uid="cluster-uid", name="prod")
 NOW = nanoseconds("2026-11-23T15:00:00Z")
@@ -34,7 +34,10 @@ def test_an_event_as_the_kubelet_writes_it() -> None:
     event, body = translated(
         raw(
             involvedObject={
-                "kind": "Pod", "namespace": "shop", "name": "web", "uid": "p-1",
+                "kind": "Pod",
+                "namespace": "shop",
+                "name": "web",
+                "uid": "p-1",
                 "fieldPath": "spec.containers{nginx}",
             },
             reason="BackOff",
@@ -48,14 +51,24 @@ def test_an_event_as_the_kubelet_writes_it() -> None:
             reportingComponent="kubelet",
             reportingInstance="node-1",
         )
-    )  # fmt: skip
+    )
     assert event.id == event_id("cluster-uid", "e-1", "42")
     assert (event.time, event.origin) == ("2026-11-23T14:30:00.000000000Z", "prod")
     assert body == KubernetesEvent(
-        uid="e-1", resource_version="42", reason="BackOff", type="Warning", cluster="prod",
-        message="Back-off restarting failed container", namespace="shop", kind="Pod", name="web",
-        object_uid="p-1", node="node-1", controller="kubelet", count=17,
-    )  # fmt: skip
+        uid="e-1",
+        resource_version="42",
+        reason="BackOff",
+        type="Warning",
+        cluster="prod",
+        message="Back-off restarting failed container",
+        namespace="shop",
+        kind="Pod",
+        name="web",
+        object_uid="p-1",
+        node="node-1",
+        controller="kubelet",
+        count=17,
+    )
 
 
 def test_an_event_in_the_newer_spelling() -> None:
@@ -98,8 +111,10 @@ def test_an_event_without_its_object_keeps_its_own_namespace() -> None:
         ({"firstTimestamp": "2026-11-23T14:00:00Z"}, "14:00:00.000000000"),
         ({"lastTimestamp": "2026-11-23T16:00:00+02:00"}, "14:00:00.000000000"),
         ({"lastTimestamp": "2026-11-23T14:00:00.123456789Z"}, "14:00:00.123456000"),
-        ({"lastTimestamp": "0001-01-01T00:00:00Z", "eventTime": "2026-11-23T14:00:00Z"},
-         "14:00:00.000000000"),
+        (
+            {"lastTimestamp": "0001-01-01T00:00:00Z", "eventTime": "2026-11-23T14:00:00Z"},
+            "14:00:00.000000000",
+        ),
         ({"lastTimestamp": "yesterday", "eventTime": "2026-11-23T14:00:00Z"}, "14:00:00.000000000"),
         ({"lastTimestamp": 1795449537, "eventTime": {}}, "15:00:00.000000000"),
         ({"lastTimestamp": "2099-01-01T00:00:00Z"}, "15:00:00.000000000"),
@@ -107,7 +122,7 @@ def test_an_event_without_its_object_keeps_its_own_namespace() -> None:
         ({"lastTimestamp": "2026-11-23T15:04:00Z"}, "15:04:00.000000000"),
         ({}, "15:00:00.000000000"),
     ],
-)  # fmt: skip
+)
 def test_the_time_is_the_first_sane_one(fields: dict[str, Any], time: str) -> None:
     assert translated(raw(**fields))[0].time == f"2026-11-23T{time}Z"
 

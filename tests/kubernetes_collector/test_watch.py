@@ -23,10 +23,10 @@ from kubernetes_running import (
     until_told,
 )
 
-from kubernetes_collector import feed, watch
-from kubernetes_collector.api import Patience
-from shared.bus import Bus
-from shared.events import KubernetesEvent
+from sematext_agent.kubernetes_collector import feed, watch
+from sematext_agent.kubernetes_collector.api import Patience
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import KubernetesEvent
 
 Start = Callable[..., Collecting]
 
@@ -63,8 +63,13 @@ async def test_the_server_ends_the_watch_in_time_and_it_goes_on_from_the_place(
         cluster.end_watches()
         await eventually(lambda n=number: len(cluster.watches()) == n + 2)
     assert [int(watch.params["resourceVersion"]) for watch in cluster.watches()] == [
-        100, 101, 102, 103, 104, 105,
-    ]  # fmt: skip
+        100,
+        101,
+        102,
+        103,
+        104,
+        105,
+    ]
     assert running.count("events_published") == 5
     assert running.count("events_duplicate") == 0
     assert len(cluster.lists()) == 1
@@ -455,7 +460,9 @@ async def test_a_list_that_fails_twenty_times_keeps_the_place(
     cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenTelemetry forgets its place when the list that shall replace it fails."""
-    monkeypatch.setattr("kubernetes_collector.api.Backoff.next_seconds", lambda _: 0.001)
+    monkeypatch.setattr(
+        "sematext_agent.kubernetes_collector.api.Backoff.next_seconds", lambda _: 0.001
+    )
     await store_place(streams, 100, ago=1)
     cluster.add("one")
     cluster.compact()

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from lifecycle_collector import cloud
+from sematext_agent.lifecycle_collector import cloud
 
 AWS_TOKEN = "AQAEAB=="  # a token as the service hands out
 
@@ -26,10 +26,17 @@ def aws(method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
     if path != "/latest/dynamic/instance-identity/document":
         return 404, "Not Found"
     return 200, json.dumps(
-        {"accountId": "123456789012", "architecture": "x86_64", "availabilityZone": "eu-west-1b",
-         "instanceId": "i-1234567890abcdef0", "instanceType": "m5.large", "kernelId": None,
-         "region": "eu-west-1", "version": "2017-09-30"}
-    )  # fmt: skip
+        {
+            "accountId": "123456789012",
+            "architecture": "x86_64",
+            "availabilityZone": "eu-west-1b",
+            "instanceId": "i-1234567890abcdef0",
+            "instanceType": "m5.large",
+            "kernelId": None,
+            "region": "eu-west-1",
+            "version": "2017-09-30",
+        }
+    )
 
 
 def google(method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
@@ -50,9 +57,16 @@ def azure(method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
     if path.partition("?")[0] != "/metadata/instance/compute":
         return 404, ""
     return 200, json.dumps(
-        {"location": "westeurope", "name": "web", "vmId": "02aab8a4-74ef-476e-8182-f6d2ba4166a6",
-         "vmSize": "Standard_A3", "zone": "1", "osType": "Linux", "tagsList": []}
-    )  # fmt: skip
+        {
+            "location": "westeurope",
+            "name": "web",
+            "vmId": "02aab8a4-74ef-476e-8182-f6d2ba4166a6",
+            "vmSize": "Standard_A3",
+            "zone": "1",
+            "osType": "Linux",
+            "tagsList": [],
+        }
+    )
 
 
 def nonsense(method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
@@ -115,21 +129,35 @@ def service() -> Iterator[MetadataService]:
 CLOUDS = {
     "aws": (
         aws,
-        {"cloud_provider": "aws", "cloud_region": "eu-west-1", "cloud_zone": "eu-west-1b",
-         "cloud_instance_id": "i-1234567890abcdef0", "cloud_instance_type": "m5.large"},
+        {
+            "cloud_provider": "aws",
+            "cloud_region": "eu-west-1",
+            "cloud_zone": "eu-west-1b",
+            "cloud_instance_id": "i-1234567890abcdef0",
+            "cloud_instance_type": "m5.large",
+        },
     ),
     "google": (
         google,
-        {"cloud_provider": "gcp", "cloud_region": "us-central1", "cloud_zone": "us-central1-a",
-         "cloud_instance_id": "5432109876543210987", "cloud_instance_type": "e2-medium"},
+        {
+            "cloud_provider": "gcp",
+            "cloud_region": "us-central1",
+            "cloud_zone": "us-central1-a",
+            "cloud_instance_id": "5432109876543210987",
+            "cloud_instance_type": "e2-medium",
+        },
     ),
     "azure": (
         azure,
-        {"cloud_provider": "azure", "cloud_region": "westeurope", "cloud_zone": "1",
-         "cloud_instance_id": "02aab8a4-74ef-476e-8182-f6d2ba4166a6",
-         "cloud_instance_type": "Standard_A3"},
+        {
+            "cloud_provider": "azure",
+            "cloud_region": "westeurope",
+            "cloud_zone": "1",
+            "cloud_instance_id": "02aab8a4-74ef-476e-8182-f6d2ba4166a6",
+            "cloud_instance_type": "Standard_A3",
+        },
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CLOUDS)

@@ -10,14 +10,14 @@ import msgspec
 import psutil
 import pytest
 
-from lifecycle_collector import cloud, facts
-from lifecycle_collector.settings import LifecycleSettings
-from shared.bus import Bus
-from shared.events import HostFacts
-from shared.health import Health
-from shared.service import Runtime
-from shared.settings import SettingsError, load
-from shared.subjects import HOSTS, key
+from sematext_agent.lifecycle_collector import cloud, facts
+from sematext_agent.lifecycle_collector.settings import LifecycleSettings
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.events import HostFacts
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.service import Runtime
+from sematext_agent.shared.settings import SettingsError, load
+from sematext_agent.shared.subjects import HOSTS, key
 
 UBUNTU = """\
 # made by the vendor

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle_collector.virtualization import virtualization
+from sematext_agent.lifecycle_collector.virtualization import virtualization
 
 DMI = "sys/class/dmi/id/"
 

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 from broker import NatsServer, eventually
 
-from lifecycle_collector.watch import Record
-from shared.bus import Bus, StreamConfig
-from shared.events import AgentLifecycle, Event, decode, nanoseconds
-from shared.subjects import CURSORS, HOSTS, key
+from sematext_agent.lifecycle_collector.watch import Record
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.events import AgentLifecycle, Event, decode, nanoseconds
+from sematext_agent.shared.subjects import CURSORS, HOSTS, key
 
 ORIGIN = "web.example"
 
@@ -66,7 +66,10 @@ class Agent:
     @asynccontextmanager
     async def process(self, **environment: str) -> AsyncIterator[Process]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "lifecycle_collector", env=self._environment | environment
+            sys.executable,
+            "-m",
+            "sematext_agent.lifecycle_collector",
+            env=self._environment | environment,
         )
         try:
             yield process
@@ -101,8 +104,9 @@ async def test_a_run_is_told_once_as_it_starts_and_once_as_it_stops(agent: Agent
     assert (started.state, stopped.state, stopped.clean) == ("started", "stopped", True)
     assert started.run == stopped.run
     assert agent.subjects == [
-        "events.lifecycle.web_example.agent.started", "events.lifecycle.web_example.agent.stopped",
-    ]  # fmt: skip
+        "events.lifecycle.web_example.agent.started",
+        "events.lifecycle.web_example.agent.stopped",
+    ]
     assert agent.told[0].origin == ORIGIN
     assert (await agent.record()).stopped == nanoseconds(agent.told[1].time)
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from shared.collector import Observed, collect
-from shared.events import DockerEvent, Event, event_id, rfc3339
-from shared.service import Runtime, run
-from shared.settings import ServiceSettings
+from sematext_agent.shared.collector import Observed, collect
+from sematext_agent.shared.events import DockerEvent, Event, event_id, rfc3339
+from sematext_agent.shared.service import Runtime, run
+from sematext_agent.shared.settings import ServiceSettings
 
 
 class CountingSettings(ServiceSettings, frozen=True, kw_only=True):

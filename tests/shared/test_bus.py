@@ -8,8 +8,8 @@ import signal
 import pytest
 from broker import NatsServer, eventually, frame, raw_publish
 
-from shared import bus
-from shared.bus import (
+from sematext_agent.shared import bus
+from sematext_agent.shared.bus import (
     Bus,
     BusError,
     ConsumerConfig,
@@ -18,7 +18,7 @@ from shared.bus import (
     Refused,
     StreamConfig,
 )
-from shared.settings import Secret, ServiceSettings
+from sematext_agent.shared.settings import Secret, ServiceSettings
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ async def test_a_puller_goes_on_after_a_restart_of_the_server(
     stream: Bus, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Only the renewal at the reconnect may help, not the one after silence.
-    monkeypatch.setattr("shared.bus.pull.HEARTBEAT_SECONDS", 14)
+    monkeypatch.setattr("sematext_agent.shared.bus.pull.HEARTBEAT_SECONDS", 14)
     received: list[bytes] = []
 
     async def pull() -> None:
@@ -173,7 +173,7 @@ async def test_a_puller_goes_on_after_a_restart_of_the_server(
 async def test_a_puller_whose_request_was_lost_asks_again_after_silence(
     stream: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.bus.pull.HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr("sematext_agent.shared.bus.pull.HEARTBEAT_SECONDS", 0.1)
     puller = stream.pull("EVENTS", "forwarder", window=1)
     await stream.publish("events.a", b"one", "1")
     received = []

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
-from shared.bus import Bus
-from shared.collector import Observed, collect
-from shared.health import Health
-from shared.service import Runtime
-from shared.settings import ServiceSettings
-from shared.subjects import CURSORS
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.collector import Observed, collect
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.service import Runtime
+from sematext_agent.shared.settings import ServiceSettings
+from sematext_agent.shared.subjects import CURSORS
 
 
 async def test_a_cancellation_together_with_the_answer_is_not_lost(

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from shared import collector
-from shared.bus import Acknowledgement, Entry, NoAcknowledgement
-from shared.collector import Observed, Window, collect
-from shared.events import EVENT_BYTES_MAX, DockerEvent, Event
-from shared.health import Health
-from shared.service import Runtime
-from shared.settings import ServiceSettings
+from sematext_agent.shared import collector
+from sematext_agent.shared.bus import Acknowledgement, Entry, NoAcknowledgement
+from sematext_agent.shared.collector import Observed, Window, collect
+from sematext_agent.shared.events import EVENT_BYTES_MAX, DockerEvent, Event
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.service import Runtime
+from sematext_agent.shared.settings import ServiceSettings
 
 
 class ScriptedBus:

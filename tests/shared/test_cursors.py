@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from broker import NatsServer, eventually
 
-from shared import cursors
-from shared.bus import Bus, BusError, Entry
-from shared.cursors import Cursors, Overtaken
-from shared.health import Condition, Health
-from shared.subjects import CURSORS
+from sematext_agent.shared import cursors
+from sematext_agent.shared.bus import Bus, BusError, Entry
+from sematext_agent.shared.cursors import Cursors, Overtaken
+from sematext_agent.shared.health import Condition, Health
+from sematext_agent.shared.subjects import CURSORS
 
 KEY = "kubernetes.prod"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events import (
+from sematext_agent.shared.events import (
     AgentLifecycle,
     DockerEvent,
     Event,
@@ -21,7 +21,7 @@ from shared.events import (
     nanoseconds,
     rfc3339,
 )
-from shared.subjects import key, subject_of, token
+from sematext_agent.shared.subjects import key, subject_of, token
 
 
 def event(body: object, origin: str = "web-01") -> Event:

@@ -13,8 +13,8 @@ from broker import NatsServer
 TOKEN, PROXY, BUS = "canary-of-the-token", "canary/of the proxy", "canary-of-the-bus"
 FORGED = "\n2026-11-23T00:00:00.000Z INFO forwarder: forged \x1b[31m \x9b \u202e \x00\r"
 DYING = """if True:
-    from forwarder.settings import ForwarderSettings
-    from shared.service import run
+    from sematext_agent.forwarder.settings import ForwarderSettings
+    from sematext_agent.shared.service import run
     from urllib.parse import quote
 
     async def work(runtime):
@@ -52,18 +52,25 @@ def test_a_crash_shows_no_secret_and_forges_no_entry(
     (tmp_path / "password").write_text(BUS)
     code = DYING.replace("FAULT", FAULTS[where]).replace("FORGED", repr(FORGED))
     if where == "before the work":  # no group of tasks is around it
-        code = code.replace("    run(", f"""
-    import shared.service as service
+        code = code.replace(
+            "    run(",
+            f"""
+    import sematext_agent.shared.service as service
     def listen(settings):
         raise RuntimeError(settings.address.reveal() + {FORGED!r})
     service._listen = listen
-    run(""")  # fmt: skip
+    run(""",
+        )
     environ = {
-        "NATS_URL": nats_server.url.replace("//", f"//agent:{BUS}-2@"), "INFRA_TOKEN": TOKEN,
-        "PROXY_HOST": "127.0.0.1", "PROXY_PORT": "1", "PROXY_USERNAME": "agent",
-        "PROXY_PASSWORD": PROXY, "NATS_USER": "agent",
+        "NATS_URL": nats_server.url.replace("//", f"//agent:{BUS}-2@"),
+        "INFRA_TOKEN": TOKEN,
+        "PROXY_HOST": "127.0.0.1",
+        "PROXY_PORT": "1",
+        "PROXY_USERNAME": "agent",
+        "PROXY_PASSWORD": PROXY,
+        "NATS_USER": "agent",
         "NATS_PASSWORD_FILE": str(tmp_path / "password"),
-    }  # fmt: skip
+    }
     if where != "before the work":
         environ["NATS_URL"] = nats_server.url
     done = subprocess.run(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.logs import escape, set_up
-from shared.retry import Backoff
+from sematext_agent.shared.logs import escape, set_up
+from sematext_agent.shared.retry import Backoff
 
 
 @given(st.text(alphabet=st.characters()))

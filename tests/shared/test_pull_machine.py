@@ -16,8 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.bus import Message, pull
-from shared.bus.pull import Puller
+from sematext_agent.shared.bus import Message, pull
+from sematext_agent.shared.bus.pull import Puller
 
 WINDOW = 8
 

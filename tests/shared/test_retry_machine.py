@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from shared.retry import Backoff
+from sematext_agent.shared.retry import Backoff
 
 
 class BackoffMachine(RuleBasedStateMachine):

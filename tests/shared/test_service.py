@@ -19,10 +19,10 @@ import msgspec
 import pytest
 from broker import NatsServer, eventually
 
-from shared.bus import Bus, StreamConfig
-from shared.events import Gap, decode
-from shared.health import Health, Report
-from shared.subjects import CURSORS, STATUS
+from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.events import Gap, decode
+from sematext_agent.shared.health import Health, Report
+from sematext_agent.shared.subjects import CURSORS, STATUS
 
 COUNTING = Path(__file__).with_name("counting.py")
 

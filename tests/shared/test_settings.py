@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import Duration, Secret, ServiceSettings, SettingsError, load
+from sematext_agent.shared.settings import Duration, Secret, ServiceSettings, SettingsError, load
 
 
 class Settings(ServiceSettings, frozen=True, kw_only=True):

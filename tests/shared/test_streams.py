@@ -11,9 +11,9 @@ from contextlib import aclosing
 import pytest
 from broker import NatsServer, eventually
 
-from shared import dead_letters
-from shared.bus import Bus, BusError, Message, StreamConfig
-from shared.streams import lookup, stored
+from sematext_agent.shared import dead_letters
+from sematext_agent.shared.bus import Bus, BusError, Message, StreamConfig
+from sematext_agent.shared.streams import lookup, stored
 
 
 @pytest.fixture

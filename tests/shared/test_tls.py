@@ -10,9 +10,9 @@ import pytest
 from broker import NatsServer, eventually
 from certificates import Authority
 
-from shared import bus
-from shared.bus import StreamConfig
-from shared.settings import Secret, ServiceSettings, SettingsError
+from sematext_agent.shared import bus
+from sematext_agent.shared.bus import StreamConfig
+from sematext_agent.shared.settings import Secret, ServiceSettings, SettingsError
 
 SECRET = "not-to-be-seen"
 
@@ -53,7 +53,7 @@ async def trouble(
     connecting = asyncio.create_task(bus.connect(settings, "test"))
 
     def said() -> set[str]:
-        return {r.getMessage() for r in caplog.records if r.name == "shared.bus"}
+        return {r.getMessage() for r in caplog.records if r.name == "sematext_agent.shared.bus"}
 
     await eventually(lambda: bool(said()), seconds=20)
     await asyncio.sleep(seconds)
@@ -73,9 +73,13 @@ async def trouble(
     ],
 )
 async def test_a_certificate_that_is_not_right_is_one_line_and_mending_it_is_enough(
-    fault: str, words: str, server: TlsServer, authority: Authority, tmp_path: Path,
+    fault: str,
+    words: str,
+    server: TlsServer,
+    authority: Authority,
+    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     shown = {
         "expired": lambda: authority.issue("expired", days=-1),
         "wrong name": lambda: authority.issue("elsewhere", "DNS:elsewhere.example"),
@@ -142,8 +146,10 @@ async def test_no_password_is_shown_to_a_broker_without_tls(
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         wanted = ServiceSettings(
             nats_url=(f"tls://{address}" if asked == "tls://" else f"nats://{address}",),
-            nats_user="docker", nats_password=Secret(SECRET), nats_ca=str(authority.certificate),
-        )  # fmt: skip
+            nats_user="docker",
+            nats_password=Secret(SECRET),
+            nats_ca=str(authority.certificate),
+        )
         assert "TLS" in await trouble(wanted, caplog)
     assert heard == b""
 

@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared import collector
-from shared.bus import Acknowledgement, NoAcknowledgement, Refused
-from shared.collector import Observed, Window
-from shared.events import AgentLifecycle, Event
-from shared.health import Health
+from sematext_agent.shared import collector
+from sematext_agent.shared.bus import Acknowledgement, NoAcknowledgement, Refused
+from sematext_agent.shared.collector import Observed, Window
+from sematext_agent.shared.events import AgentLifecycle, Event
+from sematext_agent.shared.health import Health
 
 WINDOW = 4
 PARTS = st.sampled_from(["", "oom"])

@@ -6,8 +6,8 @@ import datetime
 
 import pytest
 
-from shared import words
-from shared.events import (
+from sematext_agent.shared import words
+from sematext_agent.shared.events import (
     AgentLifecycle,
     Body,
     DockerEvent,
@@ -26,27 +26,45 @@ LINES: dict[str, Body] = {
         type="container", action="start", actor_id=ID, attributes={"name": "web", "image": "nginx"}
     ),
     "container web die (image nginx, exit code 137, found later)": DockerEvent(
-        type="container", action="die", actor_id=ID, synthetic=True,
+        type="container",
+        action="die",
+        actor_id=ID,
+        synthetic=True,
         attributes={"name": "web", "image": "nginx", "exitCode": "137"},
     ),
     "container 0123456789ab exec_start: sh -c ls": DockerEvent(
         type="container", action="exec_start: sh -c ls", actor_id=ID
     ),
     "container shop rename (was web)": DockerEvent(
-        type="container", action="rename", actor_id=ID,
+        type="container",
+        action="rename",
+        actor_id=ID,
         attributes={"name": "shop", "oldName": "/web"},
     ),
     "network bridge connect (container 0123456789ab)": DockerEvent(
-        type="network", action="connect", actor_id="f" * 64,
+        type="network",
+        action="connect",
+        actor_id="f" * 64,
         attributes={"name": "bridge", "container": ID},
     ),
     "volume prune": DockerEvent(type="volume", action="prune", actor_id=""),
     "WARNING Pod default/web-1 BackOff (x5): Back-off restarting": KubernetesEvent(
-        uid="u", resource_version="1", reason="BackOff", message="Back-off restarting",
-        type="Warning", namespace="default", kind="Pod", name="web-1", count=5,
+        uid="u",
+        resource_version="1",
+        reason="BackOff",
+        message="Back-off restarting",
+        type="Warning",
+        namespace="default",
+        kind="Pod",
+        name="web-1",
+        count=5,
     ),
     "Node worker NodeReady: it is ready": KubernetesEvent(
-        uid="u", resource_version="1", reason="NodeReady", message="it is ready", kind="Node",
+        uid="u",
+        resource_version="1",
+        reason="NodeReady",
+        message="it is ready",
+        kind="Node",
         name="worker",
     ),
     "process java (4242) killed for lack of memory, it had 512.0 MiB": OutOfMemory(
@@ -56,7 +74,11 @@ LINES: dict[str, Body] = {
         process="java", pid=4242, memory=1536 * 1024**2, container_id=ID, container_name="web"
     ),
     "deb package nginx 1.24 installed (was 1.22, in 0123456789ab)": PackageChange(
-        change="installed", manager="deb", name="nginx", version="1.24", previous_version="1.22",
+        change="installed",
+        manager="deb",
+        name="nginx",
+        version="1.24",
+        previous_version="1.22",
         container_id=ID,
     ),
     "rpm package bash 5.2 removed": PackageChange(
@@ -68,13 +90,15 @@ LINES: dict[str, Body] = {
         state="stopped", run="r", clean=False
     ),
     "GAP in docker (overflow), ? to ?, 3 lost: too many at once": Gap(
-        source="docker", reason="overflow", since="?", until="?", lost=3,
+        source="docker",
+        reason="overflow",
+        since="?",
+        until="?",
+        lost=3,
         detail="too many at once",
     ),
-    "GAP in docker (expired), ? to ?": Gap(
-        source="docker", reason="expired", since="?", until="?"
-    ),
-}  # fmt: skip
+    "GAP in docker (expired), ? to ?": Gap(source="docker", reason="expired", since="?", until="?"),
+}
 
 
 @pytest.mark.parametrize("expected", LINES)

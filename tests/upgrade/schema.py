@@ -14,22 +14,30 @@ from typing import Any
 
 import msgspec
 
-from docker_collector import state as docker
-from host_collector import oom_follower as oom
-from host_collector.packages import inventory, slots
-from kubernetes_collector.place import Place
-from lifecycle_collector.watch import Record
-from shared import events, health, subjects
+from sematext_agent.docker_collector import state as docker
+from sematext_agent.host_collector import oom_follower as oom
+from sematext_agent.host_collector.packages import inventory, slots
+from sematext_agent.kubernetes_collector.place import Place
+from sematext_agent.lifecycle_collector.watch import Record
+from sematext_agent.shared import events, health, subjects
 
 SNAPSHOT = Path(__file__).parent / "schema.json"
 STRUCTS: dict[str, Any] = {
     **{body.__name__: body for body in events.Body.__args__},
-    "Event": events.Event, "HostFacts": events.HostFacts, "Report": health.Report,
-    "Condition": health.Condition, "docker cursor": docker.Cursor, "docker container": docker.Seen,
-    "oom cursor": oom.Cursor, "kubernetes cursor": Place, "lifecycle cursor": Record,
-    "packages slot": slots._Slot, "packages index": slots._Index, "package": inventory.Package,
+    "Event": events.Event,
+    "HostFacts": events.HostFacts,
+    "Report": health.Report,
+    "Condition": health.Condition,
+    "docker cursor": docker.Cursor,
+    "docker container": docker.Seen,
+    "oom cursor": oom.Cursor,
+    "kubernetes cursor": Place,
+    "lifecycle cursor": Record,
+    "packages slot": slots._Slot,
+    "packages index": slots._Index,
+    "package": inventory.Package,
     "packages root": inventory.Root,
-}  # fmt: skip
+}
 WORDS = [name for name in vars(subjects) if name.isupper() and not name.startswith("_")]
 Schema = dict[str, dict[str, str]]
 

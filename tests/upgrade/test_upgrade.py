@@ -17,17 +17,23 @@ import pytest
 from fuzz.bus_targets import ship
 from upgrade import schema
 
-from agentctl import status, tap
-from docker_collector.state import State
-from forwarder.enrich import enrich
-from host_collector import oom
-from host_collector.packages import slots
-from host_collector.packages.inventory import Package, Root
-from kubernetes_collector.place import Place
-from lifecycle_collector import watch as lifecycle
-from shared.bus import Message
-from shared.events import HostFacts, NewerEvent, decode, encode, nanoseconds
-from shared.subjects import DEAD_REASON, DEAD_SEQUENCE, DEAD_STATUS, DEAD_TIME, subject_of
+from sematext_agent.agentctl import status, tap
+from sematext_agent.docker_collector.state import State
+from sematext_agent.forwarder.enrich import enrich
+from sematext_agent.host_collector import oom
+from sematext_agent.host_collector.packages import slots
+from sematext_agent.host_collector.packages.inventory import Package, Root
+from sematext_agent.kubernetes_collector.place import Place
+from sematext_agent.lifecycle_collector import watch as lifecycle
+from sematext_agent.shared.bus import Message
+from sematext_agent.shared.events import HostFacts, NewerEvent, decode, encode, nanoseconds
+from sematext_agent.shared.subjects import (
+    DEAD_REASON,
+    DEAD_SEQUENCE,
+    DEAD_STATUS,
+    DEAD_TIME,
+    subject_of,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = sorted(GOLDEN.iterdir())

@@ -5,12 +5,12 @@ import signal
 import sys
 from pathlib import Path
 
-from agentctl.parts import FIRST, LAST, Part
-from agentctl.state import CommandError, State
-from agentctl.up import up
+from sematext_agent.agentctl.parts import FIRST, LAST, Part
+from sematext_agent.agentctl.state import CommandError, State
+from sematext_agent.agentctl.up import up
 
 PARTS = (
-    Part("lifecycle", "lifecycle_collector", FIRST),
+    Part("lifecycle", "sematext_agent.lifecycle_collector", FIRST),
     Part("docker", "stub_collector"),
     Part("absent", "not_installed_here"),
     Part("forwarder", "stub_forwarder", LAST, keeps_secrets=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from host_collector.packages import follow
+from sematext_agent.host_collector.packages import follow
 
 
 @pytest.fixture(autouse=True)

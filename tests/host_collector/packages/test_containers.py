@@ -19,7 +19,7 @@ from package_managers import run as run_command
 from package_managers import tool
 from package_run import Run, words_of
 
-from shared.events import Event, PackageChange
+from sematext_agent.shared.events import Event, PackageChange
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a container")
 
@@ -48,10 +48,19 @@ class Container:
     def start(self) -> None:
         self._group.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', self._group,
-             sys.executable, "-c", _CONTAINER, self.root],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [
+                "/bin/sh",
+                "-c",
+                'echo $$ > "$0/cgroup.procs"; exec "$@"',
+                self._group,
+                sys.executable,
+                "-c",
+                _CONTAINER,
+                self.root,
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
@@ -86,8 +95,11 @@ def _install(root: Path, name: str, version: str) -> None:
     admin = root / "var/lib/dpkg"
     status = admin / "status"
     (admin / f"info/{name}.list").write_text("/.\n")
-    kept = [stanza for stanza in (status.read_text() if status.exists() else "").split("\n\n")
-            if stanza and not stanza.startswith(f"Package: {name}\n")]  # fmt: skip
+    kept = [
+        stanza
+        for stanza in (status.read_text() if status.exists() else "").split("\n\n")
+        if stanza and not stanza.startswith(f"Package: {name}\n")
+    ]
     kept.append(
         f"Package: {name}\nStatus: install ok installed\nArchitecture: all\nVersion: {version}"
     )
@@ -98,9 +110,12 @@ def _install(root: Path, name: str, version: str) -> None:
 def _run(*containers: Container, **settings: object) -> Run:
     """A run that looks into containers only. Others may be running on this machine."""
     return Run(
-        "", pkg_enabled=False, pkg_container_enabled=True,
-        settled=[container.id for container in containers], **settings,
-    )  # fmt: skip
+        "",
+        pkg_enabled=False,
+        pkg_container_enabled=True,
+        settled=[container.id for container in containers],
+        **settings,
+    )
 
 
 def _of(run: Run, container: Container) -> list[Event]:
@@ -142,10 +157,12 @@ async def test_a_container_that_starts_later_is_known_and_then_followed(
         (modules / "package.json").write_text('{"version": "3.0.0"}')
         await run.until(lambda: len(_of(run, container)) == 5, seconds=3)
         assert [words_of(event) for event in _of(run, container)] == [
-            "removed deb base 1.0 -> 1.1", "installed deb base 1.1 <- 1.0",
-            "removed deb base 1.1 -> 1.2", "installed deb base 1.2 <- 1.1",
+            "removed deb base 1.0 -> 1.1",
+            "installed deb base 1.1 <- 1.0",
+            "removed deb base 1.1 -> 1.2",
+            "installed deb base 1.2 <- 1.1",
             "installed node alpha 3.0.0",
-        ]  # fmt: skip
+        ]
 
 
 @needs_root

@@ -10,10 +10,10 @@ import pytest
 from package_managers import Apt, Dpkg, locked
 from package_run import Run
 
-from host_collector.packages import dpkg as reader
-from host_collector.packages.inventory import Package
-from host_collector.packages.tree import Unreadable, tree_at
-from shared.events import PackageChange
+from sematext_agent.host_collector.packages import dpkg as reader
+from sematext_agent.host_collector.packages.inventory import Package
+from sematext_agent.host_collector.packages.tree import Unreadable, tree_at
+from sematext_agent.shared.events import PackageChange
 
 
 @pytest.fixture
@@ -56,9 +56,11 @@ async def test_apt_get_installs_upgrades_reinstalls_and_removes(dpkg: Dpkg) -> N
         await asyncio.to_thread(apt.update)
         await asyncio.to_thread(apt, "upgrade")
         assert (await run.until_told(7))[3:] == [
-            "removed deb alpha 1.0 -> 2.0", "installed deb alpha 2.0 <- 1.0",
-            "removed deb core 1.0 -> 1.1", "installed deb core 1.1 <- 1.0",
-        ]  # fmt: skip
+            "removed deb alpha 1.0 -> 2.0",
+            "installed deb alpha 2.0 <- 1.0",
+            "removed deb core 1.0 -> 1.1",
+            "installed deb core 1.1 <- 1.0",
+        ]
         await asyncio.to_thread(apt, "remove", "alpha")
         assert (await run.until_told(8))[7:] == ["removed deb alpha 2.0"]
         await asyncio.to_thread(apt, "purge", "--autoremove", "beta", "core")
@@ -88,8 +90,9 @@ async def test_the_same_version_may_come_go_and_come_again(dpkg: Dpkg) -> None:
 
 
 async def test_a_reinstallation_a_hold_and_triggers_tell_nothing(dpkg: Dpkg) -> None:
-    package = dpkg.build("alpha", "1.0", triggers="interest-noawait /usr/share/doc\n",
-                         postinst="#!/bin/sh\nexit 0\n")  # fmt: skip
+    package = dpkg.build(
+        "alpha", "1.0", triggers="interest-noawait /usr/share/doc\n", postinst="#!/bin/sh\nexit 0\n"
+    )
     other = dpkg.build("beta", "1.0")
     dpkg("-i", package)
     async with Run(dpkg.root) as run:
@@ -196,12 +199,17 @@ async def test_a_damaged_database_never_means_that_packages_were_removed(dpkg: D
 def test_every_state_of_dpkg_is_told_apart(tmp_path: Path) -> None:
     """By the third word of Status alone; what is under way keeps what it was."""
     states = {
-        "install ok installed": True, "hold ok installed": True, "deinstall ok installed": True,
-        "install ok triggers-pending": True, "install ok triggers-awaited": True,
-        "install ok unpacked": None, "install reinstreq half-installed": None,
-        "install ok half-configured": None, "deinstall ok config-files": False,
+        "install ok installed": True,
+        "hold ok installed": True,
+        "deinstall ok installed": True,
+        "install ok triggers-pending": True,
+        "install ok triggers-awaited": True,
+        "install ok unpacked": None,
+        "install reinstreq half-installed": None,
+        "install ok half-configured": None,
+        "deinstall ok config-files": False,
         "purge ok not-installed": False,
-    }  # fmt: skip
+    }
     text = "".join(
         f"Package: p{n}\nStatus: {state}\nArchitecture: amd64\nVersion: 2\n\n"
         for n, state in enumerate(states)

@@ -17,12 +17,12 @@ from package_managers import Pip, tool
 from package_managers import run as run_command
 from package_run import Run
 
-from host_collector.packages import follow, notify, roots, slots
-from host_collector.packages.containers import ContainerGone, tree_of
-from host_collector.packages.processes import HOST, Processes
-from host_collector.packages.tree import tree_at
-from host_collector.settings import HostSettings
-from shared.settings import SettingsError, load
+from sematext_agent.host_collector.packages import follow, notify, roots, slots
+from sematext_agent.host_collector.packages.containers import ContainerGone, tree_of
+from sematext_agent.host_collector.packages.processes import HOST, Processes
+from sematext_agent.host_collector.packages.tree import tree_at
+from sematext_agent.host_collector.settings import HostSettings
+from sematext_agent.shared.settings import SettingsError, load
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -76,8 +76,9 @@ async def test_the_environment_of_a_running_process_is_followed_and_stays_so(
         words = [word for word in run.words() if "after" in word or "before" in word]
         assert words == [
             "installed python3 after 2.0",
-            "removed python3 after 2.0 -> 3.0", "installed python3 after 3.0 <- 2.0",
-        ]  # fmt: skip
+            "removed python3 after 2.0 -> 3.0",
+            "installed python3 after 3.0 <- 2.0",
+        ]
 
 
 async def test_the_project_of_a_running_process_of_node_is_followed(
@@ -331,7 +332,7 @@ def test_a_process_number_that_is_another_process_now_is_not_entered(tmp_path: P
         ("/opt/node/bin/node", "/", "node /srv/app/main.js", "", "srv/app/node_modules"),
         ("/opt/node/bin/node", "/", "node", "", "opt/node/lib/node_modules"),
     ],
-)  # fmt: skip
+)
 def test_where_a_process_runs_packages_from(
     tmp_path: Path, exe: str, cwd: str, command: str, environ: str, expected: str
 ) -> None:
@@ -388,8 +389,15 @@ def test_without_permission_it_is_said_once_what_is_missing() -> None:
 
 
 def test_settings_carry_the_names_of_the_sematext_agent() -> None:
-    settings = load(HostSettings, {"PKG_INTERVAL": "5m", "PKG_CONTAINER_ENABLED": "false",
-                                   "PKG_KINDS": "deb, node", "PKG_PATHS": "/srv/app"})  # fmt: skip
+    settings = load(
+        HostSettings,
+        {
+            "PKG_INTERVAL": "5m",
+            "PKG_CONTAINER_ENABLED": "false",
+            "PKG_KINDS": "deb, node",
+            "PKG_PATHS": "/srv/app",
+        },
+    )
     assert (settings.pkg_interval, settings.pkg_container_enabled) == (300, False)
     assert (settings.pkg_kinds, settings.pkg_paths) == (("deb", "node"), ("/srv/app",))
     with pytest.raises(SettingsError, match=r"^PKG_INTERVAL=0\.5s: is below a second; "):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_collector.packages.followed import Told
-from host_collector.packages.inventory import (
+from sematext_agent.host_collector.packages.followed import Told
+from sematext_agent.host_collector.packages.inventory import (
     Look,
     Origin,
     Package,
@@ -15,7 +15,7 @@ from host_collector.packages.inventory import (
     events,
     settled,
 )
-from shared.events import PackageChange
+from sematext_agent.shared.events import PackageChange
 
 ROOT, ORIGIN = Root("deb", "var/lib/dpkg"), Origin("web-01", "deb")
 
@@ -32,13 +32,17 @@ def _diff(before: list[Package], now: list[Package]) -> list[str]:
 def test_architectures_are_upgraded_apart_and_one_may_become_any() -> None:
     amd, i386 = Package("libc6", "1", "amd64"), Package("libc6", "1", "i386")
     assert _diff([amd, i386], [Package("libc6", "2", "amd64"), Package("libc6", "2", "i386")]) == [
-        "r libc6 1 amd64 2", "i libc6 2 amd64 1", "r libc6 1 i386 2", "i libc6 2 i386 1",
-    ]  # fmt: skip
+        "r libc6 1 amd64 2",
+        "i libc6 2 amd64 1",
+        "r libc6 1 i386 2",
+        "i libc6 2 i386 1",
+    ]
     assert _diff([amd, i386], [amd]) == ["r libc6 1 i386"]
     assert _diff([amd], [i386]) == ["r libc6 1 amd64", "i libc6 1 i386"]
     assert _diff([Package("doc", "1", "noarch")], [Package("doc", "2", "x86_64")]) == [
-        "r doc 1 noarch 2", "i doc 2 x86_64 1",
-    ]  # fmt: skip
+        "r doc 1 noarch 2",
+        "i doc 2 x86_64 1",
+    ]
 
 
 def test_of_several_versions_those_that_stay_tell_nothing() -> None:
@@ -51,11 +55,14 @@ def test_of_several_versions_those_that_stay_tell_nothing() -> None:
 
 _packages = st.lists(
     st.builds(
-        Package, st.sampled_from(["a", "A", "b-c", "b_c"]), st.sampled_from("12"),
-        st.sampled_from(["", "x"]), st.integers(0, 3),
+        Package,
+        st.sampled_from(["a", "A", "b-c", "b_c"]),
+        st.sampled_from("12"),
+        st.sampled_from(["", "x"]),
+        st.integers(0, 3),
     ),
     max_size=6,
-)  # fmt: skip
+)
 
 
 @given(_packages, _packages)
@@ -87,9 +94,11 @@ def test_ids_tell_hosts_containers_roots_and_installations_apart() -> None:
     packages = [Package("a", "1", "x", 5), Package("a", "1", "x", 6), Package("a", "1", "y", 5)]
     found = [
         event.id
-        for origin in origins for place in places for package in packages
+        for origin in origins
+        for place in places
+        for package in packages
         for event in events(place, origin, changes([], Look((package,), 0), int))
-    ]  # fmt: skip
+    ]
     assert len(set(found)) == len(found) == 18
 
 

@@ -17,9 +17,9 @@ from nats.js.api import KeyValueConfig, StreamConfig
 from package_managers import Dpkg
 from package_run import words_of
 
-from shared import events
-from shared.bus import Bus
-from shared.subjects import CURSORS, EVENTS_STREAM, EVENTS_SUBJECTS
+from sematext_agent.shared import events
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM, EVENTS_SUBJECTS
 
 
 class Collector:
@@ -27,16 +27,21 @@ class Collector:
 
     def __init__(self, root: Path, nats_url: str, log: Path) -> None:
         self._environment = os.environ | {
-            "NATS_URL": nats_url, "HOST_ROOT": str(root), "HOSTNAME_ALIAS": "web-01",
-            "OOM_ENABLED": "false", "PKG_CONTAINER_ENABLED": "false",
-        }  # fmt: skip
+            "NATS_URL": nats_url,
+            "HOST_ROOT": str(root),
+            "HOSTNAME_ALIAS": "web-01",
+            "OOM_ENABLED": "false",
+            "PKG_CONTAINER_ENABLED": "false",
+        }
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "host_collector"], env=self._environment, stderr=log
+                [sys.executable, "-m", "sematext_agent.host_collector"],
+                env=self._environment,
+                stderr=log,
             )
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> int:
@@ -127,8 +132,10 @@ async def test_what_happened_while_it_was_down_is_told(
     dpkg("-i", dpkg.build("alpha", "1.1"), dpkg.build("beta", "1.0"))
     collector.start()
     expected = [
-        "removed deb alpha 1.0 -> 1.1", "installed deb alpha 1.1 <- 1.0", "installed deb beta 1.0",
-    ]  # fmt: skip
+        "removed deb alpha 1.0 -> 1.1",
+        "installed deb alpha 1.1 <- 1.0",
+        "installed deb beta 1.0",
+    ]
     assert await told.until(3) == expected
     collector.end()
     collector.start()

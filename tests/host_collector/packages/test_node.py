@@ -10,8 +10,8 @@ import pytest
 from package_managers import Npm
 from package_run import Run
 
-from host_collector.packages import node
-from host_collector.packages.tree import Unreadable, tree_at
+from sematext_agent.host_collector.packages import node
+from sematext_agent.host_collector.packages.tree import Unreadable, tree_at
 
 
 async def test_global_packages_are_told_from_the_first_on(tmp_path: Path) -> None:
@@ -27,8 +27,9 @@ async def test_global_packages_are_told_from_the_first_on(tmp_path: Path) -> Non
         assert (await run.until_told(2))[1:] == ["installed node @scope/beta 2.0.0"]
         await asyncio.to_thread(npm, "install", "-g", newer)
         assert (await run.until_told(4))[2:] == [
-            "removed node alpha 1.0.0 -> 1.1.0", "installed node alpha 1.1.0 <- 1.0.0",
-        ]  # fmt: skip
+            "removed node alpha 1.0.0 -> 1.1.0",
+            "installed node alpha 1.1.0 <- 1.0.0",
+        ]
         await asyncio.to_thread(npm, "install", "-g", "--force", newer)
         await asyncio.to_thread(npm, "rm", "-g", "@scope/beta")
         assert (await run.until_told(5))[4:] == ["removed node @scope/beta 2.0.0"]
@@ -57,19 +58,22 @@ async def test_a_project_tells_its_whole_tree(tmp_path: Path) -> None:
         await run.quiet(1.8)
         await asyncio.to_thread(npm, "install", newer)
         assert (await run.until_told(3))[1:] == [
-            "removed node alpha 1.0.0 -> 1.1.0", "installed node alpha 1.1.0 <- 1.0.0",
-        ]  # fmt: skip
+            "removed node alpha 1.0.0 -> 1.1.0",
+            "installed node alpha 1.1.0 <- 1.0.0",
+        ]
         await asyncio.to_thread(npm, "uninstall", "beta")
         assert (await run.until_told(4))[3:] == ["removed node beta 2.0.0"]
 
 
 def test_a_lock_counts_each_version_once_and_leaves_links_out(tmp_path: Path) -> None:
     packages = {
-        "node_modules/a": {"version": "1.0.0"}, "node_modules/@s/b": {"version": "2.0.0"},
+        "node_modules/a": {"version": "1.0.0"},
+        "node_modules/@s/b": {"version": "2.0.0"},
         "node_modules/@s/b/node_modules/a": {"version": "0.9.0"},
         "node_modules/c/node_modules/a": {"version": "0.9.0"},
-        "node_modules/ws": {"resolved": "packages/ws", "link": True}, "packages/ws": {},
-    }  # fmt: skip
+        "node_modules/ws": {"resolved": "packages/ws", "link": True},
+        "packages/ws": {},
+    }
     lock = tmp_path / node.LOCK
     lock.write_text(json.dumps({"lockfileVersion": 3, "packages": packages}))
     with tree_at(str(tmp_path)) as tree:

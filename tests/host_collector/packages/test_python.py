@@ -13,9 +13,9 @@ import pytest
 from package_managers import Pip, run, tool, wheel
 from package_run import Run
 
-from host_collector.packages import python
-from host_collector.packages.readers import manager_of
-from host_collector.packages.tree import tree_at
+from sematext_agent.host_collector.packages import python
+from sematext_agent.host_collector.packages.readers import manager_of
+from sematext_agent.host_collector.packages.tree import tree_at
 
 
 @pytest.fixture
@@ -36,8 +36,9 @@ async def test_pip_installs_upgrades_and_uninstalls(pip: Pip, tmp_path: Path) ->
         assert sorted(told) == ["installed python3 Alpha_one 1.0", "installed python3 beta 0.1"]
         await asyncio.to_thread(pip.install, new)
         assert (await run_.until_told(4))[2:] == [
-            "removed python3 Alpha_one 1.0 -> 2.0rc1", "installed python3 alpha_one 2.0rc1 <- 1.0",
-        ]  # fmt: skip
+            "removed python3 Alpha_one 1.0 -> 2.0rc1",
+            "installed python3 alpha_one 2.0rc1 <- 1.0",
+        ]
         await asyncio.to_thread(pip.uninstall, "alpha-one", "beta")
         assert len(await run_.until_told(6)) == 6
 
@@ -49,8 +50,11 @@ async def test_the_same_version_may_come_go_and_come_again(pip: Pip, tmp_path: P
     python_of = f"--python={pip.prefix}/bin/python"
     async with Run(tmp_path / "host") as run_:
         for count in range(4):
-            arguments = ("uninstall", "alpha") if count % 2 else (
-                "install", "--offline", "--no-deps", str(package))  # fmt: skip
+            arguments = (
+                ("uninstall", "alpha")
+                if count % 2
+                else ("install", "--offline", "--no-deps", str(package))
+            )
             uv = tool("uv"), "pip", arguments[0], python_of, *arguments[1:]
             await asyncio.to_thread(run, *uv, **environment)
             await run_.until_told(count + 1)
@@ -93,9 +97,11 @@ async def test_metadata_of_python_2_in_every_form(tmp_path: Path) -> None:
         with zipfile.ZipFile(packages / "delta_four-4.0-py2.7.egg", "w") as egg:
             egg.writestr("EGG-INFO/PKG-INFO", "Name: delta_four\nVersion: 4.0\n")
         assert await run_.until_told(4) == [
-            "installed python2 Alpha 1.0", "installed python2 beta 2.0",
-            "installed python2 delta_four 4.0", "installed python2 gamma 3.0",
-        ]  # fmt: skip
+            "installed python2 Alpha 1.0",
+            "installed python2 beta 2.0",
+            "installed python2 delta_four 4.0",
+            "installed python2 gamma 3.0",
+        ]
         (packages / "beta-2.0-py2.7.egg-info").unlink()
         assert (await run_.until_told(5))[4:] == ["removed python2 beta 2.0"]
 
@@ -126,9 +132,10 @@ async def test_an_environment_that_is_made_anew_tells_the_difference(tmp_path: P
         _info(venv / "alpha-1.0.dist-info/METADATA", "alpha", "1.0")
         _info(venv / "beta-2.0.dist-info/METADATA", "beta", "2.0")
         assert await run_.until_told(3, seconds=4) == [
-            "removed python3 beta 1.0 -> 2.0", "installed python3 beta 2.0 <- 1.0",
+            "removed python3 beta 1.0 -> 2.0",
+            "installed python3 beta 2.0 <- 1.0",
             "removed python3 gamma 1.0",
-        ]  # fmt: skip
+        ]
 
 
 def _info(path: Path, name: str, version: str) -> None:

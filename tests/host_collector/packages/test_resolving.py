@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host_collector.packages import resolving
-from host_collector.packages.resolving import open_below, walk_below
-from host_collector.packages.tree import Tree, Unreadable, tree_at
+from sematext_agent.host_collector.packages import resolving
+from sematext_agent.host_collector.packages.resolving import open_below, walk_below
+from sematext_agent.host_collector.packages.tree import Tree, Unreadable, tree_at
 
 WAYS = [pytest.param(open_below, id="openat2"), pytest.param(walk_below, id="walk")]
 Open = Callable[..., int]
@@ -40,9 +40,16 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "target",
-    ["/etc/hosts", "../../../etc/hosts", "etc/../../../../etc/hosts", "/../etc/hosts", "absolute",
-     "folder/hosts", "//etc//./hosts"],
-)  # fmt: skip
+    [
+        "/etc/hosts",
+        "../../../etc/hosts",
+        "etc/../../../../etc/hosts",
+        "/../etc/hosts",
+        "absolute",
+        "folder/hosts",
+        "//etc//./hosts",
+    ],
+)
 def test_a_link_resolves_below_the_root(way: Open, root: Path, target: str) -> None:
     (root / "absolute").symlink_to("/etc/hosts")
     (root / "folder").symlink_to("/etc")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from host_collector.packages.follow import Follower
-from host_collector.packages.locks import is_locked
-from host_collector.packages.notify import Notifier
-from host_collector.packages.slots import Slots, _Index
-from host_collector.packages.tree import tree_at
-from host_collector.settings import HostSettings
+from sematext_agent.host_collector.packages.follow import Follower
+from sematext_agent.host_collector.packages.locks import is_locked
+from sematext_agent.host_collector.packages.notify import Notifier
+from sematext_agent.host_collector.packages.slots import Slots, _Index
+from sematext_agent.host_collector.packages.tree import tree_at
+from sematext_agent.host_collector.settings import HostSettings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 NOBODY = 65534
@@ -67,9 +67,11 @@ def test_what_may_not_be_read_any_more_is_left_alone_and_said_once(
         (info / "METADATA").write_text("Name: base\nVersion: 1.0\n")
         (info / "RECORD").touch()
     settings = HostSettings(
-        host_root=str(folder), pkg_container_enabled=False, pkg_kinds=("python3",),
+        host_root=str(folder),
+        pkg_container_enabled=False,
+        pkg_kinds=("python3",),
         pkg_paths=("/root/venv",),
-    )  # fmt: skip
+    )
     notifier = Notifier()
     follower = Follower(settings, Slots(_Index()), notifier)
     changes: list[object] = []

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from package_managers import Rpm, locked
 from package_run import Run
 
-from host_collector.packages import rpm as reader
-from host_collector.packages.inventory import Package
-from host_collector.packages.tree import Unreadable, tree_at
+from sematext_agent.host_collector.packages import rpm as reader
+from sematext_agent.host_collector.packages.inventory import Package
+from sematext_agent.host_collector.packages.tree import Unreadable, tree_at
 
 
 @pytest.fixture
@@ -35,9 +35,11 @@ async def test_installations_upgrades_and_removals_are_told_once_each(rpm: Rpm) 
         assert await run.until_told(2) == ["installed rpm one 3:1.0-1", "installed rpm two 1.0-1"]
         await asyncio.to_thread(rpm, "-U", *newer)
         assert (await run.until_told(6))[2:] == [
-            "removed rpm one 3:1.0-1 -> 3:1.1-1", "installed rpm one 3:1.1-1 <- 3:1.0-1",
-            "removed rpm two 1.0-1 -> 1.1-1", "installed rpm two 1.1-1 <- 1.0-1",
-        ]  # fmt: skip
+            "removed rpm one 3:1.0-1 -> 3:1.1-1",
+            "installed rpm one 3:1.1-1 <- 3:1.0-1",
+            "removed rpm two 1.0-1 -> 1.1-1",
+            "installed rpm two 1.1-1 <- 1.0-1",
+        ]
         await asyncio.to_thread(rpm, "-e", "one", "two")
         assert (await run.until_told(8))[6:] == ["removed rpm one 3:1.1-1", "removed rpm two 1.1-1"]
 
@@ -152,11 +154,15 @@ def test_a_field_that_leads_out_of_its_header_is_damage() -> None:
         reader.package_of(1, _header((1000, 6, b"bash")))
 
 
-@given(st.binary(max_size=200) | st.builds(
-    lambda head, cut, extra: head[:cut] + extra,
-    st.just(_header((1000, 6, b"bash\0"), (1001, 6, b"5.2\0"), (1003, 4, b"\0\0\0\1"))),
-    st.integers(0, 80), st.binary(max_size=80),
-))  # fmt: skip
+@given(
+    st.binary(max_size=200)
+    | st.builds(
+        lambda head, cut, extra: head[:cut] + extra,
+        st.just(_header((1000, 6, b"bash\0"), (1001, 6, b"5.2\0"), (1003, 4, b"\0\0\0\1"))),
+        st.integers(0, 80),
+        st.binary(max_size=80),
+    )
+)
 def test_no_header_however_damaged_breaks_the_reader(header: bytes) -> None:
     """It is a package, or a ValueError says what is wrong."""
     with suppress(ValueError):

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from package_managers import Rpm, locked, tool
 from package_run import Run
 
-from host_collector.packages import rpm as reader
-from host_collector.packages.rpm_backends import bdb_headers, ndb_headers
-from host_collector.packages.tree import Unreadable, tree_at
+from sematext_agent.host_collector.packages import rpm as reader
+from sematext_agent.host_collector.packages.rpm_backends import bdb_headers, ndb_headers
+from sematext_agent.host_collector.packages.tree import Unreadable, tree_at
 
 Headers = dict[int, bytes]
 Write = Callable[[Path, Headers], None]
@@ -59,10 +59,19 @@ def write_bdb(path: Path, headers: Headers, page: int = 4096, order: str = "litt
         for number, header in (numbers | headers).items()
         for word in (number.to_bytes(4, order), header)  # type: ignore[arg-type]
     ]
-    text = "\n".join([
-        "VERSION=3", "format=bytevalue", "type=hash", f"db_pagesize={page}",
-        f"db_lorder={1234 if order == 'little' else 4321}", "HEADER=END", *lines, "DATA=END", "",
-    ])  # fmt: skip
+    text = "\n".join(
+        [
+            "VERSION=3",
+            "format=bytevalue",
+            "type=hash",
+            f"db_pagesize={page}",
+            f"db_lorder={1234 if order == 'little' else 4321}",
+            "HEADER=END",
+            *lines,
+            "DATA=END",
+            "",
+        ]
+    )
     path.with_name("new").unlink(missing_ok=True)
     command = [tool("db5.3_load"), path.with_name("new")]
     subprocess.run(command, input=text, text=True, check=True)
@@ -71,9 +80,11 @@ def write_bdb(path: Path, headers: Headers, page: int = 4096, order: str = "litt
 
 FORMATS = pytest.mark.parametrize(
     ("name", "write"),
-    [pytest.param("Packages.db", write_ndb, id="ndb"),
-     pytest.param("Packages", write_bdb, id="bdb")],
-)  # fmt: skip
+    [
+        pytest.param("Packages.db", write_ndb, id="ndb"),
+        pytest.param("Packages", write_bdb, id="bdb"),
+    ],
+)
 
 
 @pytest.fixture
@@ -128,9 +139,10 @@ async def test_installations_upgrades_and_removals_are_told_after_the_transactio
             await watched.quiet(1.0)
             assert watched.words() == []
         assert await watched.until_told(3) == [
-            "removed rpm one 1.0-1 -> 1.1-1", "installed rpm one 1.1-1 <- 1.0-1",
+            "removed rpm one 1.0-1 -> 1.1-1",
+            "installed rpm one 1.1-1 <- 1.0-1",
             "installed rpm two 2.0-1",
-        ]  # fmt: skip
+        ]
         rpm("-e", "two")
         write(database, headers_of(rpm))
         assert (await watched.until_told(4))[3:] == ["removed rpm two 2.0-1"]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from package_run import MemoryBucket
 
-from host_collector.packages import slots as module
-from host_collector.packages.inventory import Package, Root
-from host_collector.packages.slots import Cursor, Slots, load
-from host_collector.settings import HostSettings
-from shared.health import Health
-from shared.service import Runtime
+from sematext_agent.host_collector.packages import slots as module
+from sematext_agent.host_collector.packages.inventory import Package, Root
+from sematext_agent.host_collector.packages.slots import Cursor, Slots, load
+from sematext_agent.host_collector.settings import HostSettings
+from sematext_agent.shared.health import Health
+from sematext_agent.shared.service import Runtime
 
 ROOT = Root("deb", "var/lib/dpkg")
 
@@ -25,11 +25,13 @@ def _packages(count: int, seed: int = 0) -> tuple[Package, ...]:
     word = [chance.randbytes(3).hex() for _ in range(4000)]
     return tuple(
         Package(
-            f"lib{chance.choice(word)}-{chance.choice(word)}{n}", f"{n % 7}.{chance.random():.6f}",
-            "amd64", chance.getrandbits(60),
+            f"lib{chance.choice(word)}-{chance.choice(word)}{n}",
+            f"{n % 7}.{chance.random():.6f}",
+            "amd64",
+            chance.getrandbits(60),
         )
         for n in range(count)
-    )  # fmt: skip
+    )
 
 
 class Bucket(MemoryBucket):

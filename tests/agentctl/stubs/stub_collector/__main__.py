@@ -3,10 +3,10 @@
 import os
 from collections.abc import AsyncIterator
 
-from shared.collector import Observed, collect
-from shared.events import DockerEvent, Event, rfc3339
-from shared.service import Runtime, run
-from shared.settings import ServiceSettings
+from sematext_agent.shared.collector import Observed, collect
+from sematext_agent.shared.events import DockerEvent, Event, rfc3339
+from sematext_agent.shared.service import Runtime, run
+from sematext_agent.shared.settings import ServiceSettings
 
 
 async def watch(runtime: Runtime[ServiceSettings], cursor: bytes | None) -> AsyncIterator[Observed]:

@@ -7,10 +7,10 @@ import asyncio
 import os
 from pathlib import Path
 
-from shared.bus import ConsumerConfig, StreamConfig
-from shared.service import Runtime, run
-from shared.settings import ServiceSettings
-from shared.subjects import CURSORS, EVENTS_STREAM, EVENTS_SUBJECTS, FORWARDER, HOSTS
+from sematext_agent.shared.bus import ConsumerConfig, StreamConfig
+from sematext_agent.shared.service import Runtime, run
+from sematext_agent.shared.settings import ServiceSettings
+from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM, EVENTS_SUBJECTS, FORWARDER, HOSTS
 
 
 def ship(subject: str) -> None:

@@ -1,0 +1,15 @@
+"""Runs the Docker collector: `docker-collector`, or `python -m sematext_agent.docker_collector`."""
+
+from sematext_agent.docker_collector.settings import DockerSettings
+from sematext_agent.docker_collector.watch import watch
+from sematext_agent.shared.collector import collect
+from sematext_agent.shared.service import run
+
+
+def main() -> None:
+    """Runs the collector until it is told to stop."""
+    run("docker", collect(watch), DockerSettings)
+
+
+if __name__ == "__main__":
+    main()

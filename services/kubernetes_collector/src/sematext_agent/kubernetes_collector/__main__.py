@@ -1,0 +1,43 @@
+"""Runs the Kubernetes collector."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from sematext_agent.kubernetes_collector.api import Api, Patience
+from sematext_agent.kubernetes_collector.cluster import identify
+from sematext_agent.kubernetes_collector.credentials import Credentials
+from sematext_agent.kubernetes_collector.lease import lead
+from sematext_agent.kubernetes_collector.settings import KubernetesSettings
+from sematext_agent.kubernetes_collector.watch import watch
+from sematext_agent.shared.collector import collect
+from sematext_agent.shared.service import Runtime, run
+
+
+async def work(runtime: Runtime[KubernetesSettings]) -> None:
+    """Finds the cluster and collects its events, while this replica is the active one."""
+    settings = runtime.settings
+    if not (settings.kubernetes_enabled and settings.kubernetes_events_enabled):
+        off = "EVENTS_" if settings.kubernetes_enabled else ""
+        runtime.health.set("cluster", True, f"switched off by KUBERNETES_{off}ENABLED")
+        await runtime.stopping.wait()
+        return
+    # In a thread, because a kubeconfig's plugin may take its time.
+    credentials = await asyncio.to_thread(Credentials, settings)
+    async with Api(credentials) as api:
+        patience = Patience(runtime.health, runtime.stopping)
+        cluster = await patience.persist(partial(identify, api, settings))
+        if cluster is not None:
+            # The source is the cluster, wherever we run: replicas share its cursor.
+            runtime.origin = cluster.name
+            await lead(api, runtime, collect(partial(watch, api, patience, cluster)))
+
+
+def main() -> None:
+    """The command `kubernetes-collector`."""
+    run("kubernetes", work, KubernetesSettings)
+
+
+if __name__ == "__main__":
+    main()

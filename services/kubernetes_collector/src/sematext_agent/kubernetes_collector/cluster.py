@@ -1,0 +1,48 @@
+"""Which cluster this is: what names its events, and its place among the stored cursors."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sematext_agent.kubernetes_collector.api import Api, ApiError
+from sematext_agent.kubernetes_collector.settings import KubernetesSettings
+from sematext_agent.kubernetes_collector.translate import Cluster
+from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.settings import SettingsError
+
+
+class _Metadata(msgspec.Struct):
+    uid: str
+
+
+class _Namespace(msgspec.Struct):
+    metadata: _Metadata
+
+
+async def identify(api: Api, settings: KubernetesSettings) -> Cluster:
+    """Asks the cluster who it is: the uid of the namespace kube-system, as everyone does.
+
+    Raises:
+        ApiError: it does not say so now.
+        SettingsError: it may not be asked, and no name is set that could stand for it.
+    """
+    name = settings.kubernetes_cluster_id
+    try:
+        body = await api.request("GET", "/api/v1/namespaces/kube-system")
+        uid = msgspec.json.decode(body, type=_Namespace).metadata.uid
+    except UNREADABLE as error:
+        raise ApiError(0, f"a namespace that is none: {error}") from error
+    except ApiError as error:
+        if error.status == 404:
+            # A new API server answers a moment before it has made its namespaces.
+            raise ApiError(503, "the cluster has no namespace kube-system yet") from error
+        if error.status != 403:
+            raise
+        if not name:
+            raise SettingsError(
+                "KUBERNETES_CLUSTER_ID",
+                "not set, and the namespace kube-system may not be read",
+                "set it, or grant `get` on that one namespace",
+            ) from None
+        uid = name
+    return Cluster(uid=uid, name=name or uid)

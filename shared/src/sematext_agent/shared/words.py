@@ -1,0 +1,125 @@
+"""An event in one line, for a person."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+
+from sematext_agent.shared.events import (
+    AgentLifecycle,
+    Body,
+    DockerEvent,
+    Event,
+    Gap,
+    KubernetesEvent,
+    OutOfMemory,
+    PackageChange,
+)
+from sematext_agent.shared.events import nanoseconds as parse_time
+from sematext_agent.shared.subjects import subject_of
+
+_ID_CHARACTERS = 12
+
+
+def line(event: Event) -> str:
+    """`15:04:05.123 docker     web-01  container web start (image nginx)`."""
+    source = subject_of(event).split(".")[1]
+    return f"{moment(event.time)} {source:<10} {event.origin}  {of(event.body)}"
+
+
+def moment(time: str, now: datetime.datetime | None = None) -> str:
+    """The local time of day, with the date before it unless that is today's."""
+    try:
+        nanoseconds = parse_time(time)
+        there = datetime.datetime.fromtimestamp(nanoseconds // 10**9).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return time  # somebody else's event, or a time no calendar has
+    clock = f"{there:%H:%M:%S}.{nanoseconds % 10**9 // 10**6:03d}"
+    today = (now or datetime.datetime.now().astimezone()).date()
+    return clock if there.date() == today else f"{there:%Y-%m-%d} {clock}"
+
+
+def of(body: Body) -> str:
+    """What happened, without when and where."""
+    match body:
+        case DockerEvent():
+            return _docker(body)
+        case KubernetesEvent():
+            return _kubernetes(body)
+        case OutOfMemory():
+            container = body.container_name or body.container_id[:_ID_CHARACTERS]
+            where = f" in {container}" if container else ""
+            victim = f"process {body.process} ({body.pid})"
+            return f"{victim} killed for lack of memory, it had {size(body.memory)}{where}"
+        case PackageChange():
+            return _package(body)
+        case AgentLifecycle(state="stopped", clean=False):
+            return "agent stopped without a word; it was last alive then"
+        case AgentLifecycle():
+            return f"agent {body.state}"
+        case Gap():
+            lost = "" if body.lost is None else f", {body.lost} lost"
+            span = f"{moment(body.since)} to {moment(body.until)}"
+            return f"GAP in {body.source} ({body.reason}), {span}{lost}: {body.detail}".rstrip(": ")
+
+
+def _docker(body: DockerEvent) -> str:
+    name = body.attributes.get("name") or body.actor_id[:_ID_CHARACTERS]
+    details = [
+        f"{word} {body.attributes[key]}"
+        for key, word in (("image", "image"), ("exitCode", "exit code"), ("signal", "signal"))
+        if body.attributes.get(key)
+    ]
+    container = body.attributes.get("container", "")
+    if body.attributes.get("oldName"):
+        details.append(f"was {body.attributes['oldName'].removeprefix('/')}")
+    if body.type != "container" and container:
+        details.append(f"container {container[:_ID_CHARACTERS]}")
+    if body.synthetic:
+        details.append("found later")
+    return " ".join(filter(None, (body.type, name, body.action))) + _in_parentheses(details)
+
+
+def _kubernetes(body: KubernetesEvent) -> str:
+    thing = "/".join(filter(None, (body.namespace, body.name)))
+    times = f" (x{body.count})" if body.count > 1 else ""
+    warning = "WARNING " if body.type == "Warning" else ""
+    return f"{warning}{body.kind} {thing} {body.reason}{times}: {body.message}"
+
+
+def _package(body: PackageChange) -> str:
+    details = []
+    if body.previous_version:
+        details.append(f"was {body.previous_version}")
+    if body.next_version:
+        details.append(f"now {body.next_version}")
+    if body.container_name or body.container_id:
+        details.append(f"in {body.container_name or body.container_id[:_ID_CHARACTERS]}")
+    package = f"{body.manager} package {body.name} {body.version} {body.change}"
+    return package + _in_parentheses(details)
+
+
+def _in_parentheses(details: list[str]) -> str:
+    return f" ({', '.join(details)})" if details else ""
+
+
+def size(count: float) -> str:
+    """`12.5 MiB`."""
+    count = min(count, 2**80)  # what somebody wrote may be beyond all floats
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def span(seconds: float) -> str:
+    """`45 s`, `2 h 10 m`: the two largest units."""
+    return " ".join(list(_units(int(seconds)))[:2]) or "0 s"
+
+
+def _units(seconds: int) -> Iterator[str]:
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if count := seconds // length:
+            yield f"{count} {unit}"
+        seconds %= length
