@@ -33,7 +33,14 @@ from measuring import cpu_seconds
 from sematext_agent.shared import bus
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import encode
-from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM, FORWARDER, HOSTS, key, subject_of
+from sematext_agent.shared.subjects import (
+    CURSORS_BUCKET,
+    EVENTS_STREAM,
+    FORWARDER_CONSUMER,
+    HOSTS_BUCKET,
+    bucket_key,
+    subject_of,
+)
 
 HOSTS_COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 EVENTS_EACH = int(sys.argv[2]) if len(sys.argv) > 2 else 10
@@ -56,7 +63,7 @@ async def stream(connection: Bus, name: str) -> dict[str, Any]:
     """The stream's state, from whoever leads it now."""
     while True:
         try:
-            state: dict[str, Any] = (await connection.api(f"STREAM.INFO.{name}"))["state"]
+            state: dict[str, Any] = (await connection.request_api(f"STREAM.INFO.{name}"))["state"]
             return state
         except bus.BusError:
             await asyncio.sleep(0.2)
@@ -68,7 +75,7 @@ async def tell(connection: Bus, origin: str) -> None:
         event = an_event(origin, number)
         payload = encode(event)
         await connection.publish(subject_of(event), payload, event.id)
-        await connection.put(CURSORS, key("docker", origin), b"%d" % number)
+        await connection.put(CURSORS_BUCKET, bucket_key("docker", origin), b"%d" % number)
 
 
 class Servers:
@@ -112,7 +119,7 @@ async def hosts(cluster: Cluster) -> None:
     )
     events = await stream(admin, EVENTS_STREAM)
     show("bytes of an event on each server's disk", f"{events['bytes'] / events['messages']:.0f}")
-    cursors = await stream(admin, f"KV_{CURSORS}")
+    cursors = await stream(admin, f"KV_{CURSORS_BUCKET}")
     show("bytes of a cursor such as these", f"{cursors['bytes'] / cursors['messages']:.0f}")
     for connection in (*connections, admin):
         await connection.close()
@@ -123,7 +130,7 @@ async def forwarders(cluster: Cluster, url: str, count: Synchronized[int], many:
     servers = Servers(cluster)
     admin = await bus.connect(settings_for(cluster.urls), "benchmark")
     # All of it once more.
-    await admin.api(f"CONSUMER.DELETE.{EVENTS_STREAM}.{FORWARDER}")
+    await admin.request_api(f"CONSUMER.DELETE.{EVENTS_STREAM}.{FORWARDER_CONSUMER}")
     count.value = 0
     before = servers.cpu()
     with tempfile.NamedTemporaryFile() as log:
@@ -169,7 +176,7 @@ async def real_host(folder: Path) -> None:
     connection = await bus.connect(settings_for([server.url]), "benchmark")
     await until_streams_are_made(connection)
     await asyncio.sleep(_REAL_SECONDS)
-    for bucket in (CURSORS, HOSTS):
+    for bucket in (CURSORS_BUCKET, HOSTS_BUCKET):
         state = await stream(connection, f"KV_{bucket}")
         show(
             f"this machine in the bucket {bucket}: keys, bytes",

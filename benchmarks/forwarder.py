@@ -36,7 +36,7 @@ from sematext_agent.forwarder.enrich import enrich
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.transport import Transport
 from sematext_agent.shared import bus
-from sematext_agent.shared.events import DockerEvent, Event, encode, event_id, rfc3339
+from sematext_agent.shared.events import DockerEvent, Event, encode, event_id, format_rfc3339
 from sematext_agent.shared.settings import Secret, ServiceSettings
 from sematext_agent.shared.subjects import subject_of
 
@@ -49,7 +49,7 @@ def an_event(number: int) -> Event:
     """The die of a container, as an engine tells it, with the labels that compose adds."""
     return Event(
         id=event_id("benchmark", number),
-        time=rfc3339(time.time_ns()),
+        time=format_rfc3339(time.time_ns()),
         origin="web-01",
         agent="0",
         body=DockerEvent(
@@ -110,7 +110,7 @@ async def whole_forwarder(url: str, count: Synchronized[int]) -> None:
 
 async def fill(connection: bus.Bus) -> None:
     """Puts the events into the stream."""
-    waiting: set[asyncio.Task[bus.Acknowledgement]] = set()
+    waiting: set[asyncio.Task[bus.PublishAck]] = set()
     for number in range(EVENTS):
         event = an_event(number)
         publish = connection.publish(subject_of(event), encode(event), event.id)

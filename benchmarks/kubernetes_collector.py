@@ -50,7 +50,7 @@ from sematext_agent.shared import bus
 from sematext_agent.shared.collector import WINDOW_EVENTS_MAX
 from sematext_agent.shared.events import encode
 from sematext_agent.shared.settings import ServiceSettings
-from sematext_agent.shared.subjects import CURSORS, subject_of
+from sematext_agent.shared.subjects import CURSORS_BUCKET, subject_of
 
 REVISION = 1_000_000
 FIELDS = {"f:count": {}, "f:firstTimestamp": {}, "f:involvedObject": {}, "f:lastTimestamp": {}}
@@ -172,7 +172,7 @@ async def broker(folder: Path, written_through: bool = False):  # type: ignore[n
     nats.start()
     connection = await bus.connect(ServiceSettings(nats_url=(nats.url,)), "benchmark")
     for stream in stream_configs(ForwarderSettings(stream_bytes_max=4 * 1024**3)):
-        await connection.api(f"STREAM.CREATE.{stream['name']}", stream)
+        await connection.request_api(f"STREAM.CREATE.{stream['name']}", stream)
     try:
         yield nats, connection
     finally:
@@ -272,7 +272,7 @@ async def idle(folder: Path) -> None:
         async with broker(folder) as (nats, connection):
             with collector(port, nats, folder) as pid:
                 # Its cursor tells that it has listed and watches.
-                while not await connection.keys(CURSORS):
+                while not await connection.keys(CURSORS_BUCKET):
                     await asyncio.sleep(0.1)
                 await asyncio.sleep(2)
                 cpu = cpu_seconds(pid)

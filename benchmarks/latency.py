@@ -23,7 +23,7 @@ from broker import NatsServer
 from measuring import record
 from receiver import TOKEN, Receiver, Reply, Request
 
-from sematext_agent.shared.events import nanoseconds
+from sematext_agent.shared.events import parse_rfc3339
 
 EVENTS_PER_SECOND = 100
 SECONDS = 20
@@ -39,7 +39,7 @@ class Clock:
     def __call__(self, request: Request) -> Reply:
         document = request.document
         if self.prefix in document["message"]:
-            age = time.time_ns() - nanoseconds(document["timestamp"])
+            age = time.time_ns() - parse_rfc3339(document["timestamp"])
             self.ages.append(age / 1e6)
         return Reply()
 

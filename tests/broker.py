@@ -116,7 +116,7 @@ async def until_streams_are_made(connection: Bus) -> None:
     async with asyncio.timeout(60):
         while True:
             try:
-                await connection.api(f"STREAM.INFO.{EVENTS_STREAM}")
+                await connection.request_api(f"STREAM.INFO.{EVENTS_STREAM}")
                 return
             except BusError:
                 await asyncio.sleep(0.05)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sematext_agent.console.settings import ConsoleSettings
 from sematext_agent.shared.bus import Bus
-from sematext_agent.shared.events import DockerEvent, Event, encode, event_id, rfc3339
+from sematext_agent.shared.events import DockerEvent, Event, encode, event_id, format_rfc3339
 from sematext_agent.shared.service import Runtime
 from sematext_agent.shared.subjects import subject_of
 
@@ -22,7 +22,7 @@ def an_event(name: str = "web", action: str = "start", **changes: Any) -> Event:
     body = DockerEvent(type="container", action=action, actor_id="0" * 64, attributes=attributes)
     values = {
         "id": event_id(name, action, time.time_ns()),
-        "time": rfc3339(time.time_ns()),
+        "time": format_rfc3339(time.time_ns()),
         "origin": "web-01",
         "agent": "1",
         "body": body,

@@ -170,7 +170,7 @@ def faults(state: State) -> Iterator[Step]:
     if not state.faults:
         return
     s = state._replace(faults=state.faults - 1)
-    for identity in s.pubacks:  # Bus._expire: NoAcknowledgement
+    for identity in s.pubacks:  # Bus._expire: PublishTimeout
         yield f"lose the PubAck {identity}", s._replace(pubacks=s.pubacks - {identity})
     for identity in s.posts:  # Verdict.RETRY of an answer that never came
         yield (

@@ -14,8 +14,8 @@ from fleet_servers import PASSWORD
 from receiver import TOKEN
 
 from sematext_agent.shared import bus
-from sematext_agent.shared.collector import Observed, collect
-from sematext_agent.shared.events import DockerEvent, Event, event_id, rfc3339
+from sematext_agent.shared.collector import Observation, collect
+from sematext_agent.shared.events import DockerEvent, Event, event_id, format_rfc3339
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.service import Runtime
 from sematext_agent.shared.settings import Secret, ServiceSettings
@@ -33,7 +33,7 @@ def an_event(origin: str, number: int) -> Event:
     """The die of a container, as an engine tells it, with the labels that compose adds."""
     return Event(
         id=event_id("fleet", origin, number),
-        time=rfc3339(time.time_ns()),
+        time=format_rfc3339(time.time_ns()),
         origin=origin,
         agent="0",
         body=DockerEvent(
@@ -93,7 +93,7 @@ class Origins:
 
     async def watch(
         self, runtime: Runtime[ServiceSettings], cursor: bytes | None, first: float
-    ) -> AsyncIterator[Observed]:
+    ) -> AsyncIterator[Observation]:
         number = int(cursor or 0)
         wait = first
         while not await _is_set_within(self._stopping, wait):
@@ -101,7 +101,7 @@ class Origins:
             event = an_event(runtime.origin, number)
             self.told[event.id] = event.origin
             number += 1
-            yield Observed(event, b"%d" % number)
+            yield Observation(event, b"%d" % number)
 
 
 async def _run(runtime: Runtime[ServiceSettings], origins: Origins, number: int) -> None:

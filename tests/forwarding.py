@@ -14,7 +14,7 @@ from receiver import Receiver
 from sematext_agent.forwarder.forward import forward
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.shared import bus
-from sematext_agent.shared.events import AgentLifecycle, Event, encode, event_id, rfc3339
+from sematext_agent.shared.events import AgentLifecycle, Event, encode, event_id, format_rfc3339
 from sematext_agent.shared.service import Runtime
 from sematext_agent.shared.subjects import subject_of
 
@@ -66,7 +66,7 @@ def an_event(number: int, **changes: Any) -> Event:
     """One event of many, with an id of its own."""
     given = {
         "id": event_id("test", number),
-        "time": rfc3339(time.time_ns()),
+        "time": format_rfc3339(time.time_ns()),
         "origin": "web-01",
         "agent": "1",
         "body": AgentLifecycle(state="started", run=str(number)),
@@ -121,17 +121,17 @@ Letter = dict[str, Any]
 async def dead_letters(connection: bus.Bus) -> list[Letter]:
     """What is in the stream DEAD: subject, data and headers of each."""
     found: list[Letter] = []
-    state = (await connection.api("STREAM.INFO.DEAD"))["state"]
+    state = (await connection.request_api("STREAM.INFO.DEAD"))["state"]
     if not state["messages"]:
         return found
-    consumer = await connection.api(
+    consumer = await connection.request_api(
         "CONSUMER.CREATE.DEAD",
         {"stream_name": "DEAD", "config": {"ack_policy": "none", "mem_storage": True}},
     )
-    puller = connection.pull("DEAD", consumer["name"], state["messages"])
+    puller = connection.create_puller("DEAD", consumer["name"], state["messages"])
     async for message in puller:
         found.append({"subject": message.subject, "data": message.data, "headers": message.headers})
         if not message.pending:
             break
-    await connection.api(f"CONSUMER.DELETE.DEAD.{consumer['name']}")
+    await connection.request_api(f"CONSUMER.DELETE.DEAD.{consumer['name']}")
     return found

@@ -15,17 +15,17 @@ from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import Event, Gap, KubernetesEvent, decode
 from sematext_agent.shared.health import Condition, Health
 from sematext_agent.shared.service import Runtime
-from sematext_agent.shared.settings import load
-from sematext_agent.shared.subjects import CURSORS, key
+from sematext_agent.shared.settings import load_settings
+from sematext_agent.shared.subjects import CURSORS_BUCKET, bucket_key
 
 
 class Collecting:
     """One collector. It runs from its making on."""
 
     def __init__(self, bus: Bus, environ: dict[str, str]) -> None:
-        settings = load(KubernetesSettings, environ)
+        settings = load_settings(KubernetesSettings, environ)
         self.health = Health("kubernetes", settings.hostname)
-        self.health.set("bus", True, "connected")
+        self.health.set_condition("bus", True, "connected")
         self.runtime = Runtime(settings, self.health, bus, asyncio.Event())
         self.task = asyncio.create_task(work(self.runtime))
 
@@ -72,12 +72,12 @@ async def until_told(bus: Bus, count: int, seconds: float = 10) -> list[Event]:
     return await told(bus)
 
 
-PLACE_KEY = key("kubernetes", "prod", CLUSTER_UID)
+PLACE_KEY = bucket_key("kubernetes", "prod", CLUSTER_UID)
 
 
 async def stored_place(bus: Bus) -> Place | None:
     """The cursor in the bucket, of the cluster `prod`."""
-    value = await bus.get(CURSORS, PLACE_KEY)
+    value = await bus.get(CURSORS_BUCKET, PLACE_KEY)
     return None if value is None else msgspec.json.decode(value, type=Place)
 
 
@@ -92,7 +92,7 @@ async def until_stored(bus: Bus, revision: int) -> Place:
 async def store_place(bus: Bus, revision: int, ago: float = 0) -> None:
     """Leaves a cursor as a collector that was stopped `ago` seconds before would."""
     place = Place(revision, time.time() - ago)
-    await bus.put(CURSORS, PLACE_KEY, msgspec.json.encode(place))
+    await bus.put(CURSORS_BUCKET, PLACE_KEY, msgspec.json.encode(place))
 
 
 def gaps(events: list[Event]) -> list[Gap]:

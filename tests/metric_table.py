@@ -59,14 +59,19 @@ def _made_in(path: Path) -> Iterator[Metric]:
             continue
         function = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         function = node.func.id if isinstance(node.func, ast.Name) else function
-        kind = {"figure": "gauge", "gauge": "gauge", "counter": "counter", "Latency": "histogram"}
+        kind = {
+            "add_figure": "gauge",
+            "add_gauge": "gauge",
+            "add_counter": "counter",
+            "Latency": "histogram",
+        }
         if function not in kind or isinstance(node.args[0], ast.Name):
             continue  # in health.py the name comes from the caller
         constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
         if isinstance(node.args[0], ast.JoinedStr):  # a class of its own adds the prefix itself
             constants.insert(0, ast.literal_eval(node.args[0].values[-1]))
         name, text, *labels = map(str, constants)
-        name = METRICS_PREFIX + name + ("_total" if function == "counter" else "")
+        name = METRICS_PREFIX + name + ("_total" if function == "add_counter" else "")
         yield Metric(name, kind[function], tuple(labels), owner, text)
 
 

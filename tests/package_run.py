@@ -15,7 +15,7 @@ from broker import eventually
 
 from sematext_agent.host_collector import packages
 from sematext_agent.host_collector.settings import HostSettings
-from sematext_agent.shared.bus import Entry
+from sematext_agent.shared.bus import BucketEntry
 from sematext_agent.shared.events import Event, PackageChange
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.service import Runtime
@@ -29,8 +29,8 @@ class MemoryBucket:
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
 
-    async def entry(self, bucket: str, key: str) -> Entry:
-        return Entry(self.values.get(key), 0)
+    async def get_entry(self, bucket: str, key: str) -> BucketEntry:
+        return BucketEntry(self.values.get(key), 0)
 
 
 class Run:

@@ -137,7 +137,7 @@ def test_promtool_takes_the_rules_and_they_fire(what: str) -> None:
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool (Debian's prometheus has it)")
 def test_promtool_finds_nothing_to_say_about_a_services_metrics() -> None:
     health = Health("test", "test")
-    health.counter("events_published", "Events safe in the stream.", "kind").labels("Gap")
+    health.add_counter("events_published", "Events safe in the stream.", "kind").labels("Gap")
     done = subprocess.run(
         ["promtool", "check", "metrics"],
         input=generate_latest(health.registry),

@@ -39,8 +39,8 @@ def length(function: Function) -> int:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_function_is_over_70_lines_and_no_file_over_450(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 450
+def test_no_function_is_over_70_lines_and_no_file_over_500(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 500
     assert {f.name: length(f) for f in functions(path) if length(f) > 70} == {}
 
 

@@ -9,12 +9,12 @@ import pytest
 from broker import NatsServer
 
 from sematext_agent.shared.bus import Bus, Message, StreamConfig
-from sematext_agent.shared.events import AgentLifecycle, Event, encode, rfc3339
+from sematext_agent.shared.events import AgentLifecycle, Event, encode, format_rfc3339
 from sematext_agent.shared.subjects import (
-    DEAD_REASON,
-    DEAD_SEQUENCE,
-    DEAD_STATUS,
-    DEAD_TIME,
+    DEAD_REASON_HEADER,
+    DEAD_SEQUENCE_HEADER,
+    DEAD_STATUS_HEADER,
+    DEAD_TIME_HEADER,
     dead_subject,
     subject_of,
 )
@@ -23,7 +23,7 @@ Start = Callable[..., Awaitable[Any]]
 
 EVENT = Event(
     id="0" * 32,
-    time=rfc3339(0),
+    time=format_rfc3339(0),
     origin="web-01",
     agent="1",
     body=AgentLifecycle(state="started", run="r"),
@@ -40,10 +40,10 @@ async def streams(connection: Bus) -> Bus:
 async def bury(connection: Bus, message_id: str) -> int:
     """Stores a dead letter as the forwarder does; returns its number."""
     headers = {
-        DEAD_REASON: "the receiver refused it: bad type",
-        DEAD_STATUS: "400",
-        DEAD_SEQUENCE: "7",
-        DEAD_TIME: "2026-11-23T15:04:05.000000000Z",
+        DEAD_REASON_HEADER: "the receiver refused it: bad type",
+        DEAD_STATUS_HEADER: "400",
+        DEAD_SEQUENCE_HEADER: "7",
+        DEAD_TIME_HEADER: "2026-11-23T15:04:05.000000000Z",
     }
     subject = dead_subject(subject_of(EVENT))
     return (await connection.publish(subject, encode(EVENT), message_id, headers)).seq
@@ -51,14 +51,14 @@ async def bury(connection: Bus, message_id: str) -> int:
 
 async def messages(connection: Bus, stream: str) -> list[Message]:
     """Everything in a stream."""
-    info = await connection.api(f"STREAM.INFO.{stream}")
+    info = await connection.request_api(f"STREAM.INFO.{stream}")
     config = {"ack_policy": "none", "deliver_policy": "all"}
-    made = await connection.api(
+    made = await connection.request_api(
         f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config}
     )
     found: list[Message] = []
     if info["state"]["messages"]:
-        async for message in connection.pull(stream, made["name"], 16):
+        async for message in connection.create_puller(stream, made["name"], 16):
             found.append(message)
             if not message.pending:
                 break

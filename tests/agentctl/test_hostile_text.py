@@ -30,14 +30,14 @@ from sematext_agent.shared.events import (
     OutOfMemory,
     PackageChange,
     encode,
-    rfc3339,
+    format_rfc3339,
 )
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.pages import application
+from sematext_agent.shared.pages import build_app
 from sematext_agent.shared.subjects import (
-    DEAD_REASON,
-    DEAD_STATUS,
-    STATUS,
+    DEAD_REASON_HEADER,
+    DEAD_STATUS_HEADER,
+    STATUS_SUBJECT,
     dead_subject,
     subject_of,
 )
@@ -79,7 +79,9 @@ def hostile(body_type: type[Body]) -> Event:
     kind = msgspec.inspect.type_info(body_type)
     assert isinstance(kind, msgspec.inspect.StructType)
     body = msgspec.convert(of_type(kind) | {kind.tag_field: kind.tag}, body_type)
-    return Event(id=body_type.__name__, time=rfc3339(0), origin=HOSTILE, agent="1", body=body)
+    return Event(
+        id=body_type.__name__, time=format_rfc3339(0), origin=HOSTILE, agent="1", body=body
+    )
 
 
 BODIES = (DockerEvent, KubernetesEvent, OutOfMemory, PackageChange, AgentLifecycle, Gap)
@@ -98,7 +100,7 @@ async def told(connection: Bus) -> AsyncIterator[Bus]:
     """Every kind of event in the stream, each also refused; and a part that is unwell."""
     await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
     await connection.manager.add_stream(StreamConfig(name="DEAD", subjects=["dead.>"]))
-    headers = {DEAD_REASON: "\x1b[31m\x9b \u202e", DEAD_STATUS: "4\x0b00"}
+    headers = {DEAD_REASON_HEADER: "\x1b[31m\x9b \u202e", DEAD_STATUS_HEADER: "4\x0b00"}
     for event in EVENTS:
         subject = subject_of(event)
         await connection.publish(subject, encode(event), event.id)
@@ -109,9 +111,9 @@ async def told(connection: Bus) -> AsyncIterator[Bus]:
     async def answer(message: Any) -> None:
         report = unwell().report()
         changed = msgspec.structs.replace(report, service=HOSTILE, version=HOSTILE)
-        await connection.answer(message, msgspec.json.encode(changed))
+        await connection.reply(message, msgspec.json.encode(changed))
 
-    end = await connection.subscribe(STATUS, answer)
+    end = await connection.subscribe(STATUS_SUBJECT, answer)
     yield connection
     await end()
 
@@ -119,8 +121,8 @@ async def told(connection: Bus) -> AsyncIterator[Bus]:
 def unwell(origin: str = HOSTILE) -> Health:
     """A service whose source said all that is hostile."""
     health = Health("docker", origin)
-    health.set("source", False, HOSTILE)
-    health.error(HOSTILE)
+    health.set_condition("source", False, HOSTILE)
+    health.record_error(HOSTILE)
     return health
 
 
@@ -171,7 +173,7 @@ def test_what_the_screen_of_the_whole_agent_shows() -> None:
 
 async def test_the_pages_of_a_service() -> None:
     """They are for programs; a terminal that shows them is safe too."""
-    told = application(unwell("web-01"))
+    told = build_app(unwell("web-01"))
     for path in ("/healthz", "/readyz", "/metrics"):
         is_whole(text := await page(told, path))
         assert (FORGED in text) == (path == "/readyz")  # metrics repeat no source at all

@@ -64,7 +64,7 @@ async def test_a_part_that_cannot_be_started_is_tried_again(tmp_path: Path) -> N
 async def test_a_part_can_be_stopped_while_it_waits_to_start_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Backoff, "next_seconds", lambda self: 60.0)
+    monkeypatch.setattr(Backoff, "draw_delay_seconds", lambda self: 60.0)
     lines = Lines()
     crashing = supervise(lines, "raise SystemExit(3)")
     running = asyncio.create_task(crashing.run())

@@ -14,7 +14,7 @@ from broker import NatsServer
 from sematext_agent.agentctl.state import State
 from sematext_agent.shared.bus import Bus, StreamConfig
 from sematext_agent.shared.health import Condition, Report
-from sematext_agent.shared.subjects import STATUS
+from sematext_agent.shared.subjects import STATUS_SUBJECT
 
 Start = Callable[..., Awaitable[Any]]
 
@@ -47,7 +47,7 @@ async def answering(connection: Bus, *reports: Report) -> None:
         for report in reports:
             await connection.send(message.reply, msgspec.json.encode(report))
 
-    await connection.subscribe(STATUS, answer)
+    await connection.subscribe(STATUS_SUBJECT, answer)
     await connection.flush()
 
 

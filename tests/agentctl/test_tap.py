@@ -15,7 +15,7 @@ from broker import NatsServer, eventually
 from sematext_agent.agentctl.state import CommandError
 from sematext_agent.agentctl.tap import subject_for
 from sematext_agent.shared.bus import Bus, StreamConfig
-from sematext_agent.shared.events import DockerEvent, Event, encode, rfc3339
+from sematext_agent.shared.events import DockerEvent, Event, encode, format_rfc3339
 from sematext_agent.shared.subjects import subject_of
 
 Start = Callable[..., Awaitable[Any]]
@@ -31,7 +31,9 @@ async def tell(connection: Bus, name: str, origin: str = "web-01") -> Event:
     """Publishes that a container of that name started."""
     now = int(datetime.datetime.now(datetime.UTC).timestamp()) * 10**9
     body = DockerEvent(type="container", action="start", actor_id="0", attributes={"name": name})
-    event = Event(id=f"{origin} {name}", time=rfc3339(now), origin=origin, agent="1", body=body)
+    event = Event(
+        id=f"{origin} {name}", time=format_rfc3339(now), origin=origin, agent="1", body=body
+    )
     await connection.publish(subject_of(event), encode(event), event.id)
     return event
 
@@ -90,7 +92,7 @@ async def test_since_leaves_older_events_out(
 
 
 async def until_somebody_looks_on(connection: Bus) -> None:
-    while not (await connection.api("STREAM.INFO.EVENTS"))["state"]["consumer_count"]:
+    while not (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["consumer_count"]:
         pass
 
 

@@ -22,9 +22,9 @@ import pytest
 from broker import NatsServer
 
 from sematext_agent.shared.bus import Bus, StreamConfig
-from sematext_agent.shared.events import DockerEvent, Event, KubernetesEvent, encode, rfc3339
+from sematext_agent.shared.events import DockerEvent, Event, KubernetesEvent, encode, format_rfc3339
 from sematext_agent.shared.health import Condition, Report
-from sematext_agent.shared.subjects import STATUS, subject_of
+from sematext_agent.shared.subjects import STATUS_SUBJECT, subject_of
 
 Start = Callable[..., Awaitable[Any]]
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -85,7 +85,7 @@ async def events(connection: Bus) -> Bus:
 
 async def tell(bus: Bus, body: DockerEvent | KubernetesEvent, origin: str = "web-01") -> None:
     number = time.time_ns()
-    event = Event(id=str(number), time=rfc3339(number), origin=origin, agent="1", body=body)
+    event = Event(id=str(number), time=format_rfc3339(number), origin=origin, agent="1", body=body)
     await bus.publish(subject_of(event), encode(event), event.id)
 
 
@@ -179,7 +179,7 @@ async def test_status_fits_a_narrow_terminal_and_colours_what_is_not_ready(
     async def answer(message: Any) -> None:
         await connection.send(message.reply, msgspec.json.encode(report))
 
-    await connection.subscribe(STATUS, answer)
+    await connection.subscribe(STATUS_SUBJECT, answer)
     await connection.flush()
     status = Typing("status", "--nats", nats_server.url, columns=44)
     await until_ended(status)

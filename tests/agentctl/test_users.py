@@ -28,8 +28,14 @@ from sematext_agent.forwarder.streams import stream_configs
 from sematext_agent.shared import bus
 from sematext_agent.shared.bus import Bus, BusError
 from sematext_agent.shared.settings import Secret, ServiceSettings
-from sematext_agent.shared.streams import follow
-from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM, FORWARDER, HOSTS, STATUS
+from sematext_agent.shared.stream_reader import follow_messages
+from sematext_agent.shared.subjects import (
+    CURSORS_BUCKET,
+    EVENTS_STREAM,
+    FORWARDER_CONSUMER,
+    HOSTS_BUCKET,
+    STATUS_SUBJECT,
+)
 
 STREAMS = ("EVENTS", "DEAD", "KV_cursors", "KV_hosts")
 COLLECTORS = {"lifecycle", "docker", "host", "kubernetes"}
@@ -44,7 +50,7 @@ class LoggedIn:
         self.bus = connection
         self.troubles: list[str] = []
         self._tries = 0
-        connection.on_trouble = self.troubles.append
+        connection.on_problem = self.troubles.append
 
     async def is_refused(self, subject: str, reply: str = "") -> bool:
         """Whether the broker refuses a message on `subject`, which its sender is not told."""
@@ -99,11 +105,11 @@ async def log_in(server: NatsServer) -> AsyncIterator[LogIn]:
 @pytest.fixture
 async def forwarder(log_in: LogIn) -> LoggedIn:
     """Logged in, and with everything made that it owns."""
-    forwarder = await log_in(FORWARDER)
+    forwarder = await log_in(FORWARDER_CONSUMER)
     for config in stream_configs(ForwarderSettings()):
-        await forwarder.bus.api(f"STREAM.CREATE.{config['name']}", config)
-    await forwarder.bus.api(
-        f"CONSUMER.CREATE.{EVENTS_STREAM}.{FORWARDER}",
+        await forwarder.bus.request_api(f"STREAM.CREATE.{config['name']}", config)
+    await forwarder.bus.request_api(
+        f"CONSUMER.CREATE.{EVENTS_STREAM}.{FORWARDER_CONSUMER}",
         {"stream_name": EVENTS_STREAM, "config": consumer_config(1)},
     )
     return forwarder
@@ -116,7 +122,7 @@ def event_of(source: str) -> str:
 # What only its owner may publish, by owner. Every other user tries all of it.
 OWN: dict[str, list[str]] = {
     **{source: [event_of(source), f"$KV.cursors.{source}.web-01"] for source in COLLECTORS},
-    FORWARDER: [
+    FORWARDER_CONSUMER: [
         "dead.events.docker.web-01.x",
         "$JS.ACK.EVENTS.forwarder.1.1.1.1.0",
         "$JS.ACK.hub.account.EVENTS.forwarder.1.1.1.1.0.token",
@@ -129,7 +135,7 @@ OWN: dict[str, list[str]] = {
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.forwarder_overtaking",
         "$JS.API.CONSUMER.DELETE.EVENTS.forwarder_overtaking",
         "$JS.ACK.EVENTS.forwarder_overtaking.1.1.1.1.0",
-        event_of(FORWARDER),
+        event_of(FORWARDER_CONSUMER),
         "agent.shipped.hub",
         "_INBOX_forwarder.answers",
     ],
@@ -183,13 +189,13 @@ async def test_a_collector_publishes_its_events_and_keeps_its_cursor(
 ) -> None:
     collector = await log_in(source)
     assert (await collector.bus.publish(event_of(source), b"{}", "1")).seq == 1
-    await collector.bus.until_ready(CURSORS)
-    await collector.bus.replace(CURSORS, f"{source}.web-01.part", b"here", 0)
-    assert await collector.bus.get(CURSORS, f"{source}.web-01.part") == b"here"
-    assert await collector.bus.get(CURSORS, f"{source}.web-01.none") is None
+    await collector.bus.wait_until_ready(CURSORS_BUCKET)
+    await collector.bus.replace(CURSORS_BUCKET, f"{source}.web-01.part", b"here", 0)
+    assert await collector.bus.get(CURSORS_BUCKET, f"{source}.web-01.part") == b"here"
+    assert await collector.bus.get(CURSORS_BUCKET, f"{source}.web-01.none") is None
     with pytest.raises(BusError):
         async with asyncio.timeout(10):
-            await collector.bus.get(CURSORS, "other.web-01")
+            await collector.bus.get(CURSORS_BUCKET, "other.web-01")
     assert collector.troubles == [
         f"the broker does not let the user {source} publish to $js.api.direct.get.kv_cursors."
         "$kv.cursors.other.web-01: allow it there, or correct NATS_USER"
@@ -199,27 +205,27 @@ async def test_a_collector_publishes_its_events_and_keeps_its_cursor(
 async def test_the_lifecycle_collector_tells_the_forwarder_of_its_host(
     log_in: LogIn, forwarder: LoggedIn
 ) -> None:
-    await (await log_in("lifecycle")).bus.put(HOSTS, "web-01", b"{}")
-    assert await forwarder.bus.keys(HOSTS) == ["web-01"]
-    assert await forwarder.bus.get(HOSTS, "web-01") == b"{}"
+    await (await log_in("lifecycle")).bus.put(HOSTS_BUCKET, "web-01", b"{}")
+    assert await forwarder.bus.keys(HOSTS_BUCKET) == ["web-01"]
+    assert await forwarder.bus.get(HOSTS_BUCKET, "web-01") == b"{}"
 
 
 async def test_the_forwarder_pulls_acknowledges_buries_and_trims(
     log_in: LogIn, forwarder: LoggedIn
 ) -> None:
     await (await log_in("docker")).bus.publish(event_of("docker"), b"{}", "1")
-    puller = forwarder.bus.pull(EVENTS_STREAM, FORWARDER, 8)
+    puller = forwarder.bus.create_puller(EVENTS_STREAM, FORWARDER_CONSUMER, 8)
     async with asyncio.timeout(10), aclosing(aiter(puller)) as messages:  # type: ignore[type-var]
         message = await anext(messages)
-        await forwarder.bus.in_progress(message)
+        await forwarder.bus.extend_ack_deadline(message)
         await forwarder.bus.publish(f"dead.{message.subject}", message.data, "1")
         await forwarder.bus.acknowledge(message)
-    await forwarder.bus.api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": 2})
+    await forwarder.bus.request_api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": 2})
     # A gap of its own, and what forwarders ask and answer each other.
-    await forwarder.bus.publish(event_of(FORWARDER), b"{}", "2")
+    await forwarder.bus.publish(event_of(FORWARDER_CONSUMER), b"{}", "2")
     await forwarder.bus.send("agent.shipped.hub", b"{}", forwarder.bus.new_inbox())
     await forwarder.bus.send(forwarder.bus.new_inbox(), b"{}")
-    info = await forwarder.bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+    info = await forwarder.bus.request_api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER_CONSUMER}")
     assert info["ack_floor"]["stream_seq"] == 1
     assert forwarder.troubles == []
 
@@ -230,8 +236,8 @@ async def test_a_reader_reads_what_is_stored_and_hears_what_comes(
 ) -> None:
     docker, lifecycle = await log_in("docker"), await log_in("lifecycle")
     await docker.bus.publish(event_of("docker"), b"first", "1")
-    await docker.bus.put(CURSORS, "docker.web-01", b"here")
-    await lifecycle.bus.put(HOSTS, "web-01", b"{}")
+    await docker.bus.put(CURSORS_BUCKET, "docker.web-01", b"here")
+    await lifecycle.bus.put(HOSTS_BUCKET, "web-01", b"{}")
     reader = await log_in(user)
     heard: list[str] = []
 
@@ -241,16 +247,16 @@ async def test_a_reader_reads_what_is_stored_and_hears_what_comes(
     await reader.bus.subscribe("events.>", hear)
     async with (
         asyncio.timeout(10),
-        aclosing(follow(reader.bus, EVENTS_STREAM, "events.>", 1)) as messages,
+        aclosing(follow_messages(reader.bus, EVENTS_STREAM, "events.>", 1)) as messages,
     ):
         assert (await anext(messages)).data == b"first"
         await docker.bus.publish(event_of("docker"), b"second", "2")
         assert (await anext(messages)).data == b"second"
     await eventually(lambda: heard == [event_of("docker")])
-    assert await reader.bus.get(CURSORS, "docker.web-01") == b"here"
-    assert await reader.bus.get(HOSTS, "web-01") == b"{}"
-    assert (await reader.bus.api("STREAM.INFO.DEAD"))["state"]["messages"] == 0
-    assert (await reader.bus.api("CONSUMER.INFO.EVENTS.forwarder"))["num_pending"] == 2
+    assert await reader.bus.get(CURSORS_BUCKET, "docker.web-01") == b"here"
+    assert await reader.bus.get(HOSTS_BUCKET, "web-01") == b"{}"
+    assert (await reader.bus.request_api("STREAM.INFO.DEAD"))["state"]["messages"] == 0
+    assert (await reader.bus.request_api("CONSUMER.INFO.EVENTS.forwarder"))["num_pending"] == 2
     assert reader.troubles == []
 
 
@@ -281,13 +287,13 @@ async def test_what_a_reader_is_answered_can_become_nothing_else(
     """Who asks JetStream names the subject of the answer, also one that it may not publish to."""
     docker = await log_in("docker")
     await docker.bus.publish(event_of("docker"), b"{}", "1")
-    await docker.bus.put(CURSORS, "docker.web-01", b"here")
+    await docker.bus.put(CURSORS_BUCKET, "docker.web-01", b"here")
     reader = await log_in(user)
     config = {"name": "onlooker", "ack_policy": "none", "filter_subject": "events.>"}
-    await reader.bus.api(
+    await reader.bus.request_api(
         "CONSUMER.CREATE.EVENTS.onlooker.events.>", {"stream_name": "EVENTS", "config": config}
     )
-    before = [await forwarder.bus.api(f"STREAM.INFO.{stream}") for stream in STREAMS]
+    before = [await forwarder.bus.request_api(f"STREAM.INFO.{stream}") for stream in STREAMS]
     for aim in AIMS:
         for call, request in REQUESTS:
             await reader.bus.send(f"$JS.API.{call}", msgspec.json.encode(request), aim)
@@ -299,20 +305,20 @@ async def test_what_a_reader_is_answered_can_become_nothing_else(
             "idle_heartbeat": 100_000_000,
         }
         with suppress(BusError):
-            await reader.bus.api(
+            await reader.bus.request_api(
                 f"CONSUMER.CREATE.EVENTS.{pushing['name']}.events.>",
                 {"stream_name": "EVENTS", "config": pushing},
             )
     # The server answers in order; a few signs of life would have come as well.
-    await reader.bus.api("STREAM.INFO.EVENTS")
+    await reader.bus.request_api("STREAM.INFO.EVENTS")
     await asyncio.sleep(0.5)
-    after = [await forwarder.bus.api(f"STREAM.INFO.{stream}") for stream in STREAMS]
+    after = [await forwarder.bus.request_api(f"STREAM.INFO.{stream}") for stream in STREAMS]
     assert [one["state"]["last_seq"] for one in after] == [
         one["state"]["last_seq"] for one in before
     ]
     assert [one["state"]["messages"] for one in after] == [1, 0, 1, 0]
-    assert await docker.bus.get(CURSORS, "docker.web-01") == b"here"
-    await forwarder.bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+    assert await docker.bus.get(CURSORS_BUCKET, "docker.web-01") == b"here"
+    await forwarder.bus.request_api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER_CONSUMER}")
     assert reader.troubles == []
 
 
@@ -327,14 +333,14 @@ async def test_everybody_answers_a_reader_and_nobody_anywhere_else(
         async def answer(message: Any, service: LoggedIn = service) -> None:
             await service.bus.send(message.reply, b"{}")
 
-        await service.bus.subscribe(STATUS, answer)
+        await service.bus.subscribe(STATUS_SUBJECT, answer)
         await service.bus.flush()
     for user in ("", *READERS):
         reader = await log_in(user)
-        answers = await reader.bus.ask_all(STATUS, 0.5)
+        answers = await reader.bus.request_all(STATUS_SUBJECT, 0.5)
         # The console is in the account of those who only read, where nobody else's questions come.
         assert len(answers) == len(services) - (user in ("replay", "agentctl"))
-        assert not await reader.is_refused(STATUS, reply=event_of("elsewhere"))
+        assert not await reader.is_refused(STATUS_SUBJECT, reply=event_of("elsewhere"))
     await eventually(lambda: all(len(s.troubles) for s in services))
     assert all("publish to events.elsewhere" in s.troubles[0] for s in services)
 
@@ -348,20 +354,20 @@ async def test_what_an_older_version_stored_is_taken_over(
     server.stop()
     server.configure("")
     server.start()
-    older = await log_in(FORWARDER)
+    older = await log_in(FORWARDER_CONSUMER)
     for config in stream_configs(ForwarderSettings()):
-        await older.bus.api(f"STREAM.CREATE.{config['name']}", config)
+        await older.bus.request_api(f"STREAM.CREATE.{config['name']}", config)
     await older.bus.publish(event_of("docker"), b"{}", "1")
-    await older.bus.put(CURSORS, "docker.web-01", b"here")
+    await older.bus.put(CURSORS_BUCKET, "docker.web-01", b"here")
     await older.bus.close()
     server.stop()
     for _ in range(2):  # again and again, at every start
         _take_over(server.store)
         server.configure(text)
         server.start()
-        forwarder, docker = await log_in(FORWARDER), await log_in("docker")
-        assert (await forwarder.bus.api("STREAM.INFO.EVENTS"))["state"]["messages"] == 1
-        assert await docker.bus.get(CURSORS, "docker.web-01") == b"here"
+        forwarder, docker = await log_in(FORWARDER_CONSUMER), await log_in("docker")
+        assert (await forwarder.bus.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 1
+        assert await docker.bus.get(CURSORS_BUCKET, "docker.web-01") == b"here"
         assert not (await docker.bus.publish(event_of("docker"), b"{}", "1")).seq > 1
         server.stop()
 

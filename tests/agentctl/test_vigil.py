@@ -65,7 +65,7 @@ async def test_it_is_asked_as_the_system_account_may(nats_server: NatsServer) ->
         nats_url=(nats_server.url,), nats_user="system", nats_password=Secret("s")
     )
     connection = await bus.connect(settings, "test")
-    (answer,) = await connection.ask_all(vigil.HEALTH, 0.5)
+    (answer,) = await connection.request_all(vigil.HEALTH, 0.5)
     assert b'"status":"ok"' in answer
     assert await vigil.unwell(connection) == ""
     await connection.close()
@@ -75,7 +75,7 @@ async def test_what_it_says_is_wrong_is_said(monkeypatch: pytest.MonkeyPatch) ->
     class Connection:
         is_connected = True
 
-        async def ask_all(self, *_: object) -> list[bytes]:
+        async def request_all(self, *_: object) -> list[bytes]:
             return [b"no JSON", b'{"data":{"status":"unavailable","error":"write error: full"}}']
 
     assert await vigil.unwell(Connection()) == "write error: full"  # type: ignore[arg-type]

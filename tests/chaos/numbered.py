@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from sematext_agent.shared.collector import Observed, collect
-from sematext_agent.shared.events import DockerEvent, Event, event_id, rfc3339
+from sematext_agent.shared.collector import Observation, collect
+from sematext_agent.shared.events import DockerEvent, Event, event_id, format_rfc3339
 from sematext_agent.shared.service import Runtime, run
 from sematext_agent.shared.settings import ServiceSettings
 
@@ -33,7 +33,7 @@ def event_of(line: bytes) -> Event:
     )
     return Event(
         id=event_id("numbered", number),
-        time=rfc3339(int(time_ns)),
+        time=format_rfc3339(int(time_ns)),
         origin="chaos",
         agent="1",
         body=body,
@@ -42,7 +42,7 @@ def event_of(line: bytes) -> Event:
 
 async def watch(
     runtime: Runtime[NumberedSettings], cursor: bytes | None
-) -> AsyncIterator[Observed]:
+) -> AsyncIterator[Observation]:
     """Every event of the log from the cursor on, which is a place in the file."""
     place = int(cursor or 0)
     with open(runtime.settings.numbered_log, "rb") as log:  # noqa: ASYNC230 - a local file
@@ -51,7 +51,7 @@ async def watch(
             line = log.readline()
             if line.endswith(b"\n"):
                 place += len(line)
-                yield Observed(event_of(line), b"%d" % place)
+                yield Observation(event_of(line), b"%d" % place)
             else:
                 log.seek(place)
                 await asyncio.sleep(_LOOK_SECONDS)

@@ -14,8 +14,8 @@ from functools import partial
 from chaos.fault import Fault, Missing, Strike, pause
 from chaos.stage import Stage
 
-from sematext_agent.shared.bus import Refused
-from sematext_agent.shared.subjects import OVERTAKING
+from sematext_agent.shared.bus import JetStreamError
+from sematext_agent.shared.subjects import OVERTAKING_CONSUMER
 
 FREEZE_SECONDS = 20.0
 
@@ -139,8 +139,8 @@ async def overtaken(stage: Stage, then: Strike) -> None:
     await backlog(stage, 80_000)
     async with asyncio.timeout(120):
         while True:
-            with contextlib.suppress(Refused):
-                ahead = await stage.api(f"CONSUMER.INFO.EVENTS.{OVERTAKING}")
+            with contextlib.suppress(JetStreamError):
+                ahead = await stage.api(f"CONSUMER.INFO.EVENTS.{OVERTAKING_CONSUMER}")
                 if ahead["ack_floor"]["consumer_seq"]:
                     break
             await asyncio.sleep(0.1)
@@ -148,7 +148,7 @@ async def overtaken(stage: Stage, then: Strike) -> None:
 
 
 async def overtaking_consumer_deleted(stage: Stage) -> None:
-    await stage.api(f"CONSUMER.DELETE.EVENTS.{OVERTAKING}")
+    await stage.api(f"CONSUMER.DELETE.EVENTS.{OVERTAKING_CONSUMER}")
 
 
 async def oversize(stage: Stage) -> None:

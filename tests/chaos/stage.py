@@ -222,8 +222,8 @@ accounts {{ $SYS {{ users: [ {{ user: {SYSTEM_USER}, password: "{PASSWORD}" }} ]
         """One request to JetStream's API, tried until it is answered."""
         while True:
             try:
-                return await self.connection.api(call, request)
-            except bus.Refused:
+                return await self.connection.request_api(call, request)
+            except bus.JetStreamError:
                 raise
             except bus.BusError:
                 await asyncio.sleep(0.2)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sematext_agent.console.rows import FilterError, Filters, row
-from sematext_agent.shared.events import DockerEvent, Event, Gap, encode, rfc3339
+from sematext_agent.shared.events import DockerEvent, Event, Gap, encode, format_rfc3339
 
 NOON = 1_795_000_000
 
@@ -16,7 +16,7 @@ def line(text: str = "web", source: str = "docker", origin: str = "web-01", **va
     body = DockerEvent(type="container", action="start", actor_id="1", attributes={"name": text})
     event = Event(
         id="abc",
-        time=rfc3339(NOON * 10**9),
+        time=format_rfc3339(NOON * 10**9),
         origin=origin,
         agent="1",
         body=values.get("body", body),
@@ -37,8 +37,8 @@ def test_a_gap_says_from_when_to_when() -> None:
     gap = Gap(
         source="docker",
         reason="expired",
-        since=rfc3339(NOON * 10**9 - 60 * 10**9),
-        until=rfc3339(NOON * 10**9),
+        since=format_rfc3339(NOON * 10**9 - 60 * 10**9),
+        until=format_rfc3339(NOON * 10**9),
     )
     assert line(body=gap).gap == (NOON - 60, NOON)
     assert line(body=Gap(source="docker", reason="x", since="?", until="?")).gap == (0, 0)  # stored

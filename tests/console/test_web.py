@@ -17,11 +17,11 @@ from sematext_agent.shared.bus import Bus, StreamConfig
 from sematext_agent.shared.events import encode
 from sematext_agent.shared.health import Report
 from sematext_agent.shared.subjects import (
-    DEAD_REASON,
-    DEAD_SEQUENCE,
-    DEAD_STATUS,
-    DEAD_TIME,
-    STATUS,
+    DEAD_REASON_HEADER,
+    DEAD_SEQUENCE_HEADER,
+    DEAD_STATUS_HEADER,
+    DEAD_TIME_HEADER,
+    STATUS_SUBJECT,
     dead_subject,
     subject_of,
 )
@@ -41,10 +41,10 @@ async def bury(bus: Bus, name: str) -> int:
     """Stores a dead letter as the forwarder does; returns its number."""
     event = an_event(name)
     headers = {
-        DEAD_REASON: "bad type",
-        DEAD_STATUS: "400",
-        DEAD_SEQUENCE: "7",
-        DEAD_TIME: "2026-11-23T15:04:05.000000000Z",
+        DEAD_REASON_HEADER: "bad type",
+        DEAD_STATUS_HEADER: "400",
+        DEAD_SEQUENCE_HEADER: "7",
+        DEAD_TIME_HEADER: "2026-11-23T15:04:05.000000000Z",
     }
     subject = dead_subject(subject_of(event))
     return (await bus.publish(subject, encode(event), event.id, headers)).seq
@@ -106,7 +106,7 @@ async def test_an_open_page_is_told_what_there_is_and_what_comes(
     async def answer(message: Any) -> None:
         await streams.send(message.reply, msgspec.json.encode(REPORT))
 
-    await streams.subscribe(STATUS, answer)
+    await streams.subscribe(STATUS_SUBJECT, answer)
     page = await open_page()
     told = page.live()
     start = await first(told)
@@ -153,7 +153,7 @@ async def test_nobody_looks_and_nothing_is_followed_or_kept(
     await page.ask("/")
 
     async def consumers() -> int:
-        return int((await streams.api("STREAM.INFO.EVENTS"))["state"]["consumer_count"])
+        return int((await streams.request_api("STREAM.INFO.EVENTS"))["state"]["consumer_count"])
 
     def figure(name: str) -> float:
         return page.health.report().figures[name]
@@ -265,7 +265,7 @@ async def replay(page: Any, *numbers: int, **headers: str) -> tuple[int, Any]:
 
 
 async def messages(bus: Bus, stream: str) -> int:
-    return int((await bus.api(f"STREAM.INFO.{stream}"))["state"]["messages"])
+    return int((await bus.request_api(f"STREAM.INFO.{stream}"))["state"]["messages"])
 
 
 async def test_a_replay_takes_the_setting(open_page: Open, streams: Bus) -> None:

@@ -21,8 +21,8 @@ import yaml
 from broker import NATS_SERVER
 
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.pages import application
-from sematext_agent.shared.settings import Secret, ServiceSettings, load
+from sematext_agent.shared.pages import build_app
+from sematext_agent.shared.settings import Secret, ServiceSettings, load_settings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm"
@@ -266,7 +266,7 @@ def test_only_the_kubernetes_collector_talks_to_the_cluster_and_the_forwarder_ha
 def test_probes_ask_the_pages_that_a_service_has_on_a_port_that_is_its_own(
     name: str, rendered: dict[str, list[Manifest]]
 ) -> None:
-    pages = {getattr(route, "path", "") for route in application(Health("x", "y")).routes}
+    pages = {getattr(route, "path", "") for route in build_app(Health("x", "y")).routes}
     for _, pod in pods(rendered[name]):
         ports = [port["containerPort"] for c in pod["containers"] for port in c["ports"]]
         assert len(set(ports)) == len(ports)
@@ -305,7 +305,7 @@ def test_the_services_can_use_what_the_chart_sets(
             secrets = {f"{n}_FILE" for n, f in fields.items() if isinstance(f.default, Secret)}
             assert variable in fields.keys() | secrets
         files = {n: str(secret) for n in environ if n.endswith("_FILE")}
-        load(settings_of(service), environ | files)
+        load_settings(settings_of(service), environ | files)
 
 
 def test_a_services_settings_win_and_numbers_and_switches_arrive_as_they_were(

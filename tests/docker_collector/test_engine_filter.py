@@ -17,7 +17,7 @@ from private_engine import PrivateEngine, missing
 
 from sematext_agent.shared.bus import Bus, StreamConfig
 from sematext_agent.shared.events import DockerEvent, decode
-from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM
+from sematext_agent.shared.subjects import CURSORS_BUCKET, EVENTS_STREAM
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy on this machine"),
@@ -55,7 +55,7 @@ async def told(
         StreamConfig(name=EVENTS_STREAM, subjects=["events.>"], duplicate_window=900)
     )
     await connection.manager.add_consumer(EVENTS_STREAM, durable_name="test", ack_policy="explicit")
-    await connection.manager.create_key_value(bucket=CURSORS)
+    await connection.manager.create_key_value(bucket=CURSORS_BUCKET)
     environment = os.environ | {
         "NATS_URL": nats_server.url,
         "DOCKER_TRANSPORT": f"tcp://127.0.0.1:{port}",
@@ -66,7 +66,7 @@ async def told(
     bodies: list[DockerEvent] = []
 
     async def listen() -> None:
-        async for message in connection.pull(EVENTS_STREAM, "test", window=512):
+        async for message in connection.create_puller(EVENTS_STREAM, "test", window=512):
             body = decode(message.data).body
             if isinstance(body, DockerEvent):
                 bodies.append(body)
@@ -74,7 +74,7 @@ async def told(
 
     listening = asyncio.create_task(listen())
     async with asyncio.timeout(30):
-        while not await connection.keys(CURSORS):
+        while not await connection.keys(CURSORS_BUCKET):
             await asyncio.sleep(0.02)
     yield bodies
     listening.cancel()

@@ -25,8 +25,8 @@ from receiver import TOKEN, Receiver
 
 from sematext_agent.docker_collector.masking import mask
 from sematext_agent.shared.bus import Bus, StreamConfig
-from sematext_agent.shared.events import DockerEvent, Event, Gap, decode, nanoseconds
-from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM
+from sematext_agent.shared.events import DockerEvent, Event, Gap, decode, parse_rfc3339
+from sematext_agent.shared.subjects import CURSORS_BUCKET, EVENTS_STREAM
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
@@ -70,12 +70,12 @@ class Collector:
     async def has_begun(self) -> None:
         """Waits for the first cursor: from here on events are told."""
         async with asyncio.timeout(20):
-            while not await self._bus.keys(CURSORS):
+            while not await self._bus.keys(CURSORS_BUCKET):
                 await asyncio.sleep(0.02)
 
     async def listen(self) -> None:
         taken = 0
-        async for message in self._bus.pull(EVENTS_STREAM, "test", window=512):
+        async for message in self._bus.create_puller(EVENTS_STREAM, "test", window=512):
             # A broker that was killed may deliver again; what counts is what the stream holds.
             if message.sequence > taken:
                 taken = message.sequence
@@ -98,7 +98,7 @@ async def collector(
         StreamConfig(name=EVENTS_STREAM, subjects=["events.>"], duplicate_window=900)
     )
     await connection.manager.add_consumer(EVENTS_STREAM, durable_name="test", ack_policy="explicit")
-    await connection.manager.create_key_value(bucket=CURSORS)
+    await connection.manager.create_key_value(bucket=CURSORS_BUCKET)
     started = Collector(connection, nats_server, engine.address)
     started.start()
     listening = asyncio.create_task(started.listen())
@@ -117,7 +117,7 @@ def key_of(line: dict[str, Any]) -> tuple[str, str, str, int]:
 
 def keys_of(collector: Collector) -> list[tuple[str, str, str, int]]:
     return [
-        (event.body.type, event.body.action, event.body.actor_id, nanoseconds(event.time))
+        (event.body.type, event.body.action, event.body.actor_id, parse_rfc3339(event.time))
         for event in collector.told
         if isinstance(event.body, DockerEvent) and not event.body.synthetic
     ]

@@ -9,7 +9,7 @@ import pytest
 from sematext_agent.docker_collector.engine import where
 from sematext_agent.docker_collector.filters import Filter
 from sematext_agent.docker_collector.settings import DockerSettings
-from sematext_agent.shared.settings import SettingsError, load
+from sematext_agent.shared.settings import SettingsError, load_settings
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_a_bad_value_is_one_line_with_the_variable_and_the_remedy(
     variable: str, value: str, expected: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        load(DockerSettings, {variable: value})
+        load_settings(DockerSettings, {variable: value})
     text = str(caught.value)
     assert text.startswith(f"{variable}=")
     assert expected in text
@@ -41,14 +41,14 @@ def test_the_address_is_the_transport_then_docker_host_then_the_usual_socket(
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
     both = {"DOCKER_TRANSPORT": "tcp://a:1/", "DOCKER_HOST": "tcp://b:1"}
-    assert where(load(DockerSettings, both))["base_url"] == "tcp://a:1/"
+    assert where(load_settings(DockerSettings, both))["base_url"] == "tcp://a:1/"
     del both["DOCKER_TRANSPORT"]
-    assert where(load(DockerSettings, both))["base_url"] == "tcp://b:1"
+    assert where(load_settings(DockerSettings, both))["base_url"] == "tcp://b:1"
     assert where(DockerSettings())["base_url"].endswith("/var/run/docker.sock")
 
 
 def wanted(kind: str, action: str, **environment: str) -> bool:
-    return Filter(load(DockerSettings, environment)).wants(kind, action)
+    return Filter(load_settings(DockerSettings, environment)).wants(kind, action)
 
 
 def test_categories_and_actions_are_excluded() -> None:
@@ -62,7 +62,7 @@ def test_categories_and_actions_are_excluded() -> None:
 
 
 def passes(name: str, image: str, **environment: str) -> bool:
-    return Filter(load(DockerSettings, environment)).wants_container(name, image)
+    return Filter(load_settings(DockerSettings, environment)).wants_container(name, image)
 
 
 def test_containers_are_matched_and_skipped_by_parts_of_their_image_and_name() -> None:

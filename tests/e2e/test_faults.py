@@ -27,7 +27,7 @@ from private_engine import PrivateEngine, missing
 from receiver import TOKEN, Receiver, Reply
 
 from sematext_agent.shared import bus
-from sematext_agent.shared.events import nanoseconds
+from sematext_agent.shared.events import parse_rfc3339
 from sematext_agent.shared.settings import ServiceSettings
 
 SOCKET = Path("/var/run/docker.sock")
@@ -182,7 +182,7 @@ def untold(receiver: Receiver, load: Load) -> set[str]:
         if document.get("container.object") == "volume"
     }
     gaps = [
-        (nanoseconds(document["gap.since"]), nanoseconds(document["gap.until"]))
+        (parse_rfc3339(document["gap.since"]), parse_rfc3339(document["gap.until"]))
         for document in receiver.documents
         if "gap.since" in document
     ]

@@ -21,7 +21,7 @@ from broker import NatsServer, free_port
 from kubernetes_api import api_server, kubeconfig
 from receiver import TOKEN, Receiver
 
-from sematext_agent.shared.settings import ServiceSettings, unknown
+from sematext_agent.shared.settings import ServiceSettings, find_unknown_variables
 
 PAGE = Path(__file__).parents[2] / "docs/migrating.md"
 SETTINGS = {
@@ -132,7 +132,9 @@ def test_what_is_said_to_work_is_a_setting_of_the_service_that_is_named(variable
 
 @pytest.mark.parametrize("variable", sorted(HAS_NONE))
 def test_what_is_said_to_have_no_counterpart_is_named_by_one_service(variable: str) -> None:
-    naming = [name for name in SETTINGS if unknown(settings_of(name), {variable: "x"})]
+    naming = [
+        name for name in SETTINGS if find_unknown_variables(settings_of(name), {variable: "x"})
+    ]
     assert len(naming) == (variable not in OF_OTHER_PROGRAMS)
 
 
@@ -145,7 +147,7 @@ def test_only_the_service_that_a_variable_belongs_to_complains_of_it() -> None:
     secrets = {"INFRA_TOKEN_FILE", "PROXY_PASSWORD_FILE", "KUBERNETES_SERVICE_HOST"}
     pod = secrets | {"KUBERNETES_PORT_443_TCP_PROTO", "KUBERNETES_PORT"}
     for name in SETTINGS:
-        assert unknown(settings_of(name), dict.fromkeys(ours | pod, "x")) == []
+        assert find_unknown_variables(settings_of(name), dict.fromkeys(ours | pod, "x")) == []
 
 
 class Services:

@@ -19,9 +19,14 @@ from browser import CHROMIUM, DRIVER, Browser, Keys, chromium
 from console_page import an_event, tell
 
 from sematext_agent.shared import bus
-from sematext_agent.shared.events import Event, Gap, encode, rfc3339
+from sematext_agent.shared.events import Event, Gap, encode, format_rfc3339
 from sematext_agent.shared.settings import ServiceSettings
-from sematext_agent.shared.subjects import DEAD_REASON, DEAD_STATUS, dead_subject, subject_of
+from sematext_agent.shared.subjects import (
+    DEAD_REASON_HEADER,
+    DEAD_STATUS_HEADER,
+    dead_subject,
+    subject_of,
+)
 
 SOCKET = Path("/var/run/docker.sock")
 pytestmark = pytest.mark.skipif(
@@ -72,7 +77,7 @@ class Agent:
     async def bury(self, event: Event) -> None:
         """Stores a dead letter as the forwarder does."""
         connection = await bus.connect(ServiceSettings(nats_url=(self.broker.url,)), "test")
-        headers = {DEAD_REASON: "tags must be a list", DEAD_STATUS: "400"}
+        headers = {DEAD_REASON_HEADER: "tags must be a list", DEAD_STATUS_HEADER: "400"}
         await connection.publish(dead_subject(subject_of(event)), encode(event), event.id, headers)
         await connection.close()
 
@@ -189,8 +194,8 @@ def test_a_gap_is_marked_where_it_happened(agent: Agent, page: Browser) -> None:
     gap = Gap(
         source="docker",
         reason="engine_restarted",
-        since=rfc3339(now - 600 * 10**9),
-        until=rfc3339(now - 300 * 10**9),
+        since=format_rfc3339(now - 600 * 10**9),
+        until=format_rfc3339(now - 300 * 10**9),
         detail="the engine forgot",
     )
     agent.tell(an_event(body=gap, id="gap"))

@@ -32,7 +32,9 @@ async def leader(cluster: Cluster, stream: str) -> Server:
         while True:
             # There may be none for a moment, or whoever was asked has just been killed.
             with contextlib.suppress(bus.BusError):
-                name = (await connection.api(f"STREAM.INFO.{stream}"))["cluster"].get("leader")
+                name = (await connection.request_api(f"STREAM.INFO.{stream}"))["cluster"].get(
+                    "leader"
+                )
                 if name:
                     return next(server for server in cluster.servers if server.name == name)
             await asyncio.sleep(0.2)

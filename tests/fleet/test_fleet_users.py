@@ -19,7 +19,7 @@ from sematext_agent.agentctl.users import password_file
 from sematext_agent.shared import bus
 from sematext_agent.shared.events import HostFacts, encode
 from sematext_agent.shared.settings import Secret, ServiceSettings
-from sematext_agent.shared.subjects import CURSORS, HOSTS, subject_of
+from sematext_agent.shared.subjects import CURSORS_BUCKET, HOSTS_BUCKET, subject_of
 
 SITE = "site-a"
 
@@ -87,10 +87,10 @@ async def test_a_forwarder_at_the_hub_ships_what_a_site_tells(
     try:
         docker, lifecycle = await log_in(site, "docker"), await log_in(site, "lifecycle")
         async with asyncio.timeout(60):
-            await docker.until_ready(CURSORS)
-            await lifecycle.until_ready(HOSTS)
+            await docker.wait_until_ready(CURSORS_BUCKET)
+            await lifecycle.wait_until_ready(HOSTS_BUCKET)
         facts = HostFacts(hostname="web-01")
-        await lifecycle.put(HOSTS, "web-01", msgspec.json.encode(facts))
+        await lifecycle.put(HOSTS_BUCKET, "web-01", msgspec.json.encode(facts))
         events = [an_event("web-01", number) for number in range(20)]
         for event in events:
             await docker.publish(subject_of(event), encode(event), event.id)

@@ -19,7 +19,7 @@ from receiver import Receiver, Reply, Request
 
 from sematext_agent.shared import bus
 from sematext_agent.shared.events import HostFacts
-from sematext_agent.shared.subjects import HOSTS
+from sematext_agent.shared.subjects import HOSTS_BUCKET
 
 OUTAGE_SECONDS = float(os.environ.get("FLEET_OUTAGE_SECONDS", "5"))
 HOSTS_OF_A_SITE = 20
@@ -33,9 +33,9 @@ REFUSED_EVENTS = 5
 async def write_facts(url: str, origin: str) -> None:
     """What the lifecycle collector of a host writes at its start, once there is a bucket."""
     connection = await bus.connect(settings_for([url]), "facts")
-    await connection.until_ready(HOSTS)
+    await connection.wait_until_ready(HOSTS_BUCKET)
     facts = HostFacts(hostname=origin, distro_name="leafian")
-    await connection.put(HOSTS, origin, msgspec.json.encode(facts))
+    await connection.put(HOSTS_BUCKET, origin, msgspec.json.encode(facts))
     await connection.close()
 
 

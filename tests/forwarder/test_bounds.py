@@ -14,7 +14,7 @@ from sematext_agent.forwarder.streams import Streams
 from sematext_agent.shared import bus
 from sematext_agent.shared.events import Event, Gap, decode
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.subjects import CURSORS
+from sematext_agent.shared.subjects import CURSORS_BUCKET
 
 LETTER_BYTES = 100_000
 
@@ -37,7 +37,7 @@ async def refuse(connection: bus.Bus, letters: range) -> None:
 
 
 async def gaps(connection: bus.Bus) -> list[Event]:
-    state = (await connection.api("STREAM.INFO.EVENTS"))["state"]
+    state = (await connection.request_api("STREAM.INFO.EVENTS"))["state"]
     sequences = range(max(1, state["first_seq"]), state["last_seq"] + 1)
     messages = [await connection.manager.get_msg("EVENTS", number) for number in sequences]
     return [decode(message.data) for message in messages]
@@ -83,7 +83,7 @@ async def test_letters_that_somebody_removed_are_not_told(
 ) -> None:
     await refuse(connection, range(5))
     await streams._look()
-    await connection.api("STREAM.PURGE.DEAD", {"seq": 4})
+    await connection.request_api("STREAM.PURGE.DEAD", {"seq": 4})
     await streams._look()
     assert await gaps(connection) == []
 
@@ -92,15 +92,15 @@ async def test_a_bucket_grows_and_stays_so(
     streams: Streams, connection: bus.Bus, health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounds, "_GROW_AT", 0.001)
-    await connection.put(CURSORS, "docker.web-01", b"x" * 100_000)
+    await connection.put(CURSORS_BUCKET, "docker.web-01", b"x" * 100_000)
     await streams._look()
 
     async def size() -> int:
-        stream = await connection.api(f"STREAM.INFO.KV_{CURSORS}")
+        stream = await connection.request_api(f"STREAM.INFO.KV_{CURSORS_BUCKET}")
         return int(stream["config"]["max_bytes"])
 
     assert await size() == 2 * ForwarderSettings().cursors_bytes_max
-    assert await connection.get(CURSORS, "docker.web-01") == b"x" * 100_000
+    assert await connection.get(CURSORS_BUCKET, "docker.web-01") == b"x" * 100_000
     await streams.make()
     assert await size() == 2 * ForwarderSettings().cursors_bytes_max
     assert health.last_error == ""
@@ -112,10 +112,10 @@ class FullDisk:
     def __init__(self, connection: bus.Bus) -> None:
         self._connection = connection
 
-    async def api(self, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def request_api(self, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
         if call.startswith("STREAM.UPDATE"):
-            raise bus.Refused(500, "insufficient storage resources available")
-        return await self._connection.api(call, request)
+            raise bus.JetStreamError(500, "insufficient storage resources available")
+        return await self._connection.request_api(call, request)
 
 
 async def test_a_bucket_that_cannot_grow_is_said(
@@ -123,5 +123,7 @@ async def test_a_bucket_that_cannot_grow_is_said(
 ) -> None:
     monkeypatch.setattr(bounds, "_GROW_AT", 0.0)
     health = Health("other", "web-01")
-    await Bounds(FullDisk(connection), health).look(await connection.api("STREAM.INFO.DEAD"))
+    await Bounds(FullDisk(connection), health).look(
+        await connection.request_api("STREAM.INFO.DEAD")
+    )
     assert "cannot grow: insufficient storage" in health.last_error

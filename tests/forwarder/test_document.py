@@ -10,7 +10,7 @@ from receiver import TOKEN, Receiver
 
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import encode
-from sematext_agent.shared.subjects import DOCUMENT, subject_of
+from sematext_agent.shared.subjects import DOCUMENT_SUBJECT, subject_of
 
 
 async def test_the_document_it_shows_is_the_one_it_ships(
@@ -21,7 +21,7 @@ async def test_the_document_it_shows_is_the_one_it_ships(
     await until_streams_are_made(connection)
     await connection.publish(subject_of(event), encode(event), event.id)
     await eventually(lambda: receiver.documents)
-    shown = await connection.ask(DOCUMENT, encode(event), 5)
+    shown = await connection.request(DOCUMENT_SUBJECT, encode(event), 5)
     assert shown is not None
     assert TOKEN not in shown.decode()
     assert json.loads(shown.decode().replace("********", TOKEN)) == receiver.documents[0]
@@ -30,5 +30,5 @@ async def test_the_document_it_shows_is_the_one_it_ships(
 async def test_of_what_is_no_event_it_shows_nothing(start: Start, connection: Bus) -> None:
     await start()
     await until_streams_are_made(connection)
-    assert await connection.ask(DOCUMENT, b"{}", 5) == b""
-    assert await connection.ask("agent.nobody", b"", 0.2) is None
+    assert await connection.request(DOCUMENT_SUBJECT, b"{}", 5) == b""
+    assert await connection.request("agent.nobody", b"", 0.2) is None

@@ -125,8 +125,8 @@ async def test_forwarder_killed(
     receiver.reply = Reply(seconds=0.02)
     await forwarder.until_ready()
     # What the dead ones held is delivered again when the stream has waited for long enough.
-    consumer = (await connection.api("CONSUMER.INFO.EVENTS.forwarder"))["config"]
-    await connection.api(
+    consumer = (await connection.request_api("CONSUMER.INFO.EVENTS.forwarder"))["config"]
+    await connection.request_api(
         "CONSUMER.CREATE.EVENTS.forwarder",
         {"stream_name": "EVENTS", "config": consumer | {"ack_wait": 2_000_000_000}},
     )

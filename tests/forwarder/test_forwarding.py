@@ -25,12 +25,12 @@ from sematext_agent.shared import bus
 from sematext_agent.shared.events import AgentLifecycle, HostFacts, encode, event_id
 from sematext_agent.shared.settings import Duration, Secret
 from sematext_agent.shared.subjects import (
-    DEAD_REASON,
-    DEAD_SEQUENCE,
-    DEAD_STATUS,
-    DEAD_TIME,
-    HOSTS,
-    key,
+    DEAD_REASON_HEADER,
+    DEAD_SEQUENCE_HEADER,
+    DEAD_STATUS_HEADER,
+    DEAD_TIME_HEADER,
+    HOSTS_BUCKET,
+    bucket_key,
     replay_id,
     subject_of,
 )
@@ -38,8 +38,8 @@ from sematext_agent.shared.subjects import (
 
 async def acknowledged(connection: bus.Bus) -> bool:
     """Whether everything in the stream was delivered, and JetStream waits for no word on it."""
-    last = (await connection.api("STREAM.INFO.EVENTS"))["state"]["last_seq"]
-    info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
+    last = (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["last_seq"]
+    info = await connection.request_api("CONSUMER.INFO.EVENTS.forwarder")
     waiting = info["num_pending"] + info["num_ack_pending"]
     return bool(info["delivered"]["stream_seq"] == last and not waiting)
 
@@ -128,10 +128,10 @@ async def test_refused_event_becomes_a_dead_letter_after_one_confirmation(
     assert json.loads(letter["data"])["id"] == refused
     headers = letter["headers"]
     assert headers["Nats-Msg-Id"] == refused
-    assert headers[DEAD_STATUS] == "400"
-    assert headers[DEAD_SEQUENCE] == "1"
-    assert headers[DEAD_REASON] == "answered 400: no such field"
-    assert headers[DEAD_TIME].endswith("Z")
+    assert headers[DEAD_STATUS_HEADER] == "400"
+    assert headers[DEAD_SEQUENCE_HEADER] == "1"
+    assert headers[DEAD_REASON_HEADER] == "answered 400: no such field"
+    assert headers[DEAD_TIME_HEADER].endswith("Z")
     assert 'refused_total{reason="400",service="forwarder"} 1' in forwarder.metrics()
 
 
@@ -247,11 +247,11 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_and_blocks_nothing(
     assert set(letters) == set(poison)
     for name, letter in letters.items():
         assert letter["data"] == poison[name]
-        assert letter["headers"][DEAD_STATUS] == "0"
+        assert letter["headers"][DEAD_STATUS_HEADER] == "0"
         is_newer = letter["subject"].endswith(".body")
         words = "upgrade this forwarder" if is_newer else "cannot be decoded"
-        assert words in letter["headers"][DEAD_REASON]
-    assert "00 ff 20 6e 6f 74" in letters["json"]["headers"][DEAD_REASON]
+        assert words in letter["headers"][DEAD_REASON_HEADER]
+    assert "00 ff 20 6e 6f 74" in letters["json"]["headers"][DEAD_REASON_HEADER]
 
 
 def encode_broken(**changes: Any) -> bytes:
@@ -294,7 +294,7 @@ async def test_a_copy_is_not_sent_again_after_delivery_nor_while_in_flight(
     await until_acknowledged(connection)
     await connection.send("events.x", body)
     async with asyncio.timeout(5):
-        while (await connection.api("STREAM.INFO.EVENTS"))["state"]["last_seq"] != 4:
+        while (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["last_seq"] != 4:
             await asyncio.sleep(0.01)
     await until_acknowledged(connection)
     assert len(receiver.requests) == 1
@@ -309,7 +309,7 @@ async def test_host_facts_come_with_the_events(
     await forwarder.stop()
     assert "os.kernel" not in receiver.documents[0]
     facts = HostFacts(hostname="web-01", kernel="6.1.0")
-    await connection.put(HOSTS, key("web-01"), msgspec.json.encode(facts))
+    await connection.put(HOSTS_BUCKET, bucket_key("web-01"), msgspec.json.encode(facts))
     await start()
     await publisher.publish()
     await eventually(lambda: len(receiver.documents) == 2)
@@ -331,7 +331,7 @@ async def test_waiting_events_are_not_delivered_again(
     await start()
     await publisher.publish(50)
     await asyncio.sleep(3)
-    info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
+    info = await connection.request_api("CONSUMER.INFO.EVENTS.forwarder")
     assert (info["num_ack_pending"], info["num_redelivered"]) == (50, 0)
     receiver.reply = Reply()
     await verify(seconds=30)
@@ -346,7 +346,7 @@ async def test_a_long_backlog_waits_in_the_stream(
     await publisher.publish(1500)
     await eventually(lambda: forwarder.figure("events_held") > 500)
     await asyncio.sleep(0.5)
-    info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
+    info = await connection.request_api("CONSUMER.INFO.EVENTS.forwarder")
     assert info["num_ack_pending"] <= 512
     assert info["num_pending"] >= 1500 - 512
     receiver.reply = Reply()
@@ -371,7 +371,7 @@ async def test_an_event_that_alone_fails_for_ever_ends_as_a_dead_letter(
             await asyncio.sleep(0.05)
     (letter,) = await dead_letters(connection)
     assert letter["headers"]["Nats-Msg-Id"] == bad
-    assert "while others went through" in letter["headers"][DEAD_REASON]
+    assert "while others went through" in letter["headers"][DEAD_REASON_HEADER]
 
 
 async def test_consumer_deleted_under_it(
@@ -380,7 +380,7 @@ async def test_consumer_deleted_under_it(
     await start()
     await publisher.publish(100)
     await verify()
-    await connection.api("CONSUMER.DELETE.EVENTS.forwarder")
+    await connection.request_api("CONSUMER.DELETE.EVENTS.forwarder")
     await publisher.publish(100)
     await verify()
 
@@ -391,7 +391,7 @@ async def test_stream_deleted_under_it(
     await start()
     await publisher.publish(100)
     await verify()
-    await connection.api("STREAM.DELETE.EVENTS")
+    await connection.request_api("STREAM.DELETE.EVENTS")
     await publisher.publish(100)
     await verify()
 

@@ -12,9 +12,9 @@ from receiver import Receiver, Reply
 
 from sematext_agent.shared import bus
 from sematext_agent.shared.events import DockerEvent, encode
-from sematext_agent.shared.logs import set_up
+from sematext_agent.shared.logs import configure_logging
 from sematext_agent.shared.settings import Secret
-from sematext_agent.shared.subjects import DEAD_REASON, subject_of
+from sematext_agent.shared.subjects import DEAD_REASON_HEADER, subject_of
 
 HOSTILE = "x\nFORGED\r\x85\u2028\x1b[2J\x9b31m\x00\x7f\u202e\u2066 y"
 
@@ -50,14 +50,14 @@ async def test_what_the_receiver_answers_is_one_printable_line(
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", root.handlers[:])
     monkeypatch.setattr(root, "level", root.level)
-    set_up("forwarder", "debug")
+    configure_logging("forwarder", "debug")
     receiver.reply = Reply(400, HOSTILE.encode())
     forwarder = await start()
     await publisher.publish()
     await eventually(lambda: "dead letter" in forwarder.health.report().last_error)
     (letter,) = await dead_letters(connection)
-    assert "FORGED" in letter["headers"][DEAD_REASON]
-    assert letter["headers"][DEAD_REASON].isprintable()
+    assert "FORGED" in letter["headers"][DEAD_REASON_HEADER]
+    assert letter["headers"][DEAD_REASON_HEADER].isprintable()
     lines = capsys.readouterr().err.removesuffix("\n").split("\n")
     assert any("FORGED" in line for line in lines)
     assert all(line.isprintable() and not line.startswith("FORGED") for line in lines)

@@ -16,11 +16,11 @@ from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.streams import Streams
 from sematext_agent.shared import bus
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.streams import Backlog, backlog
-from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER, OVERTAKING
+from sematext_agent.shared.stream_reader import Backlog, read_backlog
+from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER_CONSUMER, OVERTAKING_CONSUMER
 
 BACKLOG = 4000
-INFO = f"CONSUMER.INFO.{EVENTS_STREAM}.{OVERTAKING}"
+INFO = f"CONSUMER.INFO.{EVENTS_STREAM}.{OVERTAKING_CONSUMER}"
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +38,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 async def second(connection: bus.Bus) -> dict[str, Any] | None:
     """The second consumer, where there is one."""
     try:
-        return await connection.api(INFO)
-    except bus.Refused:
+        return await connection.request_api(INFO)
+    except bus.JetStreamError:
         return None
 
 
@@ -85,7 +85,7 @@ async def test_new_events_do_not_wait_for_the_backlog(
     await verify(seconds=60)
     await until_caught_up(connection)
     await eventually(lambda: forwarder.figure("lag_events") == 0)
-    assert await backlog(connection) == Backlog(waiting=0, in_hand=0)
+    assert await read_backlog(connection) == Backlog(waiting=0, in_hand=0)
     await publisher.publish(20)
     await verify()
 
@@ -152,7 +152,7 @@ async def test_a_second_consumer_that_is_deleted_takes_nothing_along(
     await after_an_outage(start, publisher, receiver)
     await publish_new(publisher, connection, 200)
     await until_overtaking(connection)
-    await connection.api(f"CONSUMER.DELETE.{EVENTS_STREAM}.{OVERTAKING}")
+    await connection.request_api(f"CONSUMER.DELETE.{EVENTS_STREAM}.{OVERTAKING_CONSUMER}")
     receiver.reply = Reply()
     await publisher.publish(20)
     await verify(seconds=60)
@@ -165,16 +165,18 @@ class Consumers:
         self.bus = connection
         self.streams = Streams(connection, ForwarderSettings(), Health("forwarder", "test"))
         self.first = self.streams.puller
-        self.second = connection.pull(EVENTS_STREAM, OVERTAKING, 100)
+        self.second = connection.create_puller(EVENTS_STREAM, OVERTAKING_CONSUMER, 100)
         self.first.resize(100)
 
     async def make(self) -> None:
         await self.streams.make()
         for number in range(100):
             await self.bus.publish("events.test", b"{}", str(number))
-        config = consumers.consumer_config(61, OVERTAKING)
+        config = consumers.consumer_config(61, OVERTAKING_CONSUMER)
         request = {"stream_name": EVENTS_STREAM, "config": config}
-        await self.bus.api(f"CONSUMER.CREATE.{EVENTS_STREAM}.{OVERTAKING}", request)
+        await self.bus.request_api(
+            f"CONSUMER.CREATE.{EVENTS_STREAM}.{OVERTAKING_CONSUMER}", request
+        )
 
     async def acknowledge(self, puller: bus.Puller, up_to: int) -> None:
         """Takes and acknowledges the events up to that number."""
@@ -204,7 +206,7 @@ async def test_the_second_consumer_stays_until_the_first_is_as_far(
     for _ in range(3):
         await both.look()
     assert await second(connection) is not None
-    both.first.renew()
+    both.first.renew_request()
     await both.acknowledge(both.first, 80)
     await both.look()
     assert await second(connection) is None
@@ -228,5 +230,5 @@ async def test_what_the_second_has_told_is_known_before_the_first_event_is_taken
     keeping.cancel()
     assert taken >= 100
     assert passed_over == set(range(61, 101))
-    info = await connection.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+    info = await connection.request_api(f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER_CONSUMER}")
     assert info["num_ack_pending"] == 100 - 20  # as the first 60, which nobody has shipped

@@ -25,9 +25,9 @@ async def test_what_another_has_shipped_is_not_sent_again(
     await publisher.publish(EVENTS)
     await eventually(lambda: receiver.stored.keys() >= publisher.acknowledged)
     forwarders.append(await start())
-    while (await connection.api("CONSUMER.INFO.EVENTS.forwarder"))["num_waiting"] < 2:
+    while (await connection.request_api("CONSUMER.INFO.EVENTS.forwarder"))["num_waiting"] < 2:
         await asyncio.sleep(0.05)
-    await connection.api("CONSUMER.RESET.EVENTS.forwarder", {"seq": 1})
+    await connection.request_api("CONSUMER.RESET.EVENTS.forwarder", {"seq": 1})
     await eventually(lambda: repeated(forwarders) >= EVENTS, 30)
     assert set(receiver.stored.values()) == {1}
 

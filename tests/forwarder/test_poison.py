@@ -19,7 +19,12 @@ from receiver import Receiver
 
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import EVENT_BYTES_MAX
-from sematext_agent.shared.subjects import DEAD_REASON, DEAD_STATUS, HOSTS, key
+from sematext_agent.shared.subjects import (
+    DEAD_REASON_HEADER,
+    DEAD_STATUS_HEADER,
+    HOSTS_BUCKET,
+    bucket_key,
+)
 
 CORPUS = Path(__file__).parents[1] / "fuzz/corpus"
 GOOD_SECONDS_MAX = 5
@@ -55,7 +60,7 @@ def poisons() -> list[bytes]:
 async def until_shipped(connection: Bus) -> None:
     async with asyncio.timeout(10):
         while True:
-            info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
+            info = await connection.request_api("CONSUMER.INFO.EVENTS.forwarder")
             if not info["num_pending"] + info["num_ack_pending"]:
                 return
             await asyncio.sleep(0.02)
@@ -86,9 +91,9 @@ async def test_after_any_poison_the_next_good_event_arrives(
         assert not forwarder.task.done()
     await until_shipped(connection)
     letters = await dead_letters(connection)
-    assert all(letter["headers"][DEAD_STATUS] == "0" for letter in letters)
-    assert all(letter["headers"][DEAD_REASON] for letter in letters)
-    stored = (await connection.api("STREAM.INFO.EVENTS"))["state"]["last_seq"]
+    assert all(letter["headers"][DEAD_STATUS_HEADER] == "0" for letter in letters)
+    assert all(letter["headers"][DEAD_REASON_HEADER] for letter in letters)
+    stored = (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["last_seq"]
     repeated = copies(forwarder.metrics())
     assert stored >= 2 * len(poisons()) - 3
     assert len(receiver.documents) + repeated + len(letters) == stored
@@ -98,7 +103,7 @@ async def test_the_largest_message_that_the_stream_takes_fits_among_the_dead(
     start: Start, publisher: Publisher, receiver: Receiver, nats_server: NatsServer, connection: Bus
 ) -> None:
     await start()
-    largest = (await connection.api("STREAM.INFO.EVENTS"))["config"]["max_msg_size"]
+    largest = (await connection.request_api("STREAM.INFO.EVENTS"))["config"]["max_msg_size"]
     await asyncio.to_thread(raw_publish, nats_server, frame(b"events.a", b"x" * largest))
     await good_event_arrives(publisher, receiver)
     await until_shipped(connection)
@@ -113,7 +118,7 @@ async def test_facts_that_cannot_be_read_stop_neither_a_start_nor_an_event(
     start: Start, publisher: Publisher, receiver: Receiver, connection: Bus, facts: bytes
 ) -> None:
     first = await start()
-    await connection.put(HOSTS, key("web-01"), facts)
+    await connection.put(HOSTS_BUCKET, bucket_key("web-01"), facts)
     await first.stop()
     second = await start()
     await good_event_arrives(publisher, receiver)

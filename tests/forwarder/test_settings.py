@@ -8,11 +8,11 @@ import pytest
 from receiver import TOKEN
 
 from sematext_agent.forwarder.settings import ForwarderSettings
-from sematext_agent.shared.settings import SettingsError, load
+from sematext_agent.shared.settings import SettingsError, load_settings
 
 
 def settings(**environ: str) -> ForwarderSettings:
-    return load(ForwarderSettings, environ)
+    return load_settings(ForwarderSettings, environ)
 
 
 def test_environment_of_the_sematext_agent() -> None:

@@ -16,10 +16,10 @@ from sematext_agent.shared import bus
 from sematext_agent.shared.events import EVENT_BYTES_MAX
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.settings import ServiceSettings
-from sematext_agent.shared.subjects import CURSORS, DEAD_STREAM, EVENTS_STREAM, HOSTS
+from sematext_agent.shared.subjects import CURSORS_BUCKET, DEAD_STREAM, EVENTS_STREAM, HOSTS_BUCKET
 
 SETTINGS = ForwarderSettings(stream_bytes_max=8 * 1024 * 1024)
-NAMES = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS}", f"KV_{HOSTS}")
+NAMES = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS_BUCKET}", f"KV_{HOSTS_BUCKET}")
 
 
 @pytest.fixture
@@ -57,36 +57,36 @@ async def fill(connection: bus.Bus, messages: int, size: int = 100) -> None:
 async def test_they_are_made_as_configured(streams: Streams, connection: bus.Bus) -> None:
     await streams.make()
     for config in streams._configs:
-        made = (await connection.api(f"STREAM.INFO.{config['name']}"))["config"]
+        made = (await connection.request_api(f"STREAM.INFO.{config['name']}"))["config"]
         assert {name: made[name] for name in config} == config
-    events = (await connection.api("STREAM.INFO.EVENTS"))["config"]
+    events = (await connection.request_api("STREAM.INFO.EVENTS"))["config"]
     assert (events["retention"], events["discard"], events["storage"]) == ("limits", "new", "file")
-    consumer = (await connection.api("CONSUMER.INFO.EVENTS.forwarder"))["config"]
+    consumer = (await connection.request_api("CONSUMER.INFO.EVENTS.forwarder"))["config"]
     assert consumer["ack_wait"] == 15_000_000_000
     assert consumer["max_deliver"] == -1
-    await connection.put(HOSTS, "web-01", b"{}")
-    assert await connection.get(HOSTS, "web-01") == b"{}"
+    await connection.put(HOSTS_BUCKET, "web-01", b"{}")
+    assert await connection.get(HOSTS_BUCKET, "web-01") == b"{}"
 
 
 async def test_making_them_twice_changes_nothing(streams: Streams, connection: bus.Bus) -> None:
     await streams.make()
     await fill(connection, 3)
     await streams.make()
-    assert (await connection.api("STREAM.INFO.EVENTS"))["state"]["messages"] == 3
+    assert (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 3
 
 
 async def test_other_settings_update_them(streams: Streams, connection: bus.Bus) -> None:
     await streams.make()
     larger = ForwarderSettings(stream_bytes_max=16 * 1024 * 1024)
     await Streams(connection, larger, Health("forwarder", "other")).make()
-    config = (await connection.api("STREAM.INFO.EVENTS"))["config"]
+    config = (await connection.request_api("STREAM.INFO.EVENTS"))["config"]
     assert config["max_bytes"] == 16 * 1024 * 1024
 
 
 async def test_a_stream_that_cannot_be_changed_is_used_as_it_is(
     streams: Streams, connection: bus.Bus
 ) -> None:
-    await connection.api(
+    await connection.request_api(
         "STREAM.CREATE.EVENTS",
         {"name": "EVENTS", "subjects": ["events.>"], "storage": "memory", "num_replicas": 1},
     )
@@ -99,13 +99,13 @@ async def test_the_largest_event_fits_and_a_larger_one_does_not(
 ) -> None:
     await streams.make()
     await connection.publish("events.test", b"x" * EVENT_BYTES_MAX, "i" * 200)
-    with pytest.raises(bus.Refused, match="size exceeds maximum"):
+    with pytest.raises(bus.JetStreamError, match="size exceeds maximum"):
         await connection.publish("events.test", b"x" * (EVENT_BYTES_MAX + 9000), "j")
 
 
 async def test_a_full_stream_refuses_new_events(streams: Streams, connection: bus.Bus) -> None:
     await streams.make()
-    with pytest.raises(bus.Refused, match="maximum bytes"):
+    with pytest.raises(bus.JetStreamError, match="maximum bytes"):
         await fill(connection, 40, EVENT_BYTES_MAX)
 
 
@@ -114,11 +114,11 @@ async def test_a_stream_that_vanishes_is_made_again(
     kept: bus.Puller, connection: bus.Bus, name: str
 ) -> None:
     await asyncio.sleep(0.5)  # what the start needs to make is made
-    await connection.api(f"STREAM.DELETE.{name}")
+    await connection.request_api(f"STREAM.DELETE.{name}")
 
     async def exists() -> bool:
         try:
-            await connection.api(f"STREAM.INFO.{name}")
+            await connection.request_api(f"STREAM.INFO.{name}")
         except bus.BusError:
             return False
         return True
@@ -134,11 +134,11 @@ async def test_a_consumer_that_vanishes_begins_again_where_it_was(
 ) -> None:
     await fill(connection, 50)
     await eventually(lambda: streams._first_unshipped == 51)
-    await connection.api("CONSUMER.DELETE.EVENTS.forwarder")
+    await connection.request_api("CONSUMER.DELETE.EVENTS.forwarder")
     async with asyncio.timeout(10):
         while True:
             try:
-                info = await connection.api("CONSUMER.INFO.EVENTS.forwarder")
+                info = await connection.request_api("CONSUMER.INFO.EVENTS.forwarder")
                 break
             except bus.BusError:
                 await asyncio.sleep(0.02)
@@ -152,7 +152,7 @@ async def test_a_consumer_of_a_new_stream_begins_at_its_first_event(
     """Its sequences count from 1 again: beginning at the old one would skip events."""
     await fill(connection, 50)
     await eventually(lambda: streams._first_unshipped == 51)
-    await connection.api("STREAM.DELETE.EVENTS")
+    await connection.request_api("STREAM.DELETE.EVENTS")
     await eventually(lambda: streams._first_unshipped == 1)
     assert consumer_config(1)["deliver_policy"] == "all"
     await connection.publish("events.test", b"y", "new")
@@ -170,7 +170,7 @@ async def test_shipped_events_are_trimmed_when_room_is_short(
                 try:
                     await connection.publish("events.test", b"x" * EVENT_BYTES_MAX, message_id)
                     break
-                except bus.Refused:
+                except bus.JetStreamError:
                     await asyncio.sleep(0.05)
 
 
@@ -178,7 +178,7 @@ async def test_what_is_not_shipped_is_never_trimmed(streams: Streams, connection
     await streams.make()
     await fill(connection, 20, EVENT_BYTES_MAX)
     await streams._look()
-    state = (await connection.api("STREAM.INFO.EVENTS"))["state"]
+    state = (await connection.request_api("STREAM.INFO.EVENTS"))["state"]
     assert state["messages"] == 20
     assert streams.lag == 20
 
@@ -188,12 +188,12 @@ async def test_history_is_kept_for_taps_and_then_trimmed(
 ) -> None:
     await fill(connection, 100)
     await eventually(lambda: streams._first_unshipped == 101)
-    assert (await connection.api("STREAM.INFO.EVENTS"))["state"]["messages"] == 100
+    assert (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 100
     monkeypatch.setattr(streams_module, "HISTORY_EVENTS_MIN", 30)
-    assert (await connection.api("STREAM.INFO.EVENTS"))["state"]["messages"] == 100
+    assert (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 100
     monkeypatch.setattr(streams_module, "DUPLICATE_WINDOW_SECONDS", 0.1)
     async with asyncio.timeout(10):
-        while (await connection.api("STREAM.INFO.EVENTS"))["state"]["messages"] != 30:
+        while (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] != 30:
             await asyncio.sleep(0.02)
 
 
@@ -224,7 +224,7 @@ async def test_the_stream_of_events_takes_what_a_small_disk_has(on_a_small_disk:
         health = Health("forwarder", "test")
         streams = Streams(on_a_small_disk, ForwarderSettings(), health)
         await streams.make()
-        events = (await on_a_small_disk.api("STREAM.INFO.EVENTS"))["config"]
+        events = (await on_a_small_disk.request_api("STREAM.INFO.EVENTS"))["config"]
         assert events["max_bytes"] == 64 * 1024 * 1024
         assert health.last_error == ""
         await streams._look()

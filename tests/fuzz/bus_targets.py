@@ -18,7 +18,7 @@ from sematext_agent.forwarder.ship import Shipper
 from sematext_agent.forwarder.streams import stream_configs
 from sematext_agent.forwarder.transport import Answer
 from sematext_agent.forwarder.verdict import in_words, judge
-from sematext_agent.shared.bus import Bus, Entry, Message
+from sematext_agent.shared.bus import BucketEntry, Bus, Message
 from sematext_agent.shared.bus.client import TolerantClient
 from sematext_agent.shared.bus.pull import Puller
 from sematext_agent.shared.health import Health
@@ -57,11 +57,11 @@ class StrictBus:
         return "_INBOX.a"
 
     async def get(self, bucket: str, key: str, domain: str = "") -> bytes | None:
-        return (await self.entry(bucket, key)).value
+        return (await self.get_entry(bucket, key)).value
 
-    async def entry(self, bucket: str, key: str) -> Entry:
+    async def get_entry(self, bucket: str, key: str) -> BucketEntry:
         assert len(key) + 200 < _CONTROL_LINE_BYTES_MAX
-        return Entry(self._stored, 0)
+        return BucketEntry(self._stored, 0)
 
     async def acknowledge(self, message: Message) -> None:
         pass
@@ -88,7 +88,7 @@ class _Tasks:
 
 
 class _NoPuller:
-    is_disturbed = False
+    expects_redelivery = False
 
     def resize(self, window: int, bytes_max: int = 0) -> None:
         pass
@@ -192,10 +192,10 @@ def report(data: bytes) -> None:
 
 def nanoseconds_of(data: bytes) -> None:
     """A time, as anybody may write one."""
-    from sematext_agent.shared.events import nanoseconds, rfc3339
+    from sematext_agent.shared.events import format_rfc3339, parse_rfc3339
 
     with contextlib.suppress(ValueError):
-        rfc3339(nanoseconds(data.decode(errors="replace")))
+        format_rfc3339(parse_rfc3339(data.decode(errors="replace")))
 
 
 TARGETS = {

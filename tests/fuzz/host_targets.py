@@ -24,7 +24,7 @@ from sematext_agent.host_collector.settings import HostSettings
 from sematext_agent.lifecycle_collector import cloud
 from sematext_agent.lifecycle_collector.settings import LifecycleSettings
 from sematext_agent.lifecycle_collector.watch import watch as lifecycle
-from sematext_agent.shared.bus import Entry
+from sematext_agent.shared.bus import BucketEntry
 from sematext_agent.shared.events import Event, decode, encode
 from sematext_agent.shared.subjects import subject_of
 
@@ -101,7 +101,7 @@ def container_config(data: bytes) -> None:
 
 def _load(data: bytes, **under: bytes) -> slots.Slots:
     at = runtime(HostSettings())
-    at.bus.entry = _by_key({"packages": data, **under})
+    at.bus.get_entry = _by_key({"packages": data, **under})
     known = asyncio.run(slots.load(at))
     for root in known.roots:
         known.keep(root, (*known.packages(root), Package("new", "1")))
@@ -110,10 +110,10 @@ def _load(data: bytes, **under: bytes) -> slots.Slots:
 
 
 def _by_key(stored: dict[str, bytes]) -> Any:
-    async def entry(bucket: str, key: str) -> Entry:
-        return Entry(stored.get(key.rpartition(".")[2]), 0)
+    async def get_entry(bucket: str, key: str) -> BucketEntry:
+        return BucketEntry(stored.get(key.rpartition(".")[2]), 0)
 
-    return entry
+    return get_entry
 
 
 def package_index(data: bytes) -> None:

@@ -25,7 +25,7 @@ from sematext_agent.kubernetes_collector.place import Place, gap
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.kubernetes_collector.translate import Cluster, translate
 from sematext_agent.kubernetes_collector.watch import Follower, Metrics
-from sematext_agent.shared.events import decode, encode, nanoseconds
+from sematext_agent.shared.events import decode, encode, parse_rfc3339
 from sematext_agent.shared.settings import SettingsError
 from sematext_agent.shared.subjects import subject_of
 
@@ -36,7 +36,7 @@ _NOW = 1_700_000_000 * 10**9
 def _is_tellable(raw: Any) -> None:
     event = translate(raw, _CLUSTER, _NOW)
     subject_of(event)
-    nanoseconds(event.time)
+    parse_rfc3339(event.time)
     assert decode(encode(event)) == event
 
 

@@ -25,7 +25,7 @@ from sematext_agent.host_collector import kmsg
 from sematext_agent.host_collector.oom_follower import Cursor
 from sematext_agent.shared.bus import Bus, StreamConfig
 from sematext_agent.shared.events import SECOND, Event, Gap, OutOfMemory, decode
-from sematext_agent.shared.subjects import CURSORS
+from sematext_agent.shared.subjects import CURSORS_BUCKET
 
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 HOG = """
@@ -147,7 +147,7 @@ class Host:
         return [event.body for event in self.events if isinstance(event.body, Gap)]
 
     async def cursor(self) -> Cursor | None:
-        stored = await self.connection.get(CURSORS, "host.web-01.oom")
+        stored = await self.connection.get(CURSORS_BUCKET, "host.web-01.oom")
         return msgspec.json.decode(stored, type=Cursor) if stored else None
 
     async def start(self, *wrapper: str) -> Collector:
@@ -183,7 +183,7 @@ class Host:
 @pytest.fixture
 async def host(connection: Bus, nats_server: NatsServer) -> AsyncIterator[Host]:
     await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
-    await connection.manager.create_key_value(bucket=CURSORS)
+    await connection.manager.create_key_value(bucket=CURSORS_BUCKET)
     host = Host(connection, nats_server.url)
     yield host
     if host.collector is not None and host.collector.process.returncode is None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sematext_agent.host_collector import oom_follower
 from sematext_agent.host_collector.kmsg import Record
 from sematext_agent.host_collector.oom_follower import Cursor, Follower
-from sematext_agent.shared.collector import Observed
-from sematext_agent.shared.events import SECOND, Gap, OutOfMemory, nanoseconds, rfc3339
+from sematext_agent.shared.collector import Observation
+from sematext_agent.shared.events import SECOND, Gap, OutOfMemory, format_rfc3339, parse_rfc3339
 
 BEGAN = 1_795_423_877 * SECOND
 
@@ -55,7 +55,7 @@ class Kernel:
 
     def run(
         self, cursor: bytes | None = None, *, oldest: int = 0, boot: str = "boot"
-    ) -> list[Observed]:
+    ) -> list[Observation]:
         """One run of the collector, with what the log still holds, to its orderly end."""
         follower = self.follower(cursor, boot)
         return [
@@ -66,7 +66,7 @@ class Kernel:
         ]
 
 
-def told(observations: Iterable[Observed]) -> list[int | tuple[str, int | None]]:
+def told(observations: Iterable[Observation]) -> list[int | tuple[str, int | None]]:
     """The pids of the kills and the reasons of the gaps, in their order."""
     found: list[int | tuple[str, int | None]] = []
     for observed in observations:
@@ -78,7 +78,7 @@ def told(observations: Iterable[Observed]) -> list[int | tuple[str, int | None]]
     return found
 
 
-def last(observations: list[Observed]) -> bytes:
+def last(observations: list[Observation]) -> bytes:
     cursors = [observed.cursor for observed in observations if observed.cursor]
     return cursors[-1]
 
@@ -99,7 +99,7 @@ def test_a_kill_carries_the_time_the_id_and_the_part_of_its_record() -> None:
     kernel.kill(7)
     observed, *_ = kernel.run(cursor)
     assert observed.event is not None
-    assert observed.event.time == rfc3339(BEGAN + SECOND)
+    assert observed.event.time == format_rfc3339(BEGAN + SECOND)
     assert observed.event.origin == "web-01"
     assert observed.part == "oom"
     again, *_ = kernel.run(cursor)
@@ -158,7 +158,7 @@ def test_an_overrun_is_a_gap_with_the_number_of_kills_it_hid() -> None:
     gap = observations[2].event
     assert gap is not None
     assert isinstance(gap.body, Gap)
-    assert (gap.body.source, gap.body.until) == ("host", rfc3339(BEGAN + 4 * SECOND))
+    assert (gap.body.source, gap.body.until) == ("host", format_rfc3339(BEGAN + 4 * SECOND))
     assert gap.body.detail.startswith("3 records")
     # The cursor waits for the gap: lost between the two, both are told again with the same ids.
     assert [observed.cursor is None for observed in observations[:3]] == [True, True, False]
@@ -253,8 +253,8 @@ def test_after_a_reboot_the_lost_end_of_the_log_is_a_gap_and_the_new_log_is_told
     gap = observations[0].event
     assert gap is not None
     assert isinstance(gap.body, Gap)
-    assert nanoseconds(gap.body.since) <= stopped
-    assert nanoseconds(gap.body.until) >= nanoseconds(gap.body.since)
+    assert parse_rfc3339(gap.body.since) <= stopped
+    assert parse_rfc3339(gap.body.until) >= parse_rfc3339(gap.body.since)
     assert told(after.run(last(observations), boot="next")) == []
 
 

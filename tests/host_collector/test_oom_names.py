@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sematext_agent.host_collector.oom import _named
-from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.collector import Observation
 from sematext_agent.shared.events import Event, OutOfMemory
 
 CONTAINER = "c0ffee" * 10 + "abcd"
@@ -18,7 +18,7 @@ def _name(container_id: str, root: Path) -> str:
     """The name that an observation of a kill in that container is given; the rest of it stays."""
     body = OutOfMemory(process="hog", pid=7, memory=1, container_id=container_id)
     event = Event(id="1", time="2026-01-01T00:00:00Z", origin="web-01", agent="1", body=body)
-    named = _named(Observed(event, b"cursor", "oom"), str(root))
+    named = _named(Observation(event, b"cursor", "oom"), str(root))
     assert (named.cursor, named.part) == (b"cursor", "oom")
     assert named.event is not None
     assert (named.event.id, named.event.body.pid) == ("1", 7)  # type: ignore[union-attr]

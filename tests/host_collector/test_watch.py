@@ -12,7 +12,7 @@ import pytest
 from sematext_agent.host_collector import packages, watch
 from sematext_agent.host_collector.settings import HostSettings
 from sematext_agent.host_collector.watch import HELD_MAX, merged
-from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.collector import Observation
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.service import Runtime
 
@@ -27,19 +27,19 @@ class Numbers:
         self.produced = 0
         self.closed = False
 
-    async def flow(self) -> AsyncGenerator[Observed, None]:
+    async def flow(self) -> AsyncGenerator[Observation, None]:
         try:
             for number in range(self.count):
                 self.produced += 1
-                yield Observed(None, b"%d" % number, self.part)
+                yield Observation(None, b"%d" % number, self.part)
             await self.stopping.wait()
-            yield Observed(None, b"end", self.part)
+            yield Observation(None, b"end", self.part)
         finally:
             self.closed = True
 
 
-async def failing() -> AsyncGenerator[Observed, None]:
-    yield Observed(None, b"last words", "bad")
+async def failing() -> AsyncGenerator[Observation, None]:
+    yield Observation(None, b"last words", "bad")
     raise ConnectionError("the source broke")
 
 
@@ -78,8 +78,8 @@ async def test_a_fault_of_one_source_is_raised_after_what_came_before_it() -> No
 
 
 async def test_a_source_that_ends_unasked_is_a_fault() -> None:
-    async def ended() -> AsyncGenerator[Observed, None]:
-        yield Observed(None, b"1", "a")
+    async def ended() -> AsyncGenerator[Observation, None]:
+        yield Observation(None, b"1", "a")
 
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="ended by itself")):
         async for _ in merged([ended()], asyncio.Event()):
@@ -93,8 +93,8 @@ async def test_a_source_that_ends_unasked_is_a_fault() -> None:
 async def test_packages_of_containers_are_told_whether_those_of_the_host_are_or_not(
     monkeypatch: pytest.MonkeyPatch, host: bool, containers: bool, looks: bool
 ) -> None:
-    async def changes(runtime: Runtime[HostSettings]) -> AsyncGenerator[Observed, None]:
-        yield Observed(None, b"looked")
+    async def changes(runtime: Runtime[HostSettings]) -> AsyncGenerator[Observation, None]:
+        yield Observation(None, b"looked")
         await runtime.stopping.wait()
 
     monkeypatch.setattr(packages, "changes", changes)

@@ -17,7 +17,7 @@ from kubernetes_running import Collecting
 
 from sematext_agent.kubernetes_collector import api, feed, watch
 from sematext_agent.shared.bus import Bus, StreamConfig
-from sematext_agent.shared.subjects import CURSORS
+from sematext_agent.shared.subjects import CURSORS_BUCKET
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ async def cluster() -> AsyncIterator[ApiServer]:
 async def streams(connection: Bus) -> Bus:
     """The bus, with what the forwarder makes."""
     await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
-    await connection.manager.create_key_value(bucket=CURSORS)
+    await connection.manager.create_key_value(bucket=CURSORS_BUCKET)
     return connection
 
 
@@ -67,7 +67,7 @@ async def process(
     config = kubeconfig(tmp_path / "kubeconfig", cluster.url)
 
     async def start(prelude: str = "", **environ: str) -> Process:
-        code = f"{prelude}\nfrom kubernetes_collector.__main__ import main\nmain()"
+        code = f"{prelude}\nfrom sematext_agent.kubernetes_collector.__main__ import main\nmain()"
         bare = {name: os.environ.get(name, "") for name in ("PATH", "PYTHONPATH")}
         bare["HOME"] = str(tmp_path / "nobody")
         known = {"NATS_URL": nats_server.url, "KUBERNETES_CLUSTER_ID": "prod"}

@@ -20,7 +20,7 @@ from sematext_agent.kubernetes_collector.api import Api, ApiError
 from sematext_agent.kubernetes_collector.credentials import Credentials
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.shared.bus import Bus
-from sematext_agent.shared.settings import SettingsError, load
+from sematext_agent.shared.settings import SettingsError, load_settings
 
 Start = Callable[..., Collecting]
 
@@ -34,7 +34,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def credentials(**environ: str) -> Credentials:
-    return Credentials(load(KubernetesSettings, environ))
+    return Credentials(load_settings(KubernetesSettings, environ))
 
 
 async def ask(made: Credentials) -> bytes:

@@ -24,12 +24,12 @@ from kubernetes_running import (
 )
 
 from sematext_agent.shared import bus as bus_module
-from sematext_agent.shared.bus import Acknowledgement, Bus
+from sematext_agent.shared.bus import Bus, PublishAck
 
 Start = Callable[..., Collecting]
 
 
-Answer = asyncio.Future[Acknowledgement]
+Answer = asyncio.Future[PublishAck]
 
 
 async def test_killed_between_publish_and_acknowledgement(
@@ -170,7 +170,7 @@ async def test_a_slow_receiver_slows_the_source_and_memory_stays_bounded(
     """Everything that is read and not yet safe is in the window, whatever the cluster holds."""
     begin_publish, gate = streams.begin_publish, asyncio.Event()
 
-    async def slow(*message: Any) -> Acknowledgement:
+    async def slow(*message: Any) -> PublishAck:
         await gate.wait()
         return await (await begin_publish(*message))
 

@@ -132,7 +132,7 @@ async def test_a_random_history_is_told_whole_and_once(
 ) -> None:
     monkeypatch.setattr(watch, "PACE_SECONDS", 0.01)
     monkeypatch.setattr(
-        "sematext_agent.kubernetes_collector.api.Backoff.next_seconds", lambda _: 0.01
+        "sematext_agent.kubernetes_collector.api.Backoff.draw_delay_seconds", lambda _: 0.01
     )
     luck = random.Random(seed)
     news: set[int] = set()

@@ -23,7 +23,7 @@ from kubernetes_running import (
 
 from sematext_agent.kubernetes_collector import lease
 from sematext_agent.shared.bus import Bus
-from sematext_agent.shared.cursors import Overtaken
+from sematext_agent.shared.cursors import CursorConflict
 
 Start = Callable[..., Collecting]
 StartProcess = Callable[..., Awaitable[Process]]
@@ -239,7 +239,7 @@ async def test_two_at_work_without_a_lease_store_each_event_once_and_one_ends(
         )
     (fault,) = (one.exception() for one in ended)
     assert isinstance(fault, BaseExceptionGroup)
-    assert fault.subgroup(Overtaken) is not None
+    assert fault.subgroup(CursorConflict) is not None
     cluster.add("later")
     await until_stored(streams, 301)
     assert len(await told(streams)) == 201
@@ -251,7 +251,8 @@ async def test_one_that_wakes_up_beside_its_successor_does_not_put_its_older_pla
     """It was suspended with a place that was not stored yet, and stores it when it is stopped."""
     # As if all of the time between two looks at the lease, and two cursors, were in that moment.
     prelude = (
-        "from kubernetes_collector import lease; from shared import collector; "
+        "from sematext_agent.kubernetes_collector import lease; "
+        "from sematext_agent.shared import collector; "
         "lease.RETRY_SECONDS = collector._CURSOR_SECONDS_MIN = 3600.0; lease.LEASE_SECONDS = 1.0"
     )
     go_on = asyncio.Event()

@@ -19,7 +19,7 @@ from kubernetes_running import Collecting, revisions, told, until_stored, until_
 
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.shared.bus import Bus
-from sematext_agent.shared.settings import SettingsError, load
+from sematext_agent.shared.settings import SettingsError, load_settings
 
 Start = Callable[..., Collecting]
 StartProcess = Callable[..., Awaitable[Process]]
@@ -96,7 +96,7 @@ async def test_switched_off_it_idles_and_is_ready(
 
 async def test_a_lease_needs_a_namespace() -> None:
     with pytest.raises(SettingsError, match="sematext/kubernetes-collector"):
-        load(KubernetesSettings, {"KUBERNETES_LEASE": "collector"})
+        load_settings(KubernetesSettings, {"KUBERNETES_LEASE": "collector"})
 
 
 async def test_sigterm_ends_it_in_order_and_the_next_start_goes_on(
@@ -144,11 +144,11 @@ async def add_slowly(cluster: ApiServer, count: int) -> None:
 def test_the_sdk_is_not_imported_before_it_is_needed_and_its_models_never() -> None:
     code = (
         "import json, sys\n"
-        "from kubernetes_collector import __main__\n"
+        "from sematext_agent.kubernetes_collector import __main__\n"
         "before = 'kubernetes' in sys.modules\n"
-        "from kubernetes_collector.credentials import Credentials\n"
-        "from kubernetes_collector.settings import KubernetesSettings\n"
-        "from shared.settings import SettingsError\n"
+        "from sematext_agent.kubernetes_collector.credentials import Credentials\n"
+        "from sematext_agent.kubernetes_collector.settings import KubernetesSettings\n"
+        "from sematext_agent.shared.settings import SettingsError\n"
         "try:\n"
         "    Credentials(KubernetesSettings(kubeconfig='/nowhere'))\n"
         "except SettingsError:\n"

@@ -11,8 +11,8 @@ from kubernetes_running import Collecting, revisions, told, until_told
 
 from sematext_agent.kubernetes_collector.settings import NAMESPACES_MAX, KubernetesSettings
 from sematext_agent.shared.bus import Bus
-from sematext_agent.shared.settings import SettingsError, load
-from sematext_agent.shared.subjects import CURSORS, key
+from sematext_agent.shared.settings import SettingsError, load_settings
+from sematext_agent.shared.subjects import CURSORS_BUCKET, bucket_key
 
 Start = Callable[..., Collecting]
 A, B = (f"/api/v1/namespaces/{name}/events" for name in "ab")
@@ -24,7 +24,9 @@ def add(cluster: ApiServer, name: str, namespace: str) -> int:
 
 
 async def place(bus: Bus, namespace: str) -> bytes | None:
-    return await bus.get(CURSORS, key("kubernetes", "prod", f"{CLUSTER_UID}_{namespace}"))
+    return await bus.get(
+        CURSORS_BUCKET, bucket_key("kubernetes", "prod", f"{CLUSTER_UID}_{namespace}")
+    )
 
 
 async def test_each_is_listed_and_watched_and_others_are_not(
@@ -106,4 +108,4 @@ async def test_what_fails_in_one_ends_the_process(
 )
 def test_what_is_no_list_of_namespaces_is_refused(names: str, problem: str) -> None:
     with pytest.raises(SettingsError, match=problem):
-        load(KubernetesSettings, {"KUBERNETES_EVENTS_NAMESPACE": names})
+        load_settings(KubernetesSettings, {"KUBERNETES_EVENTS_NAMESPACE": names})

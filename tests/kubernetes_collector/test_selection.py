@@ -14,7 +14,7 @@ from sematext_agent.kubernetes_collector.selection import Filters
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import KubernetesEvent
-from sematext_agent.shared.settings import load
+from sematext_agent.shared.settings import load_settings
 
 Start = Callable[..., Collecting]
 PREFIX = "KUBERNETES_EVENTS_"
@@ -57,7 +57,7 @@ def body(**fields: Any) -> KubernetesEvent:
 def test_a_filter_leaves_out_what_it_names(
     variable: str, value: str, fields: dict[str, Any], filter_name: str
 ) -> None:
-    settings = load(KubernetesSettings, {PREFIX + variable: value})
+    settings = load_settings(KubernetesSettings, {PREFIX + variable: value})
     assert Filters(settings).dropped_by(body(**fields)) == filter_name
 
 

@@ -12,10 +12,10 @@ from kubernetes_running import Collecting, until_told
 
 from sematext_agent.kubernetes_collector.translate import Cluster, RawEvent, translate
 from sematext_agent.shared.bus import Bus
-from sematext_agent.shared.events import Event, KubernetesEvent, event_id, nanoseconds
+from sematext_agent.shared.events import Event, KubernetesEvent, event_id, parse_rfc3339
 
 CLUSTER = Cluster(uid="cluster-uid", name="prod")
-NOW = nanoseconds("2026-11-23T15:00:00Z")
+NOW = parse_rfc3339("2026-11-23T15:00:00Z")
 
 
 def translated(event: dict[str, Any]) -> tuple[Event, KubernetesEvent]:
@@ -174,7 +174,7 @@ async def test_every_odd_event_comes_through_the_list_and_the_watch(
         cluster.add(f"watched{number}", **fields)
     events = await until_told(streams, 2 * len(odd))
     assert running.count("records_undecodable") == 0
-    assert all(nanoseconds(event.time) for event in events)
+    assert all(parse_rfc3339(event.time) for event in events)
     types = {event.body.type for event in events if isinstance(event.body, KubernetesEvent)}
     assert types == {"Warning", "Normal", "Unheard"}
 

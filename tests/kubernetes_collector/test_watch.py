@@ -416,9 +416,9 @@ def counted_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
 
     class Counting(watch.Backoff):
-        def next_seconds(self) -> float:
+        def draw_delay_seconds(self) -> float:
             waits.append(min(self._seconds_max, self._first_seconds * 2**self.failures))
-            super().next_seconds()
+            super().draw_delay_seconds()
             return 0.01
 
     monkeypatch.setattr(watch, "Backoff", Counting)
@@ -461,7 +461,7 @@ async def test_a_list_that_fails_twenty_times_keeps_the_place(
 ) -> None:
     """OpenTelemetry forgets its place when the list that shall replace it fails."""
     monkeypatch.setattr(
-        "sematext_agent.kubernetes_collector.api.Backoff.next_seconds", lambda _: 0.001
+        "sematext_agent.kubernetes_collector.api.Backoff.draw_delay_seconds", lambda _: 0.001
     )
     await store_place(streams, 100, ago=1)
     cluster.add("one")

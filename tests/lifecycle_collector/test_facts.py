@@ -16,8 +16,8 @@ from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import HostFacts
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.service import Runtime
-from sematext_agent.shared.settings import SettingsError, load
-from sematext_agent.shared.subjects import HOSTS, key
+from sematext_agent.shared.settings import SettingsError, load_settings
+from sematext_agent.shared.subjects import HOSTS_BUCKET, bucket_key
 
 UBUNTU = """\
 # made by the vendor
@@ -64,7 +64,7 @@ def test_a_host_without_a_distribution_has_none(tmp_path: Path) -> None:
 
 
 def runtime_on(connection: Bus, **environ: str) -> Runtime[LifecycleSettings]:
-    settings = load(LifecycleSettings, {"HOSTNAME_ALIAS": "web.example", **environ})
+    settings = load_settings(LifecycleSettings, {"HOSTNAME_ALIAS": "web.example", **environ})
     health = Health("lifecycle", settings.hostname)
     return Runtime(settings, health, connection, asyncio.Event())
 
@@ -73,7 +73,7 @@ async def stored(connection: Bus) -> HostFacts:
     """The facts in the bucket, once there are any."""
     async with asyncio.timeout(10):
         while True:
-            value = await connection.get(HOSTS, key("web.example"))
+            value = await connection.get(HOSTS_BUCKET, bucket_key("web.example"))
             if value is not None:
                 return msgspec.json.decode(value, type=HostFacts)
             await asyncio.sleep(0.01)
@@ -82,7 +82,7 @@ async def stored(connection: Bus) -> HostFacts:
 async def test_the_facts_are_stored_while_the_cloud_is_still_being_asked(
     connection: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await connection.manager.create_key_value(bucket=HOSTS)
+    await connection.manager.create_key_value(bucket=HOSTS_BUCKET)
     answered = asyncio.Event()
 
     async def ask(url: str) -> dict[str, str]:
@@ -106,7 +106,7 @@ async def test_the_facts_are_stored_once_the_bucket_exists(
     runtime = runtime_on(connection, CLOUD_METADATA_ENABLED="false")
     keeping = asyncio.create_task(facts.keep(runtime))
     await asyncio.sleep(0.05)  # long enough for one refused attempt
-    await connection.manager.create_key_value(bucket=HOSTS)
+    await connection.manager.create_key_value(bucket=HOSTS_BUCKET)
     assert (await stored(connection)).hostname == "web.example"
     keeping.cancel()
 
@@ -114,7 +114,7 @@ async def test_the_facts_are_stored_once_the_bucket_exists(
 async def test_the_facts_are_looked_up_again_and_the_cloud_is_left_alone_when_it_is_off(
     connection: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await connection.manager.create_key_value(bucket=HOSTS)
+    await connection.manager.create_key_value(bucket=HOSTS_BUCKET)
 
     async def ask(url: str) -> dict[str, str]:
         raise AssertionError("the cloud was asked")
@@ -123,7 +123,7 @@ async def test_the_facts_are_looked_up_again_and_the_cloud_is_left_alone_when_it
     runtime = runtime_on(connection, CLOUD_METADATA_ENABLED="false", HOST_FACTS_INTERVAL="10ms")
     keeping = asyncio.create_task(facts.keep(runtime))
     await stored(connection)
-    await connection.put(HOSTS, key("web.example"), b'{"hostname": "old"}')
+    await connection.put(HOSTS_BUCKET, bucket_key("web.example"), b'{"hostname": "old"}')
     async with asyncio.timeout(10):
         while (await stored(connection)).hostname == "old":
             await asyncio.sleep(0.01)
@@ -142,4 +142,4 @@ async def test_the_facts_are_looked_up_again_and_the_cloud_is_left_alone_when_it
 def test_a_setting_that_cannot_be_used_names_its_variable(environ: dict[str, str]) -> None:
     (variable,) = environ
     with pytest.raises(SettingsError, match=variable):
-        load(LifecycleSettings, environ)
+        load_settings(LifecycleSettings, environ)

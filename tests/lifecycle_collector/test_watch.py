@@ -16,8 +16,8 @@ from broker import NatsServer, eventually
 
 from sematext_agent.lifecycle_collector.watch import Record
 from sematext_agent.shared.bus import Bus, StreamConfig
-from sematext_agent.shared.events import AgentLifecycle, Event, decode, nanoseconds
-from sematext_agent.shared.subjects import CURSORS, HOSTS, key
+from sematext_agent.shared.events import AgentLifecycle, Event, decode, parse_rfc3339
+from sematext_agent.shared.subjects import CURSORS_BUCKET, HOSTS_BUCKET, bucket_key
 
 ORIGIN = "web.example"
 
@@ -39,7 +39,7 @@ class Agent:
         self.subjects: list[str] = []
 
     async def listen(self) -> None:
-        async for message in self._bus.pull("EVENTS", "test", window=16):
+        async for message in self._bus.create_puller("EVENTS", "test", window=16):
             self.told.append(decode(message.data))
             self.subjects.append(message.subject)
             await self._bus.acknowledge(message)
@@ -52,7 +52,9 @@ class Agent:
     async def record(self) -> Record:
         """What is stored of the run, as soon as anything is: that comes after the event itself."""
         async with asyncio.timeout(30):
-            while (value := await self._bus.get(CURSORS, key("lifecycle", ORIGIN))) is None:
+            while (
+                value := await self._bus.get(CURSORS_BUCKET, bucket_key("lifecycle", ORIGIN))
+            ) is None:
                 await asyncio.sleep(0.01)
         return msgspec.json.decode(value, type=Record)
 
@@ -83,7 +85,7 @@ class Agent:
 async def agent(connection: Bus, nats_server: NatsServer) -> AsyncIterator[Agent]:
     await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
     await connection.manager.add_consumer("EVENTS", durable_name="test", ack_policy="explicit")
-    for bucket in (CURSORS, HOSTS):
+    for bucket in (CURSORS_BUCKET, HOSTS_BUCKET):
         await connection.manager.create_key_value(bucket=bucket)
     agent = Agent(connection, nats_server)
     listening = asyncio.create_task(agent.listen())
@@ -108,7 +110,7 @@ async def test_a_run_is_told_once_as_it_starts_and_once_as_it_stops(agent: Agent
         "events.lifecycle.web_example.agent.stopped",
     ]
     assert agent.told[0].origin == ORIGIN
-    assert (await agent.record()).stopped == nanoseconds(agent.told[1].time)
+    assert (await agent.record()).stopped == parse_rfc3339(agent.told[1].time)
 
 
 async def test_a_start_after_a_clean_stop_tells_only_itself(agent: Agent) -> None:
@@ -133,7 +135,7 @@ async def test_a_killed_run_is_told_as_stopped_uncleanly_when_it_was_last_alive(
     async with agent.process():
         _, stopped, started = await agent.until_told(3)
     assert (stopped.state, stopped.clean, stopped.run) == ("stopped", False, last.run)
-    assert nanoseconds(agent.told[1].time) == last.alive
+    assert parse_rfc3339(agent.told[1].time) == last.alive
     assert (started.state, started.run != last.run) == ("started", True)
 
 
@@ -176,7 +178,7 @@ async def test_a_stop_while_the_broker_is_away_is_told_by_the_next_start(
 
 
 async def test_a_record_that_cannot_be_read_counts_as_none(agent: Agent, connection: Bus) -> None:
-    await connection.put(CURSORS, key("lifecycle", ORIGIN), b"{")
+    await connection.put(CURSORS_BUCKET, bucket_key("lifecycle", ORIGIN), b"{")
     async with agent.process():
         (started,) = await agent.until_told(1)
     assert started.state == "started"

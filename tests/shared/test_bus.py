@@ -13,9 +13,9 @@ from sematext_agent.shared.bus import (
     Bus,
     BusError,
     ConsumerConfig,
+    JetStreamError,
     Message,
-    NoAcknowledgement,
-    Refused,
+    PublishTimeout,
     StreamConfig,
 )
 from sematext_agent.shared.settings import Secret, ServiceSettings
@@ -35,7 +35,7 @@ async def take(connection: Bus, count: int) -> list[Message]:
     """The next `count` messages, each acknowledged."""
     taken = []
     async with asyncio.timeout(5):
-        async for message in connection.pull("EVENTS", "forwarder", window=16):
+        async for message in connection.create_puller("EVENTS", "forwarder", window=16):
             await connection.acknowledge(message)
             taken.append(message)
             if len(taken) == count:
@@ -72,14 +72,14 @@ async def test_a_poison_on_the_acknowledgement_inbox_does_not_stop_publishing(
 
 async def test_an_error_acknowledgement_is_raised_and_the_next_publish_works(stream: Bus) -> None:
     publishes = [stream.publish("events.a", b"x" * 10_000, str(number)) for number in range(12)]
-    with pytest.raises(Refused, match="maximum bytes exceeded"):
+    with pytest.raises(JetStreamError, match="maximum bytes exceeded"):
         await asyncio.gather(*publishes)
     await stream.manager.purge_stream("EVENTS")
     assert not (await stream.publish("events.a", b"x", "after")).duplicate
 
 
 async def test_a_subject_that_no_stream_takes_is_refused_at_once(stream: Bus) -> None:
-    with pytest.raises(Refused, match="no stream takes this subject"):
+    with pytest.raises(JetStreamError, match="no stream takes this subject"):
         await stream.publish("elsewhere.a", b"x", "1")
 
 
@@ -102,7 +102,7 @@ async def test_100_publishes_that_a_stopped_server_does_not_answer_end_at_their_
     async with asyncio.timeout(5):
         outcomes = await publish_100(stream)
     nats_server.signal(signal.SIGCONT)
-    assert {type(outcome) for outcome in outcomes} == {NoAcknowledgement}
+    assert {type(outcome) for outcome in outcomes} == {PublishTimeout}
 
 
 async def test_100_publishes_over_a_killed_server_end_at_once_and_succeed_when_repeated(
@@ -115,7 +115,7 @@ async def test_100_publishes_over_a_killed_server_end_at_once_and_succeed_when_r
     nats_server.signal(signal.SIGKILL)
     async with asyncio.timeout(bus.ACKNOWLEDGEMENT_SECONDS_MAX / 2):
         outcomes = await publishes
-    assert {type(outcome) for outcome in outcomes} == {NoAcknowledgement}
+    assert {type(outcome) for outcome in outcomes} == {PublishTimeout}
     nats_server.start()
     async with asyncio.timeout(15):
         await asyncio.gather(*(stream.publish("events.a", b"x", str(n)) for n in range(100)))
@@ -155,7 +155,7 @@ async def test_a_puller_goes_on_after_a_restart_of_the_server(
     received: list[bytes] = []
 
     async def pull() -> None:
-        async for message in stream.pull("EVENTS", "forwarder", window=16):
+        async for message in stream.create_puller("EVENTS", "forwarder", window=16):
             received.append(message.data)
             await stream.acknowledge(message)
 
@@ -174,7 +174,7 @@ async def test_a_puller_whose_request_was_lost_asks_again_after_silence(
     stream: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sematext_agent.shared.bus.pull.HEARTBEAT_SECONDS", 0.1)
-    puller = stream.pull("EVENTS", "forwarder", window=1)
+    puller = stream.create_puller("EVENTS", "forwarder", window=1)
     await stream.publish("events.a", b"one", "1")
     received = []
     async with asyncio.timeout(5):
@@ -191,7 +191,7 @@ async def test_a_puller_whose_request_was_lost_asks_again_after_silence(
 async def test_a_puller_says_that_its_consumer_is_gone_and_goes_on_when_it_is_back(
     stream: Bus,
 ) -> None:
-    puller = stream.pull("EVENTS", "forwarder", window=16)
+    puller = stream.create_puller("EVENTS", "forwarder", window=16)
     received: list[bytes] = []
 
     async def pull() -> None:
@@ -204,18 +204,18 @@ async def test_a_puller_says_that_its_consumer_is_gone_and_goes_on_when_it_is_ba
     await eventually(lambda: received == [b"one"])
     await stream.manager.delete_consumer("EVENTS", "forwarder")
     async with asyncio.timeout(5):
-        await puller.missing.wait()
+        await puller.consumer_missing.wait()
     await stream.publish("events.a", b"two", "2")
     await stream.manager.add_consumer("EVENTS", ConsumerConfig(durable_name="forwarder"))
     await eventually(lambda: b"two" in received)
-    assert not puller.missing.is_set()
+    assert not puller.consumer_missing.is_set()
     pulling.cancel()
 
 
 async def test_a_stopped_puller_hands_out_what_is_here_and_ends(stream: Bus) -> None:
     for number in range(3):
         await stream.publish("events.a", b"%d" % number, str(number))
-    puller = stream.pull("EVENTS", "forwarder", window=16)
+    puller = stream.create_puller("EVENTS", "forwarder", window=16)
     taken = []
     async with asyncio.timeout(5):
         async for message in puller:
@@ -230,27 +230,27 @@ async def test_a_message_given_back_is_delivered_again_and_counted(stream: Bus) 
     await stream.publish("events.a", b"x", "the id")
     deliveries = []
     async with asyncio.timeout(5):
-        async for message in stream.pull("EVENTS", "forwarder", window=4):
+        async for message in stream.create_puller("EVENTS", "forwarder", window=4):
             deliveries.append(message.delivered)
             if len(deliveries) == 2:
                 assert message.id == "the id"
                 break
-            await stream.give_back(message)
+            await stream.negative_acknowledge(message)
     assert deliveries == [1, 2]
 
 
 async def test_a_deaf_client_is_a_fault(connection: Bus) -> None:
-    watching = asyncio.create_task(connection.watch())
+    watching = asyncio.create_task(connection.watch_connection())
     connection._client._reading_task.cancel()
-    with pytest.raises(bus.BusLost, match="reader"):
+    with pytest.raises(bus.ConnectionLost, match="reader"):
         async with asyncio.timeout(5):
             await watching
 
 
 async def test_a_closed_client_is_a_fault(connection: Bus) -> None:
-    watching = asyncio.create_task(connection.watch())
+    watching = asyncio.create_task(connection.watch_connection())
     await connection._client.close()
-    with pytest.raises(bus.BusLost, match="closed"):
+    with pytest.raises(bus.ConnectionLost, match="closed"):
         async with asyncio.timeout(5):
             await watching
 
@@ -295,7 +295,7 @@ async def test_a_right_to_listen_that_is_taken_and_given_back(nats_server: NatsS
         nats_url=(nats_server.url,), nats_user="u", nats_password=Secret("p")
     )
     connection = await bus.connect(settings, "test")
-    watching = asyncio.create_task(connection.watch())
+    watching = asyncio.create_task(connection.watch_connection())
     await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
     await connection.publish("events.a", b"", "1")
     permit(', permissions: { subscribe: { deny: ">" } }')
@@ -322,7 +322,7 @@ async def test_a_right_to_listen_that_is_taken_and_given_back(nats_server: NatsS
 async def test_no_more_bytes_come_than_were_asked_for(stream: Bus) -> None:
     for number in range(8):
         await stream.publish("events.a", b"x" * 9_000, str(number))
-    puller = stream.pull("EVENTS", "forwarder", window=16)
+    puller = stream.create_puller("EVENTS", "forwarder", window=16)
     puller.resize(16, bytes_max=30_000)
     taken = []
     async with asyncio.timeout(5):
@@ -331,5 +331,5 @@ async def test_no_more_bytes_come_than_were_asked_for(stream: Bus) -> None:
             if len(taken) == 3:
                 puller.resize(0, 0)  # no room until these are done with
                 break
-    info = await stream.api("CONSUMER.INFO.EVENTS.forwarder")
+    info = await stream.request_api("CONSUMER.INFO.EVENTS.forwarder")
     assert (len(taken), info["num_ack_pending"], info["num_pending"]) == (3, 3, 5)

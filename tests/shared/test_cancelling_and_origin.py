@@ -10,19 +10,19 @@ import pytest
 from nats.aio.client import Client
 
 from sematext_agent.shared.bus import Bus
-from sematext_agent.shared.collector import Observed, collect
+from sematext_agent.shared.collector import Observation, collect
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.service import Runtime
 from sematext_agent.shared.settings import ServiceSettings
-from sematext_agent.shared.subjects import CURSORS
+from sematext_agent.shared.subjects import CURSORS_BUCKET
 
 
 async def test_a_cancellation_together_with_the_answer_is_not_lost(
     connection: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `asyncio.wait_for` of Python 3.11 does by chance is done here always."""
-    await connection.manager.create_key_value(bucket=CURSORS)
-    await connection.put(CURSORS, "here", b"1")
+    await connection.manager.create_key_value(bucket=CURSORS_BUCKET)
+    await connection.put(CURSORS_BUCKET, "here", b"1")
     request = Client.request
 
     async def losing(client: Client, *arguments: Any, **options: Any) -> Any:
@@ -33,28 +33,30 @@ async def test_a_cancellation_together_with_the_answer_is_not_lost(
             return await answer
 
     monkeypatch.setattr(Client, "request", losing)
-    reading = asyncio.create_task(connection.get(CURSORS, "here"))
+    reading = asyncio.create_task(connection.get(CURSORS_BUCKET, "here"))
     await asyncio.sleep(0)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert await connection.get(CURSORS, "here") == b"1"
+    assert await connection.get(CURSORS_BUCKET, "here") == b"1"
 
 
 async def test_a_service_can_name_its_source_for_cursors_and_health(connection: Bus) -> None:
     """Replicas that watch one source from several hosts share its cursor."""
-    await connection.manager.create_key_value(bucket=CURSORS)
+    await connection.manager.create_key_value(bucket=CURSORS_BUCKET)
     stopping, health = asyncio.Event(), Health("test", "host-1")
 
-    async def watch(runtime: Runtime[ServiceSettings], _: bytes | None) -> AsyncIterator[Observed]:
-        yield Observed(None, b"1")
+    async def watch(
+        runtime: Runtime[ServiceSettings], _: bytes | None
+    ) -> AsyncIterator[Observation]:
+        yield Observation(None, b"1")
         stopping.set()
 
     runtime = Runtime(ServiceSettings(), health, connection, stopping)
     assert runtime.origin == "host-1"
     runtime.origin = "cluster"
     await collect(watch)(runtime)
-    assert await connection.get(CURSORS, "test.cluster") == b"1"
+    assert await connection.get(CURSORS_BUCKET, "test.cluster") == b"1"
     assert health.report().origin == "cluster"
 
 
@@ -62,13 +64,15 @@ async def test_a_collector_that_is_stopped_while_it_starts_still_tells_what_it_h
     connection: Bus,
 ) -> None:
     """The stop of the agent, for one."""
-    await connection.manager.create_key_value(bucket=CURSORS)
+    await connection.manager.create_key_value(bucket=CURSORS_BUCKET)
     stopping = asyncio.Event()
     stopping.set()
 
-    async def watch(runtime: Runtime[ServiceSettings], _: bytes | None) -> AsyncIterator[Observed]:
-        yield Observed(None, b"told")
+    async def watch(
+        runtime: Runtime[ServiceSettings], _: bytes | None
+    ) -> AsyncIterator[Observation]:
+        yield Observation(None, b"told")
 
     runtime = Runtime(ServiceSettings(), Health("test", "here"), connection, stopping)
     await collect(watch)(runtime)
-    assert await connection.get(CURSORS, "test.here") == b"told"
+    assert await connection.get(CURSORS_BUCKET, "test.here") == b"told"

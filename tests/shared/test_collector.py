@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from sematext_agent.shared import collector
-from sematext_agent.shared.bus import Acknowledgement, Entry, NoAcknowledgement
-from sematext_agent.shared.collector import Observed, Window, collect
+from sematext_agent.shared.bus import BucketEntry, PublishAck, PublishTimeout
+from sematext_agent.shared.collector import Observation, PublishWindow, collect
 from sematext_agent.shared.events import EVENT_BYTES_MAX, DockerEvent, Event
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.service import Runtime
@@ -27,24 +27,24 @@ class ScriptedBus:
     """Stands for the bus, to acknowledge publishes in an order that a real one does not take."""
 
     def __init__(self) -> None:
-        self.publishes: dict[str, asyncio.Future[Acknowledgement]] = {}
+        self.publishes: dict[str, asyncio.Future[PublishAck]] = {}
         self.attempts = 0
 
     async def begin_publish(
         self, subject: str, payload: bytes, message_id: str
-    ) -> asyncio.Future[Acknowledgement]:
+    ) -> asyncio.Future[PublishAck]:
         self.attempts += 1
         self.publishes[message_id] = asyncio.get_running_loop().create_future()
         return self.publishes[message_id]
 
-    async def publish(self, subject: str, payload: bytes, message_id: str) -> Acknowledgement:
+    async def publish(self, subject: str, payload: bytes, message_id: str) -> PublishAck:
         return await (await self.begin_publish(subject, payload, message_id))
 
 
-def observed(number: int) -> Observed:
+def observed(number: int) -> Observation:
     body = DockerEvent(type="t", action="a", actor_id="i")
     event = Event(id=str(number), time="", origin="o", agent="1", body=body)
-    return Observed(event, b"%d" % number)
+    return Observation(event, b"%d" % number)
 
 
 async def settle() -> None:
@@ -59,19 +59,19 @@ def test_the_cursor_is_that_of_the_longest_acknowledged_prefix(
     async def check() -> None:
         bus = ScriptedBus()
         async with asyncio.TaskGroup() as tasks:
-            window = Window(bus, Health("test", "host"), tasks)
+            window = PublishWindow(bus, Health("test", "host"), tasks)
             for number in range(6):
                 await window.put(observed(number))
             await settle()
             safe = set(order[:answered])
             for number in order[:answered]:
-                bus.publishes[str(number)].set_result(Acknowledgement(1))
+                bus.publishes[str(number)].set_result(PublishAck(1))
             await settle()
             prefix = list(takewhile(safe.__contains__, range(6)))
             assert window.cursors == ({"": b"%d" % prefix[-1]} if prefix else {})
             assert len(window) == 6 - len(prefix)
             for number in order[answered:]:
-                bus.publishes[str(number)].set_result(Acknowledgement(1))
+                bus.publishes[str(number)].set_result(PublishAck(1))
             await window.drain()
         assert window.cursors == {"": b"5"}
 
@@ -84,35 +84,35 @@ async def test_a_full_window_takes_nothing_more_until_something_is_safe(
     monkeypatch.setattr(collector, "WINDOW_EVENTS_MAX", 2)
     bus = ScriptedBus()
     async with asyncio.TaskGroup() as tasks:
-        window = Window(bus, Health("test", "host"), tasks)
+        window = PublishWindow(bus, Health("test", "host"), tasks)
         await window.put(observed(0))
         await window.put(observed(1))
         third = asyncio.create_task(window.put(observed(2)))
         await settle()
         assert not third.done()
-        bus.publishes["0"].set_result(Acknowledgement(1))
+        bus.publishes["0"].set_result(PublishAck(1))
         await third
         await settle()
         for number in ("1", "2"):
-            bus.publishes[number].set_result(Acknowledgement(1))
+            bus.publishes[number].set_result(PublishAck(1))
 
 
 async def test_an_unanswered_publish_is_repeated_and_holds_the_cursor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(collector.Backoff, "next_seconds", lambda self: 0.0)
+    monkeypatch.setattr(collector.Backoff, "draw_delay_seconds", lambda self: 0.0)
     bus = ScriptedBus()
     health = Health("test", "host")
-    health.set("bus", True, "connected")
+    health.set_condition("bus", True, "connected")
     async with asyncio.TaskGroup() as tasks:
-        window = Window(bus, health, tasks)
+        window = PublishWindow(bus, health, tasks)
         await window.put(observed(0))
         await settle()
-        bus.publishes["0"].set_exception(NoAcknowledgement("lost"))
+        bus.publishes["0"].set_exception(PublishTimeout("lost"))
         await settle()
         assert (bus.attempts, window.cursors) == (2, {})
         assert not health.report().ready
-        bus.publishes["0"].set_result(Acknowledgement(1))
+        bus.publishes["0"].set_result(PublishAck(1))
         await window.drain()
     assert window.cursors == {"": b"0"}
 
@@ -120,12 +120,12 @@ async def test_an_unanswered_publish_is_repeated_and_holds_the_cursor(
 async def test_a_cursor_that_moves_alone_waits_for_the_events_before_it() -> None:
     bus = ScriptedBus()
     async with asyncio.TaskGroup() as tasks:
-        window = Window(bus, Health("test", "host"), tasks)
+        window = PublishWindow(bus, Health("test", "host"), tasks)
         await window.put(observed(0))
-        await window.put(Observed(None, b"alone", part="other"))
+        await window.put(Observation(None, b"alone", part="other"))
         await settle()
         assert window.cursors == {}
-        bus.publishes["0"].set_result(Acknowledgement(1))
+        bus.publishes["0"].set_result(PublishAck(1))
         await window.drain()
     assert window.cursors == {"": b"0", "other": b"alone"}
 
@@ -133,12 +133,12 @@ async def test_a_cursor_that_moves_alone_waits_for_the_events_before_it() -> Non
 async def test_an_event_told_as_a_gap_for_its_size_is_counted_and_said() -> None:
     bus, health = ScriptedBus(), Health("test", "host")
     async with asyncio.TaskGroup() as tasks:
-        window = Window(bus, health, tasks)
+        window = PublishWindow(bus, health, tasks)
         body = DockerEvent(type="t", action="a", actor_id="i" * EVENT_BYTES_MAX)
         event = Event(id="large", time="", origin="o", agent="1", body=body)
-        await window.put(Observed(event, b"1"))
+        await window.put(Observation(event, b"1"))
         (answer,) = bus.publishes.values()
-        answer.set_result(Acknowledgement(1))
+        answer.set_result(PublishAck(1))
         await window.drain()
     assert "events.docker.o.t.a was" in health.report().last_error
     assert b'events_too_large_total{service="test"} 1.0' in generate_latest(health.registry)
@@ -151,11 +151,11 @@ class ForgetfulBus:
         self.stored: dict[str, bytes] = {}
         self.asked = asyncio.Event()
 
-    async def until_ready(self, *buckets: str) -> None:
+    async def wait_until_ready(self, *buckets: str) -> None:
         pass
 
-    async def entry(self, bucket: str, key: str) -> Entry:
-        return Entry(None, 0)
+    async def get_entry(self, bucket: str, key: str) -> BucketEntry:
+        return BucketEntry(None, 0)
 
     async def replace(self, bucket: str, key: str, value: bytes, revision: int) -> int:
         if not self.asked.is_set():
@@ -168,8 +168,10 @@ class ForgetfulBus:
 async def test_a_cursor_whose_storing_the_stop_interrupts_is_stored_all_the_same() -> None:
     bus, stopping = ForgetfulBus(), asyncio.Event()
 
-    async def watch(runtime: Runtime[ServiceSettings], _: bytes | None) -> AsyncIterator[Observed]:
-        yield Observed(None, b"last")
+    async def watch(
+        runtime: Runtime[ServiceSettings], _: bytes | None
+    ) -> AsyncIterator[Observation]:
+        yield Observation(None, b"last")
         await runtime.stopping.wait()
 
     runtime = Runtime(ServiceSettings(), Health("test", "host"), bus, stopping)

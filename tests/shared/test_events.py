@@ -18,14 +18,14 @@ from sematext_agent.shared.events import (
     decode,
     encode,
     event_id,
-    nanoseconds,
-    rfc3339,
+    format_rfc3339,
+    parse_rfc3339,
 )
-from sematext_agent.shared.subjects import key, subject_of, token
+from sematext_agent.shared.subjects import bucket_key, clean_token, subject_of
 
 
 def event(body: object, origin: str = "web-01") -> Event:
-    return Event(id="1", time=rfc3339(0), origin=origin, agent="1", body=body)
+    return Event(id="1", time=format_rfc3339(0), origin=origin, agent="1", body=body)
 
 
 SUBJECTS = {
@@ -45,7 +45,7 @@ SUBJECTS = {
     ),
     "events.lifecycle.web-01.agent.started": AgentLifecycle(state="started", run="r"),
     "events.docker.web-01.gap.overflow": Gap(
-        source="docker", reason="overflow", since=rfc3339(0), until=rfc3339(1)
+        source="docker", reason="overflow", since=format_rfc3339(0), until=format_rfc3339(1)
     ),
 }
 
@@ -64,11 +64,11 @@ def test_a_reader_skips_fields_that_a_newer_writer_added() -> None:
 
 @given(st.integers(min_value=0, max_value=4_102_444_800 * 10**9))
 def test_a_time_keeps_every_nanosecond(ns: int) -> None:
-    assert nanoseconds(rfc3339(ns)) == ns
+    assert parse_rfc3339(format_rfc3339(ns)) == ns
 
 
 def test_a_time_is_written_as_every_reader_expects() -> None:
-    assert rfc3339(1795423877628168185) == "2026-11-23T08:51:17.628168185Z"
+    assert format_rfc3339(1795423877628168185) == "2026-11-23T08:51:17.628168185Z"
 
 
 @given(st.lists(st.text()), st.lists(st.text()))
@@ -78,7 +78,7 @@ def test_two_identities_share_an_id_only_when_they_are_the_same(a: list[str], b:
 
 @given(st.text())
 def test_any_text_makes_one_token_and_one_key(text: str) -> None:
-    for part in (token(text), key(text)):
+    for part in (clean_token(text), bucket_key(text)):
         assert part
         assert not set(part) & set(" .*>\t\r\n")
         assert part.isascii()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sematext_agent.shared.logs import escape, set_up
+from sematext_agent.shared.logs import configure_logging, escape
 from sematext_agent.shared.retry import Backoff
 
 
@@ -29,7 +29,7 @@ def test_a_fault_is_an_entry_and_an_indented_traceback(
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", root.handlers[:])
     monkeypatch.setattr(root, "level", root.level)
-    set_up("docker", "info")
+    configure_logging("docker", "info")
     try:
         raise ValueError("bad\n2026-11-23T00:00:00.000Z INFO docker: forged \x1b[31m")
     except ValueError:
@@ -45,7 +45,7 @@ def test_a_fault_is_an_entry_and_an_indented_traceback(
 def test_a_wait_stays_below_its_growing_ceiling(first: float, most: float, failures: int) -> None:
     backoff = Backoff(first, most)
     backoff.failures = failures
-    assert 0 <= backoff.next_seconds() <= min(most, first * 2.0 ** min(failures, 32))
+    assert 0 <= backoff.draw_delay_seconds() <= min(most, first * 2.0 ** min(failures, 32))
     assert backoff.failures == failures + 1
     backoff.reset()
-    assert backoff.next_seconds() <= first
+    assert backoff.draw_delay_seconds() <= first

@@ -110,14 +110,14 @@ class PullMachine(RuleBasedStateMachine):
     @rule()
     def restart_the_server(self) -> None:
         self.client.requests.clear()
-        self.loop.call_soon(self.puller.renew)
+        self.loop.call_soon(self.puller.renew_request)
         self.settle()
 
     @rule()
     def remove_the_consumer(self) -> None:
         self.client.requests.clear()
         self.arrives("", {"Status": "503"})
-        assert self.puller.missing.is_set()
+        assert self.puller.consumer_missing.is_set()
 
     @rule(window=st.sampled_from([0, 4, WINDOW]))
     def resize(self, window: int) -> None:
@@ -141,7 +141,7 @@ class PullMachine(RuleBasedStateMachine):
 
 
 class _NoWait:
-    def next_seconds(self) -> float:
+    def draw_delay_seconds(self) -> float:
         return 0.0
 
     def reset(self) -> None: ...

@@ -18,7 +18,7 @@ class BackoffMachine(RuleBasedStateMachine):
     @rule(times=st.sampled_from([1, 2, 2000]))
     def fail(self, times: int) -> None:
         for _ in range(times):
-            assert 0 <= self.backoff.next_seconds() <= min(self.ceiling, self.most)
+            assert 0 <= self.backoff.draw_delay_seconds() <= min(self.ceiling, self.most)
             self.ceiling = min(self.ceiling * 2, self.most)
 
     @rule()

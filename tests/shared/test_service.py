@@ -22,7 +22,7 @@ from broker import NatsServer, eventually
 from sematext_agent.shared.bus import Bus, StreamConfig
 from sematext_agent.shared.events import Gap, decode
 from sematext_agent.shared.health import Health, Report
-from sematext_agent.shared.subjects import CURSORS, STATUS
+from sematext_agent.shared.subjects import CURSORS_BUCKET, STATUS_SUBJECT
 
 COUNTING = Path(__file__).with_name("counting.py")
 
@@ -94,7 +94,7 @@ async def start(nats_server: NatsServer) -> AsyncIterator[Any]:
 @pytest.fixture
 async def streams(connection: Bus) -> Bus:
     await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
-    await connection.manager.create_key_value(bucket=CURSORS)
+    await connection.manager.create_key_value(bucket=CURSORS_BUCKET)
     return connection
 
 
@@ -114,7 +114,7 @@ async def test_sigterm_drains_and_the_next_start_goes_on_at_the_cursor(
     first = await start(COUNT="3000")
     await until_stored(streams, 1)
     assert await first.end(signal.SIGTERM) == 0
-    assert await streams.get(CURSORS, "counting.host") == b"3000"
+    assert await streams.get(CURSORS_BUCKET, "counting.host") == b"3000"
     assert await stored(streams) == 3000
 
     second = await start(COUNT="3500")
@@ -240,7 +240,7 @@ async def test_health_ready_and_metrics(streams: Bus, start: Any, nats_server: N
     _, metrics = await running.page("/metrics")
     assert 'events_published_total{kind="DockerEvent",service="counting"} 7.0' in metrics
     assert 'sematext_agent_ready{service="counting"} 1.0' in metrics
-    answers = await streams.ask_all(STATUS, 0.3)
+    answers = await streams.request_all(STATUS_SUBJECT, 0.3)
     assert [json.loads(answer)["service"] for answer in answers] == ["counting"]
 
     nats_server.signal(signal.SIGKILL)
@@ -253,6 +253,6 @@ async def test_health_ready_and_metrics(streams: Bus, start: Any, nats_server: N
 def test_a_figure_that_is_true_or_false_is_a_number_in_the_report() -> None:
     """Readers decode figures as numbers, and would lose the whole report over one that is not."""
     health = Health("test", "host")
-    health.figure("holding", "Whether it holds.", lambda: True)
+    health.add_figure("holding", "Whether it holds.", lambda: True)
     report = msgspec.json.decode(msgspec.json.encode(health.report()), type=Report)
     assert report.figures["holding"] == 1.0

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sematext_agent.shared.settings import Duration, Secret, ServiceSettings, SettingsError, load
+from sematext_agent.shared.settings import (
+    Duration,
+    Secret,
+    ServiceSettings,
+    SettingsError,
+    load_settings,
+)
 
 
 class Settings(ServiceSettings, frozen=True, kw_only=True):
@@ -18,12 +24,12 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
 
 
 def test_nothing_set_is_the_defaults() -> None:
-    assert load(Settings, {}).interval == 600
-    assert load(Settings, {"COUNT": "", "NAMES": ""}).count == 1
+    assert load_settings(Settings, {}).interval == 600
+    assert load_settings(Settings, {"COUNT": "", "NAMES": ""}).count == 1
 
 
 def test_every_kind_is_read() -> None:
-    settings = load(
+    settings = load_settings(
         Settings,
         {
             "TOKEN": "t",
@@ -57,7 +63,7 @@ def test_a_mistake_is_one_line_with_the_variable_and_the_remedy(
     variable: str, value: str, line: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        load(Settings, {variable: value})
+        load_settings(Settings, {variable: value})
     text = str(caught.value)
     assert text.startswith(f"{variable}={value}: {line}")
     assert "\n" not in text
@@ -65,17 +71,17 @@ def test_a_mistake_is_one_line_with_the_variable_and_the_remedy(
 
 def test_no_broker_at_all_is_a_mistake_and_a_brokers_password_never_shows() -> None:
     with pytest.raises(SettingsError, match=r"^NATS_URL=: not the address of a broker; "):
-        load(Settings, {"NATS_URL": ","})
+        load_settings(Settings, {"NATS_URL": ","})
     with pytest.raises(SettingsError) as caught:
-        load(Settings, {"NATS_URL": "nats://good:4222,http://me:pass/word@broker"})
+        load_settings(Settings, {"NATS_URL": "nats://good:4222,http://me:pass/word@broker"})
     assert "word" not in str(caught.value)
-    assert load(Settings, {"NATS_URL": "broker:4222,tls://me:pw@[::1]"}).nats_url
+    assert load_settings(Settings, {"NATS_URL": "broker:4222,tls://me:pw@[::1]"}).nats_url
 
 
 def test_a_secret_comes_from_a_file_and_never_shows(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("the-secret\n")
-    settings = load(Settings, {"TOKEN_FILE": str(path)})
+    settings = load_settings(Settings, {"TOKEN_FILE": str(path)})
     assert settings.token.reveal() == "the-secret"
     assert "the-secret" not in f"{settings} {settings.token} {settings.token!r}"
 
@@ -91,18 +97,21 @@ def test_an_unusable_secret_file_is_one_line(
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SettingsError, match=line):
-        load(Settings, {"TOKEN_FILE": str(path)})
+        load_settings(Settings, {"TOKEN_FILE": str(path)})
 
 
 def test_a_secret_given_twice_is_refused() -> None:
     with pytest.raises(SettingsError, match="TOKEN: TOKEN_FILE is set too; keep one of the two"):
-        load(Settings, {"TOKEN": "t", "TOKEN_FILE": "/dev/null"})
+        load_settings(Settings, {"TOKEN": "t", "TOKEN_FILE": "/dev/null"})
 
 
 def test_the_hosts_name_is_the_alias_the_node_or_the_mounted_hosts(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/hostname").write_text("mounted\n")
     environ = {"HOST_ROOT": str(tmp_path)}
-    assert load(Settings, environ).hostname == "mounted"
-    assert load(Settings, environ | {"NODE_NAME": "node"}).hostname == "node"
-    assert load(Settings, {"NODE_NAME": "node", "HOSTNAME_ALIAS": "alias"}).hostname == "alias"
+    assert load_settings(Settings, environ).hostname == "mounted"
+    assert load_settings(Settings, environ | {"NODE_NAME": "node"}).hostname == "node"
+    assert (
+        load_settings(Settings, {"NODE_NAME": "node", "HOSTNAME_ALIAS": "alias"}).hostname
+        == "alias"
+    )

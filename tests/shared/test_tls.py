@@ -99,7 +99,7 @@ async def test_events_wait_for_a_certificate_that_is_right_again(
     server.start()
     connection = await bus.connect(settings(server, nats_ca=str(authority.certificate)), "test")
     troubles: list[str] = []
-    connection.on_trouble = troubles.append
+    connection.on_problem = troubles.append
     await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
     server.stop()
     server.show(authority.issue("expired", days=-1))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sematext_agent.shared import collector
-from sematext_agent.shared.bus import Acknowledgement, NoAcknowledgement, Refused
-from sematext_agent.shared.collector import Observed, Window
+from sematext_agent.shared.bus import JetStreamError, PublishAck, PublishTimeout
+from sematext_agent.shared.collector import Observation, PublishWindow
 from sematext_agent.shared.events import AgentLifecycle, Event
 from sematext_agent.shared.health import Health
 
@@ -26,7 +26,7 @@ PARTS = st.sampled_from(["", "oom"])
 class Put:
     """One observation in the model."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: Observation) -> None:
         self.observed = observed
         self.safe = observed.event is None
 
@@ -35,16 +35,16 @@ class TheBus:
     """Stands for the bus: it keeps every publish until the machine answers it."""
 
     def __init__(self) -> None:
-        self.waiting: dict[str, tuple[bytes, asyncio.Future[Acknowledgement]]] = {}
+        self.waiting: dict[str, tuple[bytes, asyncio.Future[PublishAck]]] = {}
 
     async def begin_publish(
         self, subject: str, payload: bytes, message_id: str
-    ) -> asyncio.Future[Acknowledgement]:
+    ) -> asyncio.Future[PublishAck]:
         assert message_id not in self.waiting, "published again before the answer"
         self.waiting[message_id] = payload, asyncio.get_running_loop().create_future()
         return self.waiting[message_id][1]
 
-    async def publish(self, *message: Any) -> Acknowledgement:
+    async def publish(self, *message: Any) -> PublishAck:
         return await (await self.begin_publish(*message))
 
 
@@ -56,7 +56,7 @@ class WindowMachine(RuleBasedStateMachine):
         collector.Backoff = lambda *_: _NoWait()  # type: ignore[assignment,misc]
         self.loop = asyncio.new_event_loop()
         self.bus = TheBus()
-        self.window = Window(self.bus, Health("test", "host"), self.loop)  # type: ignore[arg-type]
+        self.window = PublishWindow(self.bus, Health("test", "host"), self.loop)  # type: ignore[arg-type]
         self.model: list[Put] = []
         self.cursors: dict[str, bytes] = {}
         self.payloads: dict[str, bytes] = {}
@@ -65,7 +65,7 @@ class WindowMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         while self.bus.waiting:
-            self.answer(next(iter(self.bus.waiting)), Acknowledgement(1))
+            self.answer(next(iter(self.bus.waiting)), PublishAck(1))
         self.loop.run_until_complete(asyncio.wait_for(self.window.drain(), 5))
         self.the_cursors_are_those_of_the_safe_prefix()
         self.loop.close()
@@ -90,12 +90,12 @@ class WindowMachine(RuleBasedStateMachine):
         body = AgentLifecycle(state="started", run=str(self.number))
         event = Event(id=str(self.number), time="", origin="o", agent="1", body=body)
         cursor = b"%d" % self.number if with_cursor else None
-        return Put(Observed(event if with_event else None, cursor, part))
+        return Put(Observation(event if with_event else None, cursor, part))
 
-    def answer(self, message_id: str, outcome: Acknowledgement | Exception) -> None:
+    def answer(self, message_id: str, outcome: PublishAck | Exception) -> None:
         payload, future = self.bus.waiting.pop(message_id)
         assert self.payloads.setdefault(message_id, payload) == payload, "another event, same id"
-        if isinstance(outcome, Acknowledgement):
+        if isinstance(outcome, PublishAck):
             for put in (*self.model, *([self.kept_waiting[1]] if self.kept_waiting else ())):
                 if put.observed.event is not None and put.observed.event.id == message_id:
                     put.safe = True
@@ -125,18 +125,18 @@ class WindowMachine(RuleBasedStateMachine):
     @rule(data=st.data(), duplicate=st.booleans())
     def acknowledge(self, data: st.DataObject, duplicate: bool) -> None:
         message_id = data.draw(st.sampled_from(sorted(self.bus.waiting)))
-        self.answer(message_id, Acknowledgement(1, duplicate))
+        self.answer(message_id, PublishAck(1, duplicate))
 
     @precondition(lambda self: self.bus.waiting)
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
         message_id = data.draw(st.sampled_from(sorted(self.bus.waiting)))
-        self.answer(message_id, Refused(503, "maximum bytes exceeded"))
+        self.answer(message_id, JetStreamError(503, "maximum bytes exceeded"))
 
     @rule()
     def lose_the_broker(self) -> None:
         for message_id in list(self.bus.waiting):
-            self.answer(message_id, NoAcknowledgement("the broker went away"))
+            self.answer(message_id, PublishTimeout("the broker went away"))
 
     @rule()
     def store_the_cursors(self) -> None:
@@ -157,7 +157,7 @@ class WindowMachine(RuleBasedStateMachine):
 class _NoWait:
     failures = 0
 
-    def next_seconds(self) -> float:
+    def draw_delay_seconds(self) -> float:
         return 0.0
 
 

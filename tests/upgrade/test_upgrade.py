@@ -26,12 +26,12 @@ from sematext_agent.host_collector.packages.inventory import Package, Root
 from sematext_agent.kubernetes_collector.place import Place
 from sematext_agent.lifecycle_collector import watch as lifecycle
 from sematext_agent.shared.bus import Message
-from sematext_agent.shared.events import HostFacts, NewerEvent, decode, encode, nanoseconds
+from sematext_agent.shared.events import HostFacts, NewerEvent, decode, encode, parse_rfc3339
 from sematext_agent.shared.subjects import (
-    DEAD_REASON,
-    DEAD_SEQUENCE,
-    DEAD_STATUS,
-    DEAD_TIME,
+    DEAD_REASON_HEADER,
+    DEAD_SEQUENCE_HEADER,
+    DEAD_STATUS_HEADER,
+    DEAD_TIME_HEADER,
     subject_of,
 )
 
@@ -65,8 +65,10 @@ def test_the_facts_the_report_and_the_headers_of_an_older_version_are_read(versi
     written = (version / "report.json").read_bytes()
     assert holds(json.loads(msgspec.json.encode(status._report(written))), json.loads(written))
     headers = json.loads((version / "dead_letter_headers.json").read_bytes())
-    assert {DEAD_REASON, DEAD_STATUS, DEAD_SEQUENCE, DEAD_TIME} <= set(headers)
-    assert nanoseconds(headers[DEAD_TIME])
+    assert {DEAD_REASON_HEADER, DEAD_STATUS_HEADER, DEAD_SEQUENCE_HEADER, DEAD_TIME_HEADER} <= set(
+        headers
+    )
+    assert parse_rfc3339(headers[DEAD_TIME_HEADER])
 
 
 @every_version

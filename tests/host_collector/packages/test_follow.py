@@ -22,7 +22,7 @@ from sematext_agent.host_collector.packages.containers import ContainerGone, tre
 from sematext_agent.host_collector.packages.processes import HOST, Processes
 from sematext_agent.host_collector.packages.tree import tree_at
 from sematext_agent.host_collector.settings import HostSettings
-from sematext_agent.shared.settings import SettingsError, load
+from sematext_agent.shared.settings import SettingsError, load_settings
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -373,10 +373,10 @@ def test_without_permission_it_is_said_once_what_is_missing() -> None:
         pytest.skip("needs root to become somebody else")
     script = (
         "import os\n"
-        "from host_collector.packages.follow import Follower\n"
-        "from host_collector.packages.notify import Notifier\n"
-        "from host_collector.packages.slots import Slots, _Index\n"
-        "from host_collector.settings import HostSettings\n"
+        "from sematext_agent.host_collector.packages.follow import Follower\n"
+        "from sematext_agent.host_collector.packages.notify import Notifier\n"
+        "from sematext_agent.host_collector.packages.slots import Slots, _Index\n"
+        "from sematext_agent.host_collector.settings import HostSettings\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "f = Follower(HostSettings(pkg_kinds=('deb',)), Slots(_Index()), Notifier())\n"
         "f.round(); f._processes_at = 0; f.round()"
@@ -389,7 +389,7 @@ def test_without_permission_it_is_said_once_what_is_missing() -> None:
 
 
 def test_settings_carry_the_names_of_the_sematext_agent() -> None:
-    settings = load(
+    settings = load_settings(
         HostSettings,
         {
             "PKG_INTERVAL": "5m",
@@ -401,9 +401,9 @@ def test_settings_carry_the_names_of_the_sematext_agent() -> None:
     assert (settings.pkg_interval, settings.pkg_container_enabled) == (300, False)
     assert (settings.pkg_kinds, settings.pkg_paths) == (("deb", "node"), ("/srv/app",))
     with pytest.raises(SettingsError, match=r"^PKG_INTERVAL=0\.5s: is below a second; "):
-        load(HostSettings, {"PKG_INTERVAL": "500ms"})
+        load_settings(HostSettings, {"PKG_INTERVAL": "500ms"})
     with pytest.raises(SettingsError, match="PKG_KINDS=pip"):
-        load(HostSettings, {"PKG_KINDS": "pip"})
+        load_settings(HostSettings, {"PKG_KINDS": "pip"})
 
 
 async def test_a_host_root_that_is_not_there_is_one_clear_line() -> None:

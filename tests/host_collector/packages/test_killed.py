@@ -19,7 +19,7 @@ from package_run import words_of
 
 from sematext_agent.shared import events
 from sematext_agent.shared.bus import Bus
-from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM, EVENTS_SUBJECTS
+from sematext_agent.shared.subjects import CURSORS_BUCKET, EVENTS_STREAM, EVENTS_SUBJECTS
 
 
 class Collector:
@@ -85,7 +85,7 @@ class Told:
 
     async def let_cursors(self, stored: bool) -> None:
         """Makes the bucket take cursors, or refuse them."""
-        config = (await self._bus.manager.stream_info(f"KV_{CURSORS}")).config
+        config = (await self._bus.manager.stream_info(f"KV_{CURSORS_BUCKET}")).config
         config.max_msg_size = -1 if stored else 1
         await self._bus.manager.update_stream(config)
 
@@ -93,7 +93,7 @@ class Told:
         """Waits until everything that is installed is known and stored."""
         async with asyncio.timeout(20):
             while b'"settled":[""' not in (
-                await self._bus.get(CURSORS, "host.web-01.packages") or b""
+                await self._bus.get(CURSORS_BUCKET, "host.web-01.packages") or b""
             ):
                 await asyncio.sleep(0.05)
 
@@ -103,7 +103,7 @@ async def told(connection: Bus) -> Told:
     window = 15 * 60
     config = StreamConfig(EVENTS_STREAM, subjects=[EVENTS_SUBJECTS], duplicate_window=window)
     await connection.manager.add_stream(config)
-    await connection.manager.create_key_value(KeyValueConfig(CURSORS))
+    await connection.manager.create_key_value(KeyValueConfig(CURSORS_BUCKET))
     return Told(connection)
 
 

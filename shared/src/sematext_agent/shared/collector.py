@@ -22,13 +22,13 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.bus import Acknowledgement, Bus, BusError
+from sematext_agent.shared.bus import Bus, BusError, PublishAck
 from sematext_agent.shared.events import EVENT_BYTES_MAX, Event, Gap, encode, event_id
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.service import Runtime, Work
 from sematext_agent.shared.settings import ServiceSettings
-from sematext_agent.shared.subjects import CURSORS, key, subject_of
+from sematext_agent.shared.subjects import CURSORS_BUCKET, bucket_key, subject_of
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _CURSOR_SECONDS_MIN = 0.2
 _LOOKING_SECONDS_MAX = 1.0
 
 
-class Observed(msgspec.Struct, frozen=True):
+class Observation(msgspec.Struct, frozen=True):
     """An event, and the cursor that holds once the event and all before it are safe.
 
     Either may be absent: a cursor can move alone, and several events can share one cursor, which
@@ -53,7 +53,7 @@ class Observed(msgspec.Struct, frozen=True):
     """Which of the source's cursors it is, for a source that has several."""
 
 
-Watch = Callable[[Runtime[S], bytes | None], AsyncIterator[Observed]]
+Watch = Callable[[Runtime[S], bytes | None], AsyncIterator[Observation]]
 """`watch(runtime, cursor)`: what happens at the source, from the stored cursor on (None: the first
 run). It returns after `runtime.stopping` is set, once what it holds has been yielded."""
 
@@ -82,11 +82,11 @@ def collect(watch: Watch[S]) -> Work[S]:
 async def _pump(watch: Watch[S], runtime: Runtime[S], looking: asyncio.Event) -> None:
     """Watches and publishes; sets `looking` when it begins to look at the source."""
     bus, health = runtime.bus, runtime.health
-    await bus.until_ready(CURSORS)
+    await bus.wait_until_ready(CURSORS_BUCKET)
     cursor = await read_cursor(runtime)
     looking.set()
     async with asyncio.TaskGroup() as tasks:
-        window = Window(bus, health, tasks)
+        window = PublishWindow(bus, health, tasks)
         keeper = tasks.create_task(_keep_cursors(window, runtime), name="cursor")
         async with aclosing(watch(runtime, cursor)) as observations:  # type: ignore[type-var]
             async for observed in observations:
@@ -104,17 +104,17 @@ async def read_cursor(runtime: Runtime[S], part: str = "") -> bytes | None:
 
 
 def _cursor_key(runtime: Runtime[S], part: str) -> str:
-    return key(runtime.health.service, runtime.origin, *([part] if part else []))
+    return bucket_key(runtime.health.service, runtime.origin, *([part] if part else []))
 
 
-async def _keep_cursors(window: Window, runtime: Runtime[S]) -> None:
+async def _keep_cursors(window: PublishWindow, runtime: Runtime[S]) -> None:
     while True:
         await window.moved.wait()
         await _store_cursors(window, runtime)
         await asyncio.sleep(_CURSOR_SECONDS_MIN)
 
 
-async def _store_cursors(window: Window, runtime: Runtime[S]) -> None:
+async def _store_cursors(window: PublishWindow, runtime: Runtime[S]) -> None:
     window.moved.clear()
     for part, cursor in list(window.cursors.items()):
         await runtime.cursors.store(_cursor_key(runtime, part), cursor)
@@ -136,7 +136,7 @@ class _Entry:
 
     __slots__ = ("kind", "message", "observed", "safe", "since")
 
-    def __init__(self, observed: Observed, message: _Outgoing | None, kind: str = "") -> None:
+    def __init__(self, observed: Observation, message: _Outgoing | None, kind: str = "") -> None:
         self.observed = observed
         self.message = message
         self.kind = kind
@@ -144,7 +144,7 @@ class _Entry:
         self.safe = observed.event is None
 
 
-class Window:
+class PublishWindow:
     """Publishes in order, a bounded number at a time, and knows the longest safe prefix."""
 
     def __init__(self, bus: Bus, health: Health, tasks: asyncio.TaskGroup) -> None:
@@ -156,14 +156,18 @@ class Window:
         self.cursors: dict[str, bytes] = {}
         """By part: what holds now, because everything before it is safe, and is not stored yet."""
         self.moved = asyncio.Event()
-        published = health.counter("events_published", "Events safe in the stream.", "kind")
+        published = health.add_counter("events_published", "Events safe in the stream.", "kind")
         self._published = functools.cache(published.labels)
         # From 0 on, or Prometheus would see no increase in the first one.
         self._published(Gap.__name__)
-        self._duplicates = health.counter("events_duplicate", "Events the stream had already.")
-        self._too_large = health.counter("events_too_large", "Events told as a gap for their size.")
-        health.figure("events_unacknowledged", "Events published and not yet safe.", self.__len__)
-        health.figure(
+        self._duplicates = health.add_counter("events_duplicate", "Events the stream had already.")
+        self._too_large = health.add_counter(
+            "events_too_large", "Events told as a gap for their size."
+        )
+        health.add_figure(
+            "events_unacknowledged", "Events published and not yet safe.", self.__len__
+        )
+        health.add_figure(
             "oldest_unacknowledged_seconds", "Age of the oldest event that is not safe.", self.age
         )
 
@@ -174,7 +178,7 @@ class Window:
         """How many seconds the oldest event has waited for its acknowledgement."""
         return time.monotonic() - self._entries[0].since if self._entries else 0.0
 
-    async def put(self, observed: Observed) -> None:
+    async def put(self, observed: Observation) -> None:
         """Takes one observation; waits while the window is full, then until a quarter is free."""
         if len(self._entries) >= WINDOW_EVENTS_MAX:
             await self._until_at_most(WINDOW_EVENTS_MAX * 3 // 4)
@@ -186,7 +190,7 @@ class Window:
         if event is not observed.event:
             self._too_large.inc()
             assert isinstance(event.body, Gap)
-            self._health.error(f"an event is too large for the stream: {event.body.detail}")
+            self._health.record_error(f"an event is too large for the stream: {event.body.detail}")
         message = _Outgoing(subject_of(event), payload, event.id)
         entry = _Entry(observed, message, event.body.__class__.__name__)
         self._entries.append(entry)
@@ -202,7 +206,7 @@ class Window:
             self._room.clear()
             await self._room.wait()
 
-    def _on_answer(self, entry: _Entry, answer: asyncio.Future[Acknowledgement]) -> None:
+    def _on_answer(self, entry: _Entry, answer: asyncio.Future[PublishAck]) -> None:
         if answer.cancelled():
             return
         error = answer.exception()
@@ -217,17 +221,17 @@ class Window:
         assert entry.message is not None
         backoff = Backoff(0.1, 10)
         while True:
-            self._health.set("stream", False, str(error))
-            await asyncio.sleep(backoff.next_seconds())
+            self._health.set_condition("stream", False, str(error))
+            await asyncio.sleep(backoff.draw_delay_seconds())
             try:
                 answer = await self._bus.publish(*entry.message)
                 break
             except BusError as another:
                 error = another
-        self._health.set("stream", True, "accepts events")
+        self._health.set_condition("stream", True, "accepts events")
         self._is_safe(entry, answer)
 
-    def _is_safe(self, entry: _Entry, answer: Acknowledgement) -> None:
+    def _is_safe(self, entry: _Entry, answer: PublishAck) -> None:
         self._published(entry.kind).inc()
         if answer.duplicate:
             self._duplicates.inc()

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from sematext_agent.shared.bus import Bus, BusError, Conflict
-from sematext_agent.shared.ending import Restart
+from sematext_agent.shared.bus import Bus, BusError, RevisionConflict
 from sematext_agent.shared.health import Health
+from sematext_agent.shared.restart import RestartRequested
 from sematext_agent.shared.retry import Backoff
-from sematext_agent.shared.subjects import CURSORS
+from sematext_agent.shared.subjects import CURSORS_BUCKET
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _FAILURES = 5  # so many may come of a broker that starts again, which is said elsewhere
 
 
-class Overtaken(Restart):
+class CursorConflict(RestartRequested):
     """A cursor of this process was stored by somebody else: its own may be older."""
 
 
@@ -46,7 +46,7 @@ class Cursors:
 
         The first reading of a key decides what a write of it replaces. Later ones only look.
         """
-        entry = await self._persist(partial(self._bus.entry, CURSORS, key))
+        entry = await self._persist(partial(self._bus.get_entry, CURSORS_BUCKET, key))
         self._revisions.setdefault(key, entry.revision)
         return entry.value
 
@@ -54,7 +54,7 @@ class Cursors:
         """Stores the cursor; waits while the bus does not take it.
 
         Raises:
-            Overtaken: somebody else has stored one since this process read its own.
+            CursorConflict: somebody else has stored one since this process read its own.
         """
         if key not in self._revisions:
             await self.read(key)
@@ -65,13 +65,13 @@ class Cursors:
         own.add(cursor)
         known = self._revisions[key]
         try:
-            self._revisions[key] = await self._bus.replace(CURSORS, key, cursor, known)
-        except Conflict as conflict:
-            found = await self._bus.entry(CURSORS, key)
+            self._revisions[key] = await self._bus.replace(CURSORS_BUCKET, key, cursor, known)
+        except RevisionConflict as conflict:
+            found = await self._bus.get_entry(CURSORS_BUCKET, key)
             # Nobody's is lost where it is one of our own, or deleted together with its bucket. And
             # what we know already comes from a server that lags behind the one that refused.
             if found.value is not None and found.value not in own and found.revision != known:
-                raise Overtaken(
+                raise CursorConflict(
                     f"somebody else stored the cursor {key}: a second collector of this name, or "
                     "the broker was restored; the next start reads it anew"
                 ) from conflict
@@ -89,8 +89,8 @@ class Cursors:
             except BusError as error:
                 log.debug("%s", error)
                 if backoff.failures >= _FAILURES:
-                    self._health.set("cursor", False, str(error))
-                await asyncio.sleep(backoff.next_seconds())
+                    self._health.set_condition("cursor", False, str(error))
+                await asyncio.sleep(backoff.draw_delay_seconds())
         if backoff.failures > _FAILURES:
-            self._health.set("cursor", True, "kept")
+            self._health.set_condition("cursor", True, "kept")
         return done

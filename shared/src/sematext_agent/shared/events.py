@@ -18,7 +18,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 
 SECOND = 1_000_000_000  # nanoseconds
 
@@ -234,7 +234,7 @@ def decode(payload: bytes) -> Event:
     """
     try:
         return _decoder.decode(payload)
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         _raise_if_newer(payload, error)
         if isinstance(error, msgspec.DecodeError):
             raise
@@ -244,7 +244,7 @@ def decode(payload: bytes) -> Event:
 def _raise_if_newer(payload: bytes, problem: Exception) -> None:
     try:
         event = _any_decoder.decode(payload)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return
     if event.body.event not in _TAGS or _version(event.agent) > _version(AGENT_VERSION):
         raise NewerEvent(
@@ -258,7 +258,7 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdecimal() and len(part) < 9)
 
 
-def rfc3339(nanoseconds: int) -> str:
+def format_rfc3339(nanoseconds: int) -> str:
     """`1795423877628168185` as `2026-11-23T09:31:17.628168185Z`.
 
     A string on the bus, because a JSON number of that size loses its last digits in most readers.
@@ -276,7 +276,7 @@ def _second(seconds: int) -> str:
     return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%S}"
 
 
-def nanoseconds(time: str) -> int:
+def parse_rfc3339(time: str) -> int:
     """The inverse of `rfc3339`: nanoseconds since the epoch. Raises ValueError for another form."""
     moment, _, fraction = time.removesuffix("Z").partition(".")
     seconds = datetime.datetime.fromisoformat(moment + "+00:00").timestamp()

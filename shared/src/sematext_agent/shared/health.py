@@ -81,37 +81,37 @@ class Health:
         self.started = time.time()
         self._conditions: dict[str, Condition] = {}
         self._figures: dict[str, Callable[[], float]] = {}
-        self._ready = self.gauge("ready", "1 while every condition of the service holds.")
-        info = self.gauge("info", "Always 1: who tells this.", "origin", "version")
+        self._ready = self.add_gauge("ready", "1 while every condition of the service holds.")
+        info = self.add_gauge("info", "Always 1: who tells this.", "origin", "version")
         info.labels(origin, AGENT_VERSION).set(1)
-        self._holds = self.gauge("condition", "1 while the condition holds.", "condition")
-        self.expect("bus", "connecting")
-        self.figure(
+        self._holds = self.add_gauge("condition", "1 while the condition holds.", "condition")
+        self.expect_condition("bus", "connecting")
+        self.add_figure(
             "oldest_unacknowledged_seconds",
             "Age of the oldest event that is not safe yet.",
             lambda: 0.0,
         )
 
-    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+    def add_gauge(self, name: str, text: str, *labels: str) -> Gauge:
         """A gauge, `sematext_agent_<name>{service=…}`; docs/metrics.md lists them all."""
         return Gauge(METRICS_PREFIX + name, text, labels, registry=self.registry)
 
-    def counter(self, name: str, text: str, *labels: str) -> Counter:
+    def add_counter(self, name: str, text: str, *labels: str) -> Counter:
         """A counter, `sematext_agent_<name>_total{service=…}`."""
         return Counter(METRICS_PREFIX + name, text, labels, registry=self.registry)
 
-    def figure(self, name: str, text: str, read: Callable[[], float]) -> None:
+    def add_figure(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A figure that is read when asked for: a gauge, and a line of the report."""
         if name not in self._figures:
-            self.gauge(name, text).set_function(lambda: self._figures[name]())
+            self.add_gauge(name, text).set_function(lambda: self._figures[name]())
         self._figures[name] = read
 
-    def expect(self, name: str, detail: str) -> None:
+    def expect_condition(self, name: str, detail: str) -> None:
         """States what does not hold yet, as is usual at a start, and so is not worth a warning."""
         self._conditions[name] = Condition(False, detail)
         self._holds.labels(name).set(0)
 
-    def set(self, name: str, ok: bool, detail: str) -> None:
+    def set_condition(self, name: str, ok: bool, detail: str) -> None:
         """States a condition; whenever it turns bad or good again, that is logged."""
         before = self._conditions.get(name)
         self._conditions[name] = Condition(ok, detail)
@@ -119,7 +119,7 @@ class Health:
         if ok != (before is None or before.ok):
             log.log(logging.INFO if ok else logging.WARNING, "%s: %s", name, detail)
 
-    def error(self, text: str) -> None:
+    def record_error(self, text: str) -> None:
         """Keeps and logs the last thing that went wrong, in words."""
         self.last_error, self._last_error_at = text, time.time()
         log.warning("%s", text)

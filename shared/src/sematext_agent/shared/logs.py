@@ -64,7 +64,7 @@ def escape_json(text: str) -> str:
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
-def set_up(service: str, level: str, secrets: Iterable[str] = ()) -> None:
+def configure_logging(service: str, level: str, secrets: Iterable[str] = ()) -> None:
     """Sends the log of this process to stderr, at `level` and above, without the `secrets`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

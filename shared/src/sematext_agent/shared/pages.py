@@ -21,7 +21,7 @@ from sematext_agent.shared.health import Health
 from sematext_agent.shared.logs import escape_json
 
 
-def application(health: Health) -> FastAPI:
+def build_app(health: Health) -> FastAPI:
     """The three pages of `health`."""
     # No schema and no documentation pages: there is nothing to try out here.
     app = FastAPI(openapi_url=None)
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def server(app: ASGIApp) -> Server:
+def build_server(app: ASGIApp) -> Server:
     """What serves `app` on a socket that it is handed."""
     return Server(
         uvicorn.Config(

@@ -17,7 +17,7 @@ class Backoff:
         self._seconds_max = seconds_max
         self.failures = 0
 
-    def next_seconds(self) -> float:
+    def draw_delay_seconds(self) -> float:
         """Counts one more failure and says how many seconds to wait before the next try."""
         # The exponent is bounded, because 2.0**1024 overflows after a long outage.
         ceiling = min(self._seconds_max, self._first_seconds * 2.0 ** min(self.failures, 32))

@@ -21,10 +21,15 @@ import msgspec
 from sematext_agent.shared import AGENT_NAME, AGENT_VERSION, bus, listener, logs
 from sematext_agent.shared.bus import Msg
 from sematext_agent.shared.cursors import Cursors
-from sematext_agent.shared.ending import Restart
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.settings import ServiceSettings, SettingsError, load, unknown
-from sematext_agent.shared.subjects import STATUS
+from sematext_agent.shared.restart import RestartRequested
+from sematext_agent.shared.settings import (
+    ServiceSettings,
+    SettingsError,
+    find_unknown_variables,
+    load_settings,
+)
+from sematext_agent.shared.subjects import STATUS_SUBJECT
 
 if TYPE_CHECKING:
     from sematext_agent.shared.pages import Server
@@ -71,12 +76,12 @@ def run(name: str, work: Work[S], settings_type: type[S]) -> None:
 
     Exits with 2 after one clear line where the settings cannot be used, and with 1 after a fault,
     so that a supervisor starts the process again. Work that returns unasked is a fault. A fault is
-    told with its traceback, unless it is a `Restart`.
+    told with its traceback, unless it is a `RestartRequested`.
     """
     try:
-        settings = load(settings_type, os.environ)
-        logs.set_up(name, settings.logging_level, settings.secrets)
-        if names := unknown(settings_type, os.environ):
+        settings = load_settings(settings_type, os.environ)
+        logs.configure_logging(name, settings.logging_level, settings.secrets)
+        if names := find_unknown_variables(settings_type, os.environ):
             log.warning("not known here and without effect: %s", ", ".join(names))
         asyncio.run(_serve(name, work, settings))
     except SettingsError as error:
@@ -103,7 +108,7 @@ def _unusable(name: str, error: BaseException) -> int:
 def _is_foreseen(fault: BaseException) -> bool:
     if isinstance(fault, BaseExceptionGroup):
         return all(map(_is_foreseen, fault.exceptions))
-    return isinstance(fault, Restart)
+    return isinstance(fault, RestartRequested)
 
 
 def _first(error: BaseException) -> BaseException:
@@ -142,17 +147,17 @@ async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
     health, connection = runtime.health, runtime.bus
 
     async def answer(message: Msg) -> None:
-        await connection.answer(message, msgspec.json.encode(health.report()))
+        await connection.reply(message, msgspec.json.encode(health.report()))
 
     def on_connection(up: bool) -> None:
-        health.set("bus", up, "connected" if up else "the broker is away")
+        health.set_condition("bus", up, "connected" if up else "the broker is away")
 
     connection.on_connection = on_connection
-    connection.on_trouble = health.error
+    connection.on_problem = health.record_error
     on_connection(connection.is_connected)
     async with asyncio.TaskGroup() as tasks:
-        guard = tasks.create_task(connection.watch(), name="bus")
-        end = await connection.subscribe(STATUS, answer)
+        guard = tasks.create_task(connection.watch_connection(), name="bus")
+        end = await connection.subscribe(STATUS_SUBJECT, answer)
         await work(runtime)
         if not runtime.stopping.is_set():
             raise RuntimeError(f"the work of {name} ended by itself")
@@ -164,7 +169,7 @@ async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
 def _pages(health: Health) -> Server:
     from sematext_agent.shared import pages  # at the first question only: see shared.listener
 
-    return pages.server(pages.application(health))
+    return pages.build_server(pages.build_app(health))
 
 
 def _listen(settings: ServiceSettings) -> socket.socket:

@@ -128,7 +128,7 @@ _BOOLEANS = {"true": "true", "on": "true", "yes": "true", "1": "true"} | {
 S = TypeVar("S", bound=ServiceSettings)
 
 
-def load(settings_type: type[S], environ: Mapping[str, str]) -> S:
+def load_settings(settings_type: type[S], environ: Mapping[str, str]) -> S:
     """The settings that `environ` holds. An empty variable counts as unset.
 
     Raises:
@@ -146,7 +146,9 @@ def load(settings_type: type[S], environ: Mapping[str, str]) -> S:
     return settings
 
 
-def unknown(settings_type: type[ServiceSettings], environ: Mapping[str, str]) -> list[str]:
+def find_unknown_variables(
+    settings_type: type[ServiceSettings], environ: Mapping[str, str]
+) -> list[str]:
     """The variables that are set and of the service's family, but none of its settings."""
     known = {field.name.upper() for field in msgspec.structs.fields(settings_type)}
     return sorted(
@@ -170,11 +172,11 @@ def _check_broker(url: str) -> None:
         problem = _problem(error)
     if problem:
         raise SettingsError(
-            f"NATS_URL={without_userinfo(url)}", problem, "write it like nats://127.0.0.1:4222"
+            f"NATS_URL={redact_userinfo(url)}", problem, "write it like nats://127.0.0.1:4222"
         )
 
 
-def without_userinfo(url: str) -> str:
+def redact_userinfo(url: str) -> str:
     """`nats://user:password@host` as it may be shown: `nats://********@host`."""
     return re.sub(r"(?<=//).*@|^.*@", "********@", url)
 

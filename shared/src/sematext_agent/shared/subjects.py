@@ -31,35 +31,35 @@ EVENTS_STREAM = "EVENTS"
 EVENTS_SUBJECTS = "events.>"
 DEAD_STREAM = "DEAD"
 DEAD_SUBJECTS = "dead.>"
-FORWARDER = "forwarder"
+FORWARDER_CONSUMER = "forwarder"
 """The durable consumer of EVENTS that every forwarder pulls from."""
-OVERTAKING = "forwarder_overtaking"
+OVERTAKING_CONSUMER = "forwarder_overtaking"
 """The one beside it while there is a backlog: new events come through it, out of their turn."""
-CURSORS = "cursors"
+CURSORS_BUCKET = "cursors"
 """The key-value bucket in which each collector keeps how far it is at its source."""
-HOSTS = "hosts"
+HOSTS_BUCKET = "hosts"
 """The key-value bucket of `HostFacts`."""
-STATUS = "agent.status"
-DOCUMENT = "agent.document"
+STATUS_SUBJECT = "agent.status"
+DOCUMENT_SUBJECT = "agent.document"
 """Whoever sends an event here as a request gets the document that the forwarder ships of it: JSON,
 or nothing where it is no event."""
-SHIPPED = "agent.shipped"
+PEERS_SUBJECT = "agent.shipped"
 """Before a domain, or `hub`: which of these events another forwarder has shipped or in hand."""
-QUESTIONS = "agent.>"
+REQUEST_SUBJECTS = "agent.>"
 """Whatever is asked with an answer to an inbox, and changes nothing."""
 
-INBOXES = "_INBOX"
+INBOX_PREFIX = "_INBOX"
 """How every subject begins on which somebody waits for an answer."""
-RELAYED = "_R_."
+RELAYED_REPLY_PREFIX = "_R_."
 """How it begins where who asks is in another account of NATS: the server hands the answer on."""
 
-DEAD_REASON = "Agent-Dead-Reason"
+DEAD_REASON_HEADER = "Agent-Dead-Reason"
 """Why, for a person: ASCII, one line, without any secret."""
-DEAD_STATUS = "Agent-Dead-Status"
+DEAD_STATUS_HEADER = "Agent-Dead-Status"
 """The receiver's HTTP status; `0` for what was never sent, because it could not be decoded."""
-DEAD_SEQUENCE = "Agent-Dead-Sequence"
+DEAD_SEQUENCE_HEADER = "Agent-Dead-Sequence"
 """Its number in the stream of events."""
-DEAD_TIME = "Agent-Dead-Time"
+DEAD_TIME_HEADER = "Agent-Dead-Time"
 """When it was given up, RFC 3339."""
 
 _TOKEN_CHARACTERS_MAX = 64
@@ -68,7 +68,7 @@ _not_allowed = re.compile(r"[^A-Za-z0-9_:@/=+-]")
 
 
 @functools.lru_cache(maxsize=1024)
-def token(text: str) -> str:
+def clean_token(text: str) -> str:
     """`text` as one token of a subject or of a key: `web.example.org` becomes `web_example_org`.
 
     NATS forbids white space, `.`, `*` and `>` in a token; the rest of what is not plain is
@@ -86,7 +86,7 @@ def consumer_name(consumer: str, domain: str) -> str:
     return f"{consumer}-{domain}" if domain else consumer
 
 
-def key(*parts: str) -> str:
+def bucket_key(*parts: str) -> str:
     """The parts as one key of a bucket, which allows even less than a subject does."""
     plain = (re.sub(r"[^A-Za-z0-9_-]", "_", part[:_KEY_CHARACTERS_MAX]) for part in parts)
     return ".".join(part or "_" for part in plain)
@@ -94,7 +94,7 @@ def key(*parts: str) -> str:
 
 def inbox_prefix(user: str) -> str:
     """How the subjects begin to which `user` is answered; without a user, NATS' own beginning."""
-    return f"{INBOXES}_{token(user)}" if user else INBOXES
+    return f"{INBOX_PREFIX}_{clean_token(user)}" if user else INBOX_PREFIX
 
 
 def subject_of(event: Event) -> str:
@@ -114,7 +114,7 @@ def subject_of(event: Event) -> str:
         case Gap(source=source, reason=reason):
             path = source, "gap", reason
     source, thing, action = path
-    return ".".join(("events", *map(token, (source, event.origin, thing, action))))
+    return ".".join(("events", *map(clean_token, (source, event.origin, thing, action))))
 
 
 def dead_subject(subject: str) -> str:

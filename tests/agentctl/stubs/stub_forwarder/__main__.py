@@ -10,7 +10,13 @@ from pathlib import Path
 from sematext_agent.shared.bus import ConsumerConfig, StreamConfig
 from sematext_agent.shared.service import Runtime, run
 from sematext_agent.shared.settings import ServiceSettings
-from sematext_agent.shared.subjects import CURSORS, EVENTS_STREAM, EVENTS_SUBJECTS, FORWARDER, HOSTS
+from sematext_agent.shared.subjects import (
+    CURSORS_BUCKET,
+    EVENTS_STREAM,
+    EVENTS_SUBJECTS,
+    FORWARDER_CONSUMER,
+    HOSTS_BUCKET,
+)
 
 
 def ship(subject: str) -> None:
@@ -21,11 +27,13 @@ def ship(subject: str) -> None:
 async def work(runtime: Runtime[ServiceSettings]) -> None:
     manager = runtime.bus.manager
     await manager.add_stream(StreamConfig(name=EVENTS_STREAM, subjects=[EVENTS_SUBJECTS]))
-    for bucket in (CURSORS, HOSTS):
+    for bucket in (CURSORS_BUCKET, HOSTS_BUCKET):
         await manager.create_key_value(bucket=bucket, direct=True)
-    consumer = ConsumerConfig(name=FORWARDER, durable_name=FORWARDER, ack_policy="explicit")
+    consumer = ConsumerConfig(
+        name=FORWARDER_CONSUMER, durable_name=FORWARDER_CONSUMER, ack_policy="explicit"
+    )
     await manager.add_consumer(EVENTS_STREAM, consumer)
-    puller = runtime.bus.pull(EVENTS_STREAM, FORWARDER, window=16)
+    puller = runtime.bus.create_puller(EVENTS_STREAM, FORWARDER_CONSUMER, window=16)
     stopping = asyncio.create_task(runtime.stopping.wait())
     stopping.add_done_callback(lambda _: puller.stop())
     async for message in puller:

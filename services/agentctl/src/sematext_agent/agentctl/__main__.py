@@ -25,7 +25,7 @@ _SOURCES = ("docker", "kubernetes", "host", "lifecycle")
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: returns the exit status."""
     options = _parser().parse_args(arguments)
-    logs.set_up("agentctl", "error")
+    logs.configure_logging("agentctl", "error")
     try:
         return int(options.command(options))
     except (CommandError, BusError) as error:

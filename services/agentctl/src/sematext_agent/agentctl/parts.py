@@ -114,7 +114,7 @@ class Supervised:
                     return status
                 if time.monotonic() - began > STEADY_SECONDS:
                     backoff.reset()
-                pause = backoff.next_seconds()
+                pause = backoff.draw_delay_seconds()
                 self._say(False, f"ended with {_in_words(status)}, starts again in {pause:.1f} s")
                 self._show(self.name, self.condition.detail)
                 with contextlib.suppress(TimeoutError):

@@ -15,7 +15,7 @@ import msgspec
 from sematext_agent.agentctl.state import CommandError, State
 from sematext_agent.agentctl.users import password_file
 from sematext_agent.shared import bus
-from sematext_agent.shared.settings import Secret, ServiceSettings, load
+from sematext_agent.shared.settings import Secret, ServiceSettings, load_settings
 
 CONNECT_SECONDS_MAX = 3
 
@@ -73,7 +73,7 @@ async def broker(options: argparse.Namespace, user: str = "") -> AsyncIterator[b
 
 async def _first_in_reach(options: argparse.Namespace, user: str) -> ServiceSettings:
     """The settings of the broker that was named, or of the first usual place where one listens."""
-    settings = load(ServiceSettings, os.environ)
+    settings = load_settings(ServiceSettings, os.environ)
     state = State(options.state)
     if options.nats:
         places = [settings_for(options.nats, settings)]

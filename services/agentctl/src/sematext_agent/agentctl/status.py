@@ -11,12 +11,17 @@ import msgspec
 from sematext_agent.agentctl.reaching import broker
 from sematext_agent.agentctl.terminal import Terminal
 from sematext_agent.shared.bus import Bus
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.health import Report
 from sematext_agent.shared.logs import escape
-from sematext_agent.shared.streams import backlog, lookup
-from sematext_agent.shared.subjects import DEAD_STREAM, EVENTS_STREAM, FORWARDER, STATUS
-from sematext_agent.shared.words import size, span
+from sematext_agent.shared.stream_reader import find_info, read_backlog
+from sematext_agent.shared.subjects import (
+    DEAD_STREAM,
+    EVENTS_STREAM,
+    FORWARDER_CONSUMER,
+    STATUS_SUBJECT,
+)
+from sematext_agent.shared.summary import format_bytes, format_duration
 
 ANSWER_SECONDS = 0.5
 """How long the parts may take to answer: they do in milliseconds, or not at all."""
@@ -29,13 +34,13 @@ Line = tuple[str, str]
 async def show(options: argparse.Namespace) -> int:
     """Prints the screen. Returns 1 where something is not ready."""
     async with broker(options) as connection:
-        reports = [*map(_report, await connection.ask_all(STATUS, ANSWER_SECONDS))]
+        reports = [*map(_report, await connection.request_all(STATUS_SUBJECT, ANSWER_SECONDS))]
         flow = await _flow(connection)
     known = sorted((r for r in reports if r is not None), key=lambda r: (r.origin, r.service))
     terminal = Terminal(sys.stdout)
     lines = [*_parts(known), ("", ""), *((line, "") for line in flow)]
     lines += [(_last_error(report), "warning") for report in known if report.last_error]
-    missing = FORWARDER not in {report.service for report in known}
+    missing = FORWARDER_CONSUMER not in {report.service for report in known}
     if missing:
         lines.append((_NO_FORWARDER, "error"))
     for text, colour in lines:
@@ -48,7 +53,7 @@ def _report(answer: bytes) -> Report | None:
     """One part's answer; None for something else that listens on the subject."""
     try:
         return msgspec.json.decode(answer, type=Report)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return None
 
 
@@ -57,7 +62,7 @@ def _parts(reports: list[Report]) -> list[Line]:
     rows = [("PART", "ORIGIN", "STATE", "RUNNING", "VERSION")]
     for report in reports:
         state = "ready" if report.ready else "NOT READY"
-        running = span(time.time() - report.started)
+        running = format_duration(time.time() - report.started)
         rows.append((report.service, report.origin, state, running, report.version))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = [
@@ -74,22 +79,26 @@ def _parts(reports: list[Report]) -> list[Line]:
 
 
 def _last_error(report: Report) -> str:
-    when = f"{span(time.time() - report.last_error_at)} ago, " if report.last_error_at else ""
+    when = (
+        f"{format_duration(time.time() - report.last_error_at)} ago, "
+        if report.last_error_at
+        else ""
+    )
     return f"last error  {when}{report.service}: {report.last_error}"
 
 
 async def _flow(connection: Bus) -> list[str]:
     """What is on its way: the buffer, what the forwarder has not shipped, what was refused."""
-    events = await lookup(connection, f"STREAM.INFO.{EVENTS_STREAM}")
+    events = await find_info(connection, f"STREAM.INFO.{EVENTS_STREAM}")
     if events is None:
         return ["buffer      not made yet; the forwarder makes it when it starts"]
     bound, state = events["config"]["max_bytes"], events["state"]
-    limit = f" of {size(bound)}" if bound > 0 else ""
-    lines = [f"buffer      {size(state['bytes'])}{limit}, {state['messages']} events"]
-    behind = await backlog(connection)
+    limit = f" of {format_bytes(bound)}" if bound > 0 else ""
+    lines = [f"buffer      {format_bytes(state['bytes'])}{limit}, {state['messages']} events"]
+    behind = await read_backlog(connection)
     if behind is not None:
         lines.append(f"lag         {behind.waiting} to ship, {behind.in_hand} being shipped")
-    dead = await lookup(connection, f"STREAM.INFO.{DEAD_STREAM}")
+    dead = await find_info(connection, f"STREAM.INFO.{DEAD_STREAM}")
     if dead is not None:
         refused = dead["state"]["messages"]
         lines.append(f"refused     {refused}" + (" (see `agentctl dead list`)" if refused else ""))

@@ -17,7 +17,7 @@ import msgspec
 from sematext_agent.agentctl.reaching import broker
 from sematext_agent.agentctl.state import CommandError
 from sematext_agent.agentctl.terminal import Terminal
-from sematext_agent.shared import words
+from sematext_agent.shared import summary
 from sematext_agent.shared.bus import Message
 from sematext_agent.shared.events import (
     AgentLifecycle,
@@ -33,8 +33,8 @@ from sematext_agent.shared.events import (
 )
 from sematext_agent.shared.logs import escape, escape_json
 from sematext_agent.shared.severity import severity_of
-from sematext_agent.shared.streams import follow
-from sematext_agent.shared.subjects import DEAD_STREAM, EVENTS_STREAM, token
+from sematext_agent.shared.stream_reader import follow_messages
+from sematext_agent.shared.subjects import DEAD_STREAM, EVENTS_STREAM, clean_token
 
 SEVERITIES = ("info", "warning", "error")
 _ORIGIN_CHARACTERS_MAX = 30
@@ -50,7 +50,7 @@ async def show(options: argparse.Namespace) -> int:
     reading = asyncio.create_task(_until_nobody_reads(sys.stdout.fileno()))
 
     async def print_all() -> None:
-        async with aclosing(follow(connection, stream, subject, since)) as messages:
+        async with aclosing(follow_messages(connection, stream, subject, since)) as messages:
             async for message in messages:
                 event = _event(message)
                 if is_wanted(options, message, event):
@@ -92,7 +92,8 @@ def is_wanted(options: argparse.Namespace, message: Message, event: Event | None
         (not options.object or object_of(message).lower() == options.object.lower())
         and (not options.name or fnmatchcase(name_of(body).lower(), options.name.lower()))
         and SEVERITIES.index(severity_of(body)) >= SEVERITIES.index(least)
-        and options.grep.lower() in (words.line(event) + raw(message) * options.json).lower()
+        and options.grep.lower()
+        in (summary.format_event_line(event) + raw(message) * options.json).lower()
     )
 
 
@@ -135,10 +136,10 @@ class Lines:
         source = escape(message.subject.removeprefix("dead.").split(".")[1])
         return " ".join(
             (
-                paint(escape(words.moment(event.time)), "faint"),
+                paint(escape(summary.format_local_time(event.time)), "faint"),
                 paint(f"{source:<10}", "source"),
                 f"{origin:<{self._origin_characters}} ",
-                paint(escape(words.of(event.body)), severity_of(event.body)),
+                paint(escape(summary.summarize(event.body)), severity_of(event.body)),
             )
         )
 
@@ -164,13 +165,13 @@ def subject_for(options: argparse.Namespace) -> str:
         return str(options.subject)
     if not source and not origin:
         return "events.>"
-    return ".".join(("events", source or "*", token(origin) if origin else "*", ">"))
+    return ".".join(("events", source or "*", clean_token(origin) if origin else "*", ">"))
 
 
 def in_words(message: Message) -> str:
     """One line on a message; also on one that is no event."""
     event = _event(message)
-    return _no_event(message) if event is None else escape(words.line(event))
+    return _no_event(message) if event is None else escape(summary.format_event_line(event))
 
 
 def _event(message: Message) -> Event | None:

@@ -38,13 +38,13 @@ from sematext_agent.agentctl.screen import Screen
 from sematext_agent.agentctl.state import State, free_port
 from sematext_agent.agentctl.users import OVERSEER, REPLAY, TAP, password_file, passwords
 from sematext_agent.shared import AGENT_NAME, AGENT_VERSION, bus
-from sematext_agent.shared.bus import Bus, BusError, BusLost, Msg
+from sematext_agent.shared.bus import Bus, BusError, ConnectionLost, Msg
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.service import EXIT_SETTINGS
-from sematext_agent.shared.settings import Port, Secret, ServiceSettings, load
-from sematext_agent.shared.streams import backlog, follow
-from sematext_agent.shared.subjects import EVENTS_STREAM, EVENTS_SUBJECTS, STATUS
-from sematext_agent.shared.words import moment
+from sematext_agent.shared.settings import Port, Secret, ServiceSettings, load_settings
+from sematext_agent.shared.stream_reader import follow_messages, read_backlog
+from sematext_agent.shared.subjects import EVENTS_STREAM, EVENTS_SUBJECTS, STATUS_SUBJECT
+from sematext_agent.shared.summary import format_local_time
 
 SHIP_SECONDS_MAX = 5
 """How long a stop waits for the receiver to take what was told last."""
@@ -73,7 +73,7 @@ def up(state: State, environ: Mapping[str, str], parts: tuple[Part, ...] = PARTS
         CommandError: another agent runs on this state, or the broker is not installed.
         SettingsError: a setting that every part reads cannot be used.
     """
-    settings = load(UpSettings, environ)
+    settings = load_settings(UpSettings, environ)
     with state.held():
         known, system_password = passwords(state.users), secrets.token_urlsafe(24)
         url = state.broker_url(TAP, known[TAP])
@@ -207,7 +207,7 @@ class Agent:
     async def _left_to_ship(self) -> int:
         with suppress(BusError):
             bus = self._connection
-            if bus and bus.is_connected and (behind := await backlog(bus)):
+            if bus and bus.is_connected and (behind := await read_backlog(bus)):
                 return behind.total
         return 0
 
@@ -249,7 +249,7 @@ class Agent:
         else:
             when, level, text = own.groups()
             level = "" if level == "INFO" else f"{level} "
-            self._screen.show(f"{moment(when)} {name:<10} | {level}{text}")
+            self._screen.show(f"{format_local_time(when)} {name:<10} | {level}{text}")
 
     async def _look_on(self) -> None:
         """Shows every event, and answers for the processes when somebody asks how they are."""
@@ -258,23 +258,23 @@ class Agent:
             self._connection = await bus.connect(self._settings, "agentctl up")
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._connection.watch())
-                    await self._connection.subscribe(STATUS, self._answer)
+                    tasks.create_task(self._connection.watch_connection())
+                    await self._connection.subscribe(STATUS_SUBJECT, self._answer)
                     await self._show_events(self._connection, since)
-            except* BusLost as group:
+            except* ConnectionLost as group:
                 self._screen.show(f"connecting anew to the broker: {group.exceptions[0]}")
             finally:
                 await self._connection.close()
 
     async def _show_events(self, connection: Bus, since: datetime.datetime) -> None:
-        events = follow(connection, EVENTS_STREAM, EVENTS_SUBJECTS, since)
+        events = follow_messages(connection, EVENTS_STREAM, EVENTS_SUBJECTS, since)
         async with aclosing(events):
             async for message in events:
                 self._screen.show(tap.in_words(message))
 
     async def _answer(self, message: Msg) -> None:
-        self._health.set("bus", True, "connected")
+        self._health.set_condition("bus", True, "connected")
         for process in self._processes:
-            self._health.set(process.name, process.condition.ok, process.condition.detail)
+            self._health.set_condition(process.name, process.condition.ok, process.condition.detail)
         if self._connection is not None:
-            await self._connection.answer(message, msgspec.json.encode(self._health.report()))
+            await self._connection.reply(message, msgspec.json.encode(self._health.report()))

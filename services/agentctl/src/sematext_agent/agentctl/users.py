@@ -26,21 +26,21 @@ import msgspec
 from sematext_agent.agentctl.state import CommandError, write_private
 from sematext_agent.shared.bus import api_prefix
 from sematext_agent.shared.subjects import (
-    CURSORS,
+    CURSORS_BUCKET,
     DEAD_STREAM,
     DEAD_SUBJECTS,
     EVENTS_STREAM,
     EVENTS_SUBJECTS,
-    FORWARDER,
-    HOSTS,
-    OVERTAKING,
-    QUESTIONS,
-    RELAYED,
-    SHIPPED,
-    STATUS,
+    FORWARDER_CONSUMER,
+    HOSTS_BUCKET,
+    OVERTAKING_CONSUMER,
+    PEERS_SUBJECT,
+    RELAYED_REPLY_PREFIX,
+    REQUEST_SUBJECTS,
+    STATUS_SUBJECT,
+    clean_token,
     consumer_name,
     inbox_prefix,
-    token,
 )
 
 TAP = "tap"
@@ -55,7 +55,7 @@ ACCOUNT = "AGENT"
 _READERS = (TAP, CONSOLE)
 """The users in the account of those who only read."""
 _API = api_prefix("")
-_STREAMS = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS}", f"KV_{HOSTS}")
+_STREAMS = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS_BUCKET}", f"KV_{HOSTS_BUCKET}")
 
 
 class Rights(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ def _inbox(user: str) -> str:
 
 # Where answers to questions may go. Not just anywhere, or who asks could choose an event's subject.
 # The server itself brings an answer to who reads.
-_ANSWERS = (f"{RELAYED}>", _inbox(REPLAY), _inbox(OVERSEER))
+_ANSWERS = (f"{RELAYED_REPLY_PREFIX}>", _inbox(REPLAY), _inbox(OVERSEER))
 
 
 def _bucket(name: str, keys: str) -> tuple[str, ...]:
@@ -88,14 +88,16 @@ def _bucket(name: str, keys: str) -> tuple[str, ...]:
 
 def _collector(source: str, *more: str) -> Rights:
     return Rights(
-        publish=(f"events.{source}.>", *_bucket(CURSORS, f"{source}.>"), *more, *_ANSWERS),
-        subscribe=(_inbox(source), STATUS),
+        publish=(f"events.{source}.>", *_bucket(CURSORS_BUCKET, f"{source}.>"), *more, *_ANSWERS),
+        subscribe=(_inbox(source), STATUS_SUBJECT),
     )
 
 
 def _consumers(domain: str) -> tuple[str, str]:
     """From which the forwarder takes events, the second one only for a while."""
-    first, second = (consumer_name(name, domain) for name in (FORWARDER, OVERTAKING))
+    first, second = (
+        consumer_name(name, domain) for name in (FORWARDER_CONSUMER, OVERTAKING_CONSUMER)
+    )
     return f"{EVENTS_STREAM}.{first}", f"{EVENTS_STREAM}.{second}"
 
 
@@ -120,9 +122,9 @@ def _keeping(domain: str) -> tuple[str, ...]:
         *(f"$JS.ACK.{consumer}.>" for consumer in consumers),
         *(f"$JS.ACK.*.*.{consumer}.>" for consumer in consumers),  # of a later nats-server
         # The facts of the hosts: their keys are listed through a consumer without a name.
-        f"{api}.DIRECT.GET.KV_{HOSTS}.>",
-        f"{api}.CONSUMER.CREATE.KV_{HOSTS}",
-        f"{api}.CONSUMER.INFO.KV_{HOSTS}.*",
+        f"{api}.DIRECT.GET.KV_{HOSTS_BUCKET}.>",
+        f"{api}.CONSUMER.CREATE.KV_{HOSTS_BUCKET}",
+        f"{api}.CONSUMER.INFO.KV_{HOSTS_BUCKET}.*",
     )
 
 
@@ -131,13 +133,13 @@ def _forwarder(domains: tuple[str, ...]) -> Rights:
         publish=(
             *(subject for domain in domains for subject in _keeping(domain)),
             DEAD_SUBJECTS,
-            f"events.{FORWARDER}.>",
+            f"events.{FORWARDER_CONSUMER}.>",
             # What it asks other forwarders, and what it answers them.
-            f"{SHIPPED}.>",
-            _inbox(FORWARDER),
+            f"{PEERS_SUBJECT}.>",
+            _inbox(FORWARDER_CONSUMER),
             *_ANSWERS,
         ),
-        subscribe=(_inbox(FORWARDER), QUESTIONS),
+        subscribe=(_inbox(FORWARDER_CONSUMER), REQUEST_SUBJECTS),
     )
 
 
@@ -158,12 +160,12 @@ def _reader(
         "DIRECT.GET.*",
         "CONSUMER.NAMES.*",
         "CONSUMER.LIST.*",
-        f"CONSUMER.CREATE.KV_{CURSORS}",
-        f"CONSUMER.CREATE.KV_{HOSTS}",
+        f"CONSUMER.CREATE.KV_{CURSORS_BUCKET}",
+        f"CONSUMER.CREATE.KV_{HOSTS_BUCKET}",
     )
     return Rights(
         publish=(
-            QUESTIONS,
+            REQUEST_SUBJECTS,
             *(f"{_API}.{call}" for call in asking),
             *(f"{_API}.{call}.{stream}.>" for call in reading for stream in _STREAMS),
             *publish,
@@ -176,7 +178,7 @@ def _reader(
                 for consumer in _consumers(domain)
                 for call, rest in (("CREATE", ""), ("CREATE", ".>"), ("MSG.NEXT", ""))
             ),
-            f"{SHIPPED}.>",  # a matter of forwarders alone
+            f"{PEERS_SUBJECT}.>",  # a matter of forwarders alone
         ),
         subscribe=(_inbox(user), EVENTS_SUBJECTS, DEAD_SUBJECTS, *subscribe),
     )
@@ -186,26 +188,26 @@ def rights(*domains: str) -> Mapping[str, Rights]:
     """By user. `domains` are those of leaf nodes whose streams the forwarder keeps as well."""
     everywhere = ("", *domains)
     return {
-        "lifecycle": _collector("lifecycle", *_bucket(HOSTS, ">")),
+        "lifecycle": _collector("lifecycle", *_bucket(HOSTS_BUCKET, ">")),
         "docker": _collector("docker"),
         "host": _collector("host"),
         "kubernetes": _collector("kubernetes"),
-        FORWARDER: _forwarder(everywhere),
+        FORWARDER_CONSUMER: _forwarder(everywhere),
         # Clients that log in without a name, such as `nats sub`, have the inbox of no user.
         CONSOLE: _reader(
             CONSOLE,
             everywhere,
             publish=(_inbox(""), *map(_inbox, _READERS)),
-            subscribe=(STATUS,),
+            subscribe=(STATUS_SUBJECT,),
         ),
-        OVERSEER: _reader(OVERSEER, everywhere, publish=_ANSWERS, subscribe=(STATUS,)),
+        OVERSEER: _reader(OVERSEER, everywhere, publish=_ANSWERS, subscribe=(STATUS_SUBJECT,)),
         TAP: _reader(TAP, everywhere, subscribe=(_inbox(""),)),
         # It may be the console, which answers for itself as every service does.
         REPLAY: _reader(
             REPLAY,
             everywhere,
             publish=(EVENTS_SUBJECTS, f"{_API}.STREAM.MSG.DELETE.{DEAD_STREAM}", *_ANSWERS),
-            subscribe=(STATUS,),
+            subscribe=(STATUS_SUBJECT,),
         ),
     }
 
@@ -272,7 +274,7 @@ _MOVED = (
 def set_up(options: argparse.Namespace) -> int:
     """`agentctl users`: writes the broker's part and the passwords, and keeps those there are."""
     for domain in options.domain:
-        if token(domain) != domain:
+        if clean_token(domain) != domain:
             raise CommandError(f"--domain {domain}: a domain has letters, digits, - and _ alone")
     mode = 0o444 if options.shared else 0o600
     try:

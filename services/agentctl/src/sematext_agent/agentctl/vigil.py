@@ -59,7 +59,7 @@ async def unwell(connection: Bus) -> str:
     """What the broker says is wrong with it; nothing where all is well, or it does not answer."""
     if not connection.is_connected:
         return ""
-    for answer in await connection.ask_all(HEALTH, _ANSWER_SECONDS):
+    for answer in await connection.request_all(HEALTH, _ANSWER_SECONDS):
         with contextlib.suppress(msgspec.DecodeError):
             health = msgspec.json.decode(answer, type=_Answer).data
             return "" if health.status == "ok" else health.error or health.status

@@ -42,11 +42,11 @@ async def _serve(runtime: Runtime[ConsoleSettings], lookout: Lookout) -> None:
             break
         except OSError as error:
             problem = f"cannot listen on {host} port {port} ({error.strerror})"
-            runtime.health.set("page", False, f"{problem}; set CONSOLE_PORT to another")
-            await asyncio.sleep(backoff.next_seconds())
+            runtime.health.set_condition("page", False, f"{problem}; set CONSOLE_PORT to another")
+            await asyncio.sleep(backoff.draw_delay_seconds())
     address = "http://{}:{}/".format(*asked.getsockname()[:2])
     log.info("the page is on %s", address)
-    runtime.health.set("page", True, address)
+    runtime.health.set_condition("page", True, address)
     await listener.serve(asked, partial(_page, lookout))
 
 
@@ -54,7 +54,7 @@ def _page(lookout: Lookout) -> Server:
     from sematext_agent.console import web  # at the first visit only: see shared.listener
     from sematext_agent.shared import pages
 
-    return pages.server(web.application(lookout))
+    return pages.build_server(web.application(lookout))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from sematext_agent.console.rows import row_of
 from sematext_agent.console.settings import ConsoleSettings
 from sematext_agent.shared.bus import BusError
 from sematext_agent.shared.service import Runtime
-from sematext_agent.shared.streams import follow
+from sematext_agent.shared.stream_reader import follow_messages
 from sematext_agent.shared.subjects import EVENTS_STREAM, EVENTS_SUBJECTS
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,10 @@ class Lookout:
         self._is_another = False
         self._created = ""  # when the stream was made: another one counts from 1 again
         health = runtime.health
-        health.figure("pages_open", "Pages that are open now.", lambda: self.viewers)
-        health.figure("events_kept", "Events that can be searched now.", lambda: len(self.history))
+        health.add_figure("pages_open", "Pages that are open now.", lambda: self.viewers)
+        health.add_figure(
+            "events_kept", "Events that can be searched now.", lambda: len(self.history)
+        )
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[None]:
@@ -90,7 +92,7 @@ class Lookout:
     async def _follow(self) -> None:
         first = await self._first_number()
         history = self.history
-        events = follow(self.bus, EVENTS_STREAM, EVENTS_SUBJECTS, first)
+        events = follow_messages(self.bus, EVENTS_STREAM, EVENTS_SUBJECTS, first)
         async with aclosing(events):
             async for message in events:
                 history.add(row_of(message))

@@ -11,14 +11,14 @@ import msgspec
 from sematext_agent.console.rows import row
 from sematext_agent.shared import dead_letters
 from sematext_agent.shared.bus import Bus, Message
-from sematext_agent.shared.events import decode, nanoseconds
-from sematext_agent.shared.streams import lookup
+from sematext_agent.shared.events import decode, parse_rfc3339
+from sematext_agent.shared.stream_reader import find_info
 from sematext_agent.shared.subjects import (
-    DEAD_REASON,
-    DEAD_STATUS,
+    DEAD_REASON_HEADER,
+    DEAD_STATUS_HEADER,
     DEAD_STREAM,
-    DEAD_TIME,
-    DOCUMENT,
+    DEAD_TIME_HEADER,
+    DOCUMENT_SUBJECT,
     EVENTS_STREAM,
 )
 
@@ -34,21 +34,21 @@ async def open_event(bus: Bus, number: int) -> dict[str, Any] | None:
 
     Raises BusError.
     """
-    answer = await lookup(bus, f"STREAM.MSG.GET.{EVENTS_STREAM}", {"seq": number})
+    answer = await find_info(bus, f"STREAM.MSG.GET.{EVENTS_STREAM}", {"seq": number})
     if answer is None:
         return None
     message = answer["message"]
     data = base64.b64decode(message.get("data", ""))
-    line = row(message["subject"], data, number, nanoseconds(message["time"]))
+    line = row(message["subject"], data, number, parse_rfc3339(message["time"]))
     return {"subject": message["subject"], "row": line} | await _contents(bus, data)
 
 
 async def open_letter(bus: Bus, number: int) -> dict[str, Any] | None:
     """The dead letter of that number, as `open_event`. Raises BusError."""
-    letter = await dead_letters.find(bus, number)
+    letter = await dead_letters.find_dead_letter(bus, number)
     if letter is None:
         return None
-    subject = dead_letters.original_subject(letter)
+    subject = dead_letters.original_subject_of(letter)
     return _letter(letter) | {"subject": subject} | await _contents(bus, letter.data)
 
 
@@ -59,7 +59,7 @@ async def _contents(bus: Bus, data: bytes) -> dict[str, Any]:
     except msgspec.DecodeError as error:
         shown = data[:_BYTES_SHOWN_MAX].decode(errors="replace")
         return {"event": None, "document": "", "text": shown, "problem": f"no event: {error}"}
-    document = await bus.ask(DOCUMENT, data, DOCUMENT_SECONDS)
+    document = await bus.request(DOCUMENT_SUBJECT, data, DOCUMENT_SECONDS)
     problem = "" if document else "The forwarder does not answer, and only it knows the document."
     return {"event": msgspec.Raw(data), "document": (document or b"").decode(), "problem": problem}
 
@@ -69,14 +69,14 @@ async def list_letters(bus: Bus, before: int) -> dict[str, Any]:
 
     `older` is what to pass as `before` for the next ones, 0 where there are none. Raises BusError.
     """
-    stream = await lookup(bus, f"STREAM.INFO.{DEAD_STREAM}")
+    stream = await find_info(bus, f"STREAM.INFO.{DEAD_STREAM}")
     if stream is None:
         return {"letters": [], "count": 0, "older": 0}
     state = stream["state"]
     end = min(before or state["last_seq"] + 1, state["last_seq"] + 1)
     first = max(1, state["first_seq"], end - LETTERS_MAX)
     found = []
-    async with aclosing(dead_letters.letters(bus, first)) as letters:
+    async with aclosing(dead_letters.read_dead_letters(bus, first)) as letters:
         async for letter in letters:
             if letter.sequence >= end:
                 break
@@ -86,12 +86,12 @@ async def list_letters(bus: Bus, before: int) -> dict[str, Any]:
 
 
 def _letter(letter: Message) -> dict[str, Any]:
-    subject = dead_letters.original_subject(letter)
+    subject = dead_letters.original_subject_of(letter)
     headers = letter.headers
     return {
         "number": letter.sequence,
         "row": row(subject, letter.data, letter.sequence, letter.time_ns),
-        "status": headers.get(DEAD_STATUS, ""),
-        "reason": headers.get(DEAD_REASON, ""),
-        "refused": headers.get(DEAD_TIME, ""),
+        "status": headers.get(DEAD_STATUS_HEADER, ""),
+        "reason": headers.get(DEAD_REASON_HEADER, ""),
+        "refused": headers.get(DEAD_TIME_HEADER, ""),
     }

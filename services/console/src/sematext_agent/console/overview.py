@@ -8,10 +8,10 @@ import time
 import msgspec
 
 from sematext_agent.shared.bus import Bus
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.health import Report
-from sematext_agent.shared.streams import backlog, lookup
-from sematext_agent.shared.subjects import DEAD_STREAM, EVENTS_STREAM, STATUS
+from sematext_agent.shared.stream_reader import find_info, read_backlog
+from sematext_agent.shared.subjects import DEAD_STREAM, EVENTS_STREAM, STATUS_SUBJECT
 
 ANSWER_SECONDS = 0.5
 """How long the services may take to answer: they do in milliseconds, or not at all."""
@@ -62,7 +62,7 @@ async def ask(bus: Bus, before: Overview | None) -> Overview:
     if not bus.is_connected:
         return Overview(connected=False, now=time.time())
     async with asyncio.timeout(ANSWER_SECONDS + _LOOKUP_SECONDS):
-        answers = await bus.ask_all(STATUS, ANSWER_SECONDS)
+        answers = await bus.request_all(STATUS_SUBJECT, ANSWER_SECONDS)
         flow = await _flow(bus)
     services = [report for report in map(_report, answers[:SERVICES_MAX]) if report is not None]
     services.sort(key=lambda report: (report.origin, report.service))
@@ -86,17 +86,17 @@ def _report(answer: bytes) -> Report | None:
     """One service's answer; None for something else that listens on the subject."""
     try:
         return msgspec.json.decode(answer, type=Report)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return None
 
 
 async def _flow(bus: Bus) -> Flow | None:
-    events = await lookup(bus, f"STREAM.INFO.{EVENTS_STREAM}")
+    events = await find_info(bus, f"STREAM.INFO.{EVENTS_STREAM}")
     if events is None:
         return None
-    behind = await backlog(bus)
+    behind = await read_backlog(bus)
     lag = behind.total if behind else None
-    dead = await lookup(bus, f"STREAM.INFO.{DEAD_STREAM}")
+    dead = await find_info(bus, f"STREAM.INFO.{DEAD_STREAM}")
     state = events["state"]
     return Flow(
         at=time.monotonic(),

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sematext_agent.shared import words
+from sematext_agent.shared import summary
 from sematext_agent.shared.bus import Message
-from sematext_agent.shared.events import SECOND, Event, Gap, decode, nanoseconds
+from sematext_agent.shared.events import SECOND, Event, Gap, decode, parse_rfc3339
 from sematext_agent.shared.severity import severity_of
 
 SOURCES = ("docker", "kubernetes", "host", "lifecycle", "other")
@@ -56,7 +56,7 @@ def row(subject: str, data: bytes, number: int, time_ns: int) -> Row:
         source=source,
         severity=severity_of(event.body),
         origin=_cut(event.origin),
-        text=_cut(words.of(event.body)),
+        text=_cut(summary.summarize(event.body)),
         id=_cut(event.id),
         gap=_span(event, stored),
     )
@@ -72,7 +72,7 @@ def _span(event: Event, otherwise: float) -> tuple[float, float] | None:
 def _seconds(moment: str, otherwise: float) -> float:
     """The moment in seconds since the epoch; `otherwise` for one that is none."""
     try:
-        return nanoseconds(moment) // 10**6 / 1000
+        return parse_rfc3339(moment) // 10**6 / 1000
     except (ValueError, OverflowError):
         return otherwise
 

@@ -98,9 +98,9 @@ def _add_dead_letters(app: FastAPI, lookout: Lookout) -> None:
             return _problem(403, "This page may only look; CONSOLE_REPLAY_ENABLED=true allows it.")
         sent = 0
         for number in numbers:
-            found = await _in_time(dead_letters.find(bus, number))
+            found = await _in_time(dead_letters.find_dead_letter(bus, number))
             if found is not None:
-                await _in_time(dead_letters.replay(bus, found))
+                await _in_time(dead_letters.replay_dead_letter(bus, found))
                 sent += 1
         return _json({"sent": sent})
 

@@ -47,8 +47,8 @@ class Connection:
         self._ring_in_backlog = False
         self._reader: Reader | None = None
         self._said = ""
-        self._connects = health.counter("engine_connects", "Times the event stream was opened.")
-        health.figure(
+        self._connects = health.add_counter("engine_connects", "Times the event stream was opened.")
+        health.add_figure(
             "engine_connected", "1 while the engine is followed.", lambda: self.engine is not None
         )
         self.engine: Engine | None = None
@@ -65,7 +65,7 @@ class Connection:
                 self._say_why_not(error)
             if time.monotonic() - began > _STEADY_SECONDS:
                 backoff.reset()
-            await asyncio.sleep(backoff.next_seconds())
+            await asyncio.sleep(backoff.draw_delay_seconds())
 
     def want_snapshot(self) -> None:
         """Asks for a Snapshot in the backlog, in a moment; after a gap, a close one."""
@@ -154,7 +154,7 @@ class Connection:
 
     def _say_connected(self, engine: Engine) -> None:
         text = f"Docker Engine {engine.version}, API {engine.api_version}, at {engine.address}"
-        self._health.set("source", True, text)
+        self._health.set_condition("source", True, text)
         if text != self._said:
             log.info("connected to the %s", text)
         self._said = text
@@ -169,6 +169,6 @@ class Connection:
             if error.absent:
                 log.info("%s", text)
             else:
-                self._health.error(text)
+                self._health.record_error(text)
         self._said = text
-        self._health.set("source", error.absent, text)
+        self._health.set_condition("source", error.absent, text)

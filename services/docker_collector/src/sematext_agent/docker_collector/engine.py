@@ -25,7 +25,7 @@ from docker.errors import DockerException
 from docker.tls import TLSConfig
 
 from sematext_agent.docker_collector.settings import DockerSettings
-from sematext_agent.shared.events import SECOND, nanoseconds
+from sematext_agent.shared.events import SECOND, parse_rfc3339
 
 T = TypeVar("T")
 
@@ -333,7 +333,7 @@ def _tags(image: _Image) -> tuple[str, ...]:
 def _time(text: str) -> int:
     """Nanoseconds since the epoch; 0 for the year 1, with which Go says never, and for no time."""
     try:
-        return max(0, nanoseconds(text))
+        return max(0, parse_rfc3339(text))
     except ValueError:
         return 0
 

@@ -17,8 +17,8 @@ from sematext_agent.docker_collector.settings import DockerSettings
 from sematext_agent.docker_collector.state import State
 from sematext_agent.docker_collector.translate import Known, Message, decode, identity, translate
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.decoding import UNREADABLE
-from sematext_agent.shared.events import SECOND, Event, Gap, event_id, rfc3339
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
+from sematext_agent.shared.events import SECOND, Event, Gap, event_id, format_rfc3339
 from sematext_agent.shared.health import Health
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class Follower:
         self._filter = Filter(settings)
         self._containers = Containers()
         self._images = Images(state.images)
-        self._left_out = health.counter("messages_left_out", "Messages not told.", "reason")
-        self._missed = health.counter("messages_missed", "Messages only an audit brought.")
+        self._left_out = health.add_counter("messages_left_out", "Messages not told.", "reason")
+        self._missed = health.add_counter("messages_missed", "Messages only an audit brought.")
 
     def cursor(self) -> bytes:
         """The cursor that holds once all that was taken is safe."""
@@ -89,7 +89,7 @@ class Follower:
     def _decode(self, line: bytes) -> Message | None:
         try:
             return decode(line)
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             self._left_out.labels("unreadable").inc()
             log.warning("skipped a message that cannot be read (%s): %r", error, line[:200])
             return None
@@ -236,14 +236,14 @@ class Follower:
         since = min(self._state.latest, until)
         return Event(
             id=event_id("docker", self._host, "gap", reason, since),
-            time=rfc3339(until),
+            time=format_rfc3339(until),
             origin=self._origin,
             agent=AGENT_VERSION,
             body=Gap(
                 source="docker",
                 reason=reason,
-                since=rfc3339(since),
-                until=rfc3339(until),
+                since=format_rfc3339(since),
+                until=format_rfc3339(until),
                 detail=detail,
                 lost=lost,
             ),

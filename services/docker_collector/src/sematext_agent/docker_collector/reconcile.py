@@ -12,7 +12,7 @@ from collections.abc import Container as Collection
 from sematext_agent.docker_collector.engine import Container, Snapshot
 from sematext_agent.docker_collector.state import Seen
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.events import SECOND, DockerEvent, Event, event_id, rfc3339
+from sematext_agent.shared.events import SECOND, DockerEvent, Event, event_id, format_rfc3339
 
 _TOLERANCE = 2 * SECOND
 """A `start` is told up to this long after the time that an inspection gives for it."""
@@ -73,7 +73,7 @@ def synthetic(action: str, time: int, container: Container, host: str, origin: s
     return Event(
         # Of what is gone the engine gives no time, and ours is not part of an id.
         id=event_id("docker", host, "synthetic", action, container.id, "" if gone else time),
-        time=rfc3339(time),
+        time=format_rfc3339(time),
         origin=origin,
         agent=AGENT_VERSION,
         body=DockerEvent(

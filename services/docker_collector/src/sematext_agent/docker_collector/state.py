@@ -15,7 +15,7 @@ import msgspec
 
 from sematext_agent.docker_collector.engine import RING_EVENTS, Snapshot
 from sematext_agent.docker_collector.translate import Message
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.events import Nanoseconds
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def _read(address: str, stored: bytes | None) -> Cursor | None:
         return None
     try:
         cursor = msgspec.json.decode(stored, type=Cursor)
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         log.warning("the stored cursor cannot be read (%s): starting from now", error)
         return None
     if cursor.address != address:

@@ -13,7 +13,14 @@ import msgspec
 
 from sematext_agent.docker_collector.masking import mask
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.events import SECOND, DockerEvent, Event, Nanoseconds, event_id, rfc3339
+from sematext_agent.shared.events import (
+    SECOND,
+    DockerEvent,
+    Event,
+    Nanoseconds,
+    event_id,
+    format_rfc3339,
+)
 
 
 class _Actor(msgspec.Struct):
@@ -61,7 +68,7 @@ def decode(line: bytes) -> Message:
     """The message in a line of the stream.
 
     Raises:
-        One of UNREADABLE: the line is not JSON, or not a message.
+        One of DECODE_ERRORS: the line is not JSON, or not a message.
     """
     given = _decoder.decode(line)
     action = given.action
@@ -162,7 +169,7 @@ def translate(message: Message, identifier: str, origin: str, known: Known) -> E
     attributes, labels = _separate(message, known)
     return Event(
         id=identifier,
-        time=rfc3339(message.nanoseconds),
+        time=format_rfc3339(message.nanoseconds),
         origin=origin,
         agent=AGENT_VERSION,
         body=DockerEvent(

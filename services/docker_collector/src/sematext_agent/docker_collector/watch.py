@@ -19,24 +19,28 @@ from sematext_agent.docker_collector.engine import where
 from sematext_agent.docker_collector.follow import Follower
 from sematext_agent.docker_collector.settings import DockerSettings
 from sematext_agent.docker_collector.state import State
-from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.collector import Observation
 from sematext_agent.shared.service import Runtime
 
 CURSOR_SECONDS_MIN = 0.1
 """How long at least between two cursors; events in between share the later one."""
 
 
-async def watch(runtime: Runtime[DockerSettings], cursor: bytes | None) -> AsyncIterator[Observed]:
+async def watch(
+    runtime: Runtime[DockerSettings], cursor: bytes | None
+) -> AsyncIterator[Observation]:
     """What happens at the engine, from `cursor` on, until the runtime stops."""
     settings, health = runtime.settings, runtime.health
     if not settings.container_events_enabled:
-        health.set("source", True, "off: CONTAINER_EVENTS_ENABLED is false")
+        health.set_condition("source", True, "off: CONTAINER_EVENTS_ENABLED is false")
         await runtime.stopping.wait()
         return
     started = time.time_ns()
     state = State(str(where(settings)["base_url"]), cursor)
     backlog = Backlog()
-    health.figure("backlog_messages", "Messages read and not yet on their way.", backlog.__len__)
+    health.add_figure(
+        "backlog_messages", "Messages read and not yet on their way.", backlog.__len__
+    )
     connection = Connection(settings, state, backlog, health)
     follower = Follower(settings, _host(settings), started, state, connection, health)
     keeping = asyncio.create_task(connection.keep(), name="engine")
@@ -45,14 +49,14 @@ async def watch(runtime: Runtime[DockerSettings], cursor: bytes | None) -> Async
     try:
         while (item := await _next(backlog, pace)) is not None:
             if isinstance(item, _Idle):
-                yield Observed(None, pace.mark(follower.cursor()))
+                yield Observation(None, pace.mark(follower.cursor()))
                 continue
             async for event in follower.take(item):
                 due = pace.is_due()
                 if event is not None or due:
-                    yield Observed(event, pace.mark(follower.cursor()) if due else None)
+                    yield Observation(event, pace.mark(follower.cursor()) if due else None)
         if pace.behind:
-            yield Observed(None, follower.cursor())
+            yield Observation(None, follower.cursor())
         await ending  # Raises what ended the connection, if it was not the stop.
     finally:
         ending.cancel()

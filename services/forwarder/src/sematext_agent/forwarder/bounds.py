@@ -13,9 +13,14 @@ from typing import Any
 
 from sematext_agent.shared import AGENT_VERSION
 from sematext_agent.shared.bus import Bus, BusError
-from sematext_agent.shared.events import Event, Gap, encode, event_id, rfc3339
+from sematext_agent.shared.events import Event, Gap, encode, event_id, format_rfc3339
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.subjects import CURSORS, FORWARDER, HOSTS, subject_of
+from sematext_agent.shared.subjects import (
+    CURSORS_BUCKET,
+    FORWARDER_CONSUMER,
+    HOSTS_BUCKET,
+    subject_of,
+)
 
 Info = dict[str, Any]
 
@@ -39,7 +44,9 @@ class Bounds:
         self._since = 0  # when the ones that went were counted from, in nanoseconds since the epoch
         self._lost = 0  # and not told yet
         self._tell_at = self._grow_at = 0.0  # monotonic seconds
-        self._dropped = health.counter("dead_letters_dropped", "Dead letters gone for newer ones.")
+        self._dropped = health.add_counter(
+            "dead_letters_dropped", "Dead letters gone for newer ones."
+        )
 
     async def look(self, dead: Info) -> None:
         """Acts on what `dead` says, the information about the stream DEAD, and on the buckets.
@@ -52,7 +59,7 @@ class Bounds:
         if self._lost and now >= self._tell_at and await self._tell():
             self._tell_at = now + TELL_SECONDS_MIN
         if now >= self._grow_at:
-            for bucket in (CURSORS, HOSTS):
+            for bucket in (CURSORS_BUCKET, HOSTS_BUCKET):
                 await self._grow(f"KV_{bucket}")
             self._grow_at = now + GROW_SECONDS
 
@@ -72,17 +79,17 @@ class Bounds:
             "the oldest dead letters went because the stream DEAD is full; see what is refused "
             "with `agentctl dead list`, or set DEAD_BYTES_MAX higher"
         )
-        until = rfc3339(time.time_ns())
+        until = format_rfc3339(time.time_ns())
         gap = Event(
             # By what is the oldest now: of several forwarders each would tell the same.
-            id=event_id(FORWARDER, "dead letters", self._first),
+            id=event_id(FORWARDER_CONSUMER, "dead letters", self._first),
             time=until,
             origin=self._health.origin,
             agent=AGENT_VERSION,
             body=Gap(
-                source=FORWARDER,
+                source=FORWARDER_CONSUMER,
                 reason="dead_letters_full",
-                since=rfc3339(self._since),
+                since=format_rfc3339(self._since),
                 until=until,
                 detail=detail,
                 lost=self._lost,
@@ -93,19 +100,21 @@ class Bounds:
         except BusError as error:  # such as a full stream: the next look tells it
             log.debug("a gap is not safe yet: %s", error)
             return False
-        self._health.error(f"{self._lost} dead letters are gone: {detail}")
+        self._health.record_error(f"{self._lost} dead letters are gone: {detail}")
         self._lost = self._since = 0
         return True
 
     async def _grow(self, name: str) -> None:
         """Doubles a bucket that is half full."""
-        stream = await self._bus.api(f"STREAM.INFO.{name}")
+        stream = await self._bus.request_api(f"STREAM.INFO.{name}")
         config, used = stream["config"], stream["state"]["bytes"]
         if used < _GROW_AT * config["max_bytes"]:
             return
         try:
             larger = config | {"max_bytes": 2 * config["max_bytes"]}
-            await self._bus.api(f"STREAM.UPDATE.{name}", larger)
+            await self._bus.request_api(f"STREAM.UPDATE.{name}", larger)
             log.info("doubled the bucket %s to %d bytes", name, larger["max_bytes"])
         except BusError as error:
-            self._health.error(f"{name} has {used} bytes and cannot grow: {error}; make room")
+            self._health.record_error(
+                f"{name} has {used} bytes and cannot grow: {error}; make room"
+            )

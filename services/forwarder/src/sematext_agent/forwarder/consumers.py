@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sematext_agent.shared.events import SECOND
-from sematext_agent.shared.subjects import FORWARDER
+from sematext_agent.shared.subjects import FORWARDER_CONSUMER
 
 ACK_WAIT_SECONDS = 15
 """After so long without a word on it, the stream delivers an event again."""
@@ -13,7 +13,7 @@ MAX_ACK_PENDING = 2048
 """How many events all forwarders together may hold unacknowledged."""
 
 
-def consumer_config(first_sequence: int, name: str = FORWARDER) -> dict[str, Any]:
+def consumer_config(first_sequence: int, name: str = FORWARDER_CONSUMER) -> dict[str, Any]:
     """The durable consumer, which begins at `first_sequence` where it has to be made."""
     config: dict[str, Any] = {
         "durable_name": name,

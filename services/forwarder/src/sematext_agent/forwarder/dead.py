@@ -11,17 +11,17 @@ import logging
 import time
 
 from sematext_agent.shared.bus import Bus, BusError, Message
-from sematext_agent.shared.events import rfc3339
+from sematext_agent.shared.events import format_rfc3339
 from sematext_agent.shared.logs import escape
 from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.subjects import (
-    DEAD_REASON,
-    DEAD_SEQUENCE,
-    DEAD_STATUS,
-    DEAD_TIME,
+    DEAD_REASON_HEADER,
+    DEAD_SEQUENCE_HEADER,
+    DEAD_STATUS_HEADER,
+    DEAD_TIME_HEADER,
     EVENTS_STREAM,
+    clean_token,
     dead_subject,
-    token,
 )
 
 log = logging.getLogger(__name__)
@@ -36,10 +36,10 @@ _EXCERPT_BYTES = 64
 async def bury(bus: Bus, message: Message, status: int, reason: str) -> None:
     """Stores `message` as a dead letter. Returns once it is safe, however long that takes."""
     headers = {
-        DEAD_REASON: _ascii(reason)[:_REASON_CHARACTERS_MAX],
-        DEAD_STATUS: str(status),
-        DEAD_SEQUENCE: str(message.sequence),
-        DEAD_TIME: rfc3339(time.time_ns()),
+        DEAD_REASON_HEADER: _ascii(reason)[:_REASON_CHARACTERS_MAX],
+        DEAD_STATUS_HEADER: str(status),
+        DEAD_SEQUENCE_HEADER: str(message.sequence),
+        DEAD_TIME_HEADER: format_rfc3339(time.time_ns()),
     }
     # Its own id, or one that is the same at every delivery: a second copy is not stored.
     message_id = _ascii(message.id)
@@ -53,7 +53,7 @@ async def bury(bus: Bus, message: Message, status: int, reason: str) -> None:
             return
         except BusError as error:
             log.debug("a dead letter is not safe yet: %s", error)
-            await asyncio.sleep(backoff.next_seconds())
+            await asyncio.sleep(backoff.draw_delay_seconds())
 
 
 def excerpt(data: bytes) -> str:
@@ -68,4 +68,4 @@ def _ascii(text: str) -> str:
 
 def _clean(subject: str) -> str:
     """A subject that anybody may have made up, in tokens that can be published on."""
-    return ".".join(map(token, subject.split(".")))[:_SUBJECT_CHARACTERS_MAX].rstrip(".")
+    return ".".join(map(clean_token, subject.split(".")))[:_SUBJECT_CHARACTERS_MAX].rstrip(".")

@@ -8,9 +8,9 @@ from sematext_agent.forwarder.enrich import encode, enrich
 from sematext_agent.forwarder.facts import Facts
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.shared.bus import Bus, Msg
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.events import decode
-from sematext_agent.shared.subjects import DOCUMENT
+from sematext_agent.shared.subjects import DOCUMENT_SUBJECT
 
 
 async def show_documents(
@@ -25,10 +25,10 @@ async def show_documents(
     async def answer(message: Msg) -> None:
         try:
             event = decode(message.data)
-        except UNREADABLE:
-            await bus.answer(message, b"")
+        except DECODE_ERRORS:
+            await bus.reply(message, b"")
             return
         document = encode(enrich(event, facts.of(event.origin), settings.tags))
-        await bus.answer(message, settings.redact(document.decode()).encode())
+        await bus.reply(message, settings.redact(document.decode()).encode())
 
-    return await bus.subscribe(DOCUMENT, answer)
+    return await bus.subscribe(DOCUMENT_SUBJECT, answer)

@@ -13,9 +13,9 @@ import time
 import msgspec
 
 from sematext_agent.shared.bus import Bus, BusError
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.events import HostFacts
-from sematext_agent.shared.subjects import HOSTS, key
+from sematext_agent.shared.subjects import HOSTS_BUCKET, bucket_key
 
 log = logging.getLogger(__name__)
 
@@ -41,43 +41,43 @@ class Facts:
 
     def of(self, origin: str) -> HostFacts | None:
         """The facts of `origin`, as far as they are known now."""
-        bucket_key = self._keys.get(origin)
-        if bucket_key is None:
+        stored_key = self._keys.get(origin)
+        if stored_key is None:
             if len(self._keys) >= HOSTS_MAX:
                 return None
-            bucket_key = self._keys[origin] = key(origin)
-        facts, fresh_until = self._known.get(bucket_key, (None, 0.0))
+            stored_key = self._keys[origin] = bucket_key(origin)
+        facts, fresh_until = self._known.get(stored_key, (None, 0.0))
         now = time.monotonic()
         if now >= fresh_until and not self._wanted.full():
             # Marked as fresh at once, so that it is asked for once and not by every event.
-            self._known[bucket_key] = facts, now + MISSING_SECONDS
-            self._wanted.put_nowait(bucket_key)
+            self._known[stored_key] = facts, now + MISSING_SECONDS
+            self._wanted.put_nowait(stored_key)
         return facts
 
     async def preload(self) -> None:
         """Reads what the bucket holds already, so that the first events carry it."""
         try:
-            for bucket_key in (await self._bus.keys(HOSTS, self._domain))[:_FIRST_HOSTS_MAX]:
-                await self._read(bucket_key)
+            for stored_key in (await self._bus.keys(HOSTS_BUCKET, self._domain))[:_FIRST_HOSTS_MAX]:
+                await self._read(stored_key)
         except BusError as error:
             log.debug("%s", error)
 
     async def refresh(self) -> None:
         """Reads what `of` found missing or old, for ever."""
         while True:
-            bucket_key = await self._wanted.get()
+            stored_key = await self._wanted.get()
             try:
-                await self._read(bucket_key)
+                await self._read(stored_key)
             except BusError as error:
                 log.debug("%s", error)
 
-    async def _read(self, bucket_key: str) -> None:
-        value = await self._bus.get(HOSTS, bucket_key, self._domain)
+    async def _read(self, stored_key: str) -> None:
+        value = await self._bus.get(HOSTS_BUCKET, stored_key, self._domain)
         facts = None
         if value is not None:
             try:
                 facts = _decoder.decode(value)
-            except UNREADABLE as error:
-                log.warning("the facts of %s cannot be read: %s", bucket_key, error)
+            except DECODE_ERRORS as error:
+                log.warning("the facts of %s cannot be read: %s", stored_key, error)
         seconds = FRESH_SECONDS if facts else MISSING_SECONDS
-        self._known[bucket_key] = facts, time.monotonic() + seconds
+        self._known[stored_key] = facts, time.monotonic() + seconds

@@ -52,7 +52,7 @@ class Flow:
         self.in_flight = 0
         self.is_open = True
         self._said_ok = False
-        health.set(_CONDITION, True, f"{receiver}: nothing was sent yet")
+        health.set_condition(_CONDITION, True, f"{receiver}: nothing was sent yet")
 
     def has_room(self) -> bool:
         """Whether one more POST may begin now."""
@@ -119,7 +119,7 @@ class Flow:
         # Those in flight when it closed come back one after the other: together they are one
         # failure. After that only the one event that tries can.
         if was_open or not self.in_flight:
-            self._pause(self._backoff.next_seconds())
+            self._pause(self._backoff.draw_delay_seconds())
         self._say(False, words)
 
     def _pause(self, seconds: float) -> None:
@@ -138,4 +138,4 @@ class Flow:
 
     def _say(self, ok: bool, words: str) -> None:
         self._said_ok = ok
-        self._health.set(_CONDITION, ok, f"{self._receiver} {words}")
+        self._health.set_condition(_CONDITION, ok, f"{self._receiver} {words}")

@@ -35,7 +35,9 @@ async def forward(runtime: Runtime[ForwarderSettings]) -> None:
         async with asyncio.TaskGroup() as tasks:
             shipper = Shipper(runtime, streams.puller, facts, transport, tasks)
             if transport is None:
-                runtime.health.set("receiver", True, "dry run: without INFRA_TOKEN nothing is sent")
+                runtime.health.set_condition(
+                    "receiver", True, "dry run: without INFRA_TOKEN nothing is sent"
+                )
             helpers = [
                 tasks.create_task(streams.keep(), name="streams"),
                 tasks.create_task(facts.refresh(), name="facts"),

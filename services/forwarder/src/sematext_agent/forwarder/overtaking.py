@@ -18,10 +18,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sematext_agent.forwarder.consumers import consumer_config
-from sematext_agent.shared.bus import Bus, BusError, Message, Puller, Refused
+from sematext_agent.shared.bus import Bus, BusError, JetStreamError, Message, Puller
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.streams import lookup
-from sematext_agent.shared.subjects import EVENTS_STREAM, OVERTAKING, consumer_name
+from sematext_agent.shared.stream_reader import find_info
+from sematext_agent.shared.subjects import EVENTS_STREAM, OVERTAKING_CONSUMER, consumer_name
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Overtaking:
         self._domain = domain
         self._main = puller
         self._health = health
-        self._name = consumer_name(OVERTAKING, domain)
+        self._name = consumer_name(OVERTAKING_CONSUMER, domain)
         self.info: dict[str, Any] | None = None
         """What JetStream said of it last; None where there is none."""
         self._floor = -1  # of the first consumer: all up to there is done with
@@ -75,7 +75,7 @@ class Overtaking:
         if message.sequence <= self._told:
             await self._bus.acknowledge(message)
         else:
-            await self._bus.give_back(message, HANDOVER_SECONDS)
+            await self._bus.negative_acknowledge(message, HANDOVER_SECONDS)
         return True
 
     async def pullers(self) -> AsyncIterator[Puller]:
@@ -97,7 +97,7 @@ class Overtaking:
         try:
             self._know(await self._info())
         except BusError as error:
-            self._health.error(f"new events wait behind a backlog: {error}")
+            self._health.record_error(f"new events wait behind a backlog: {error}")
 
     async def look(self, stream: dict[str, Any], consumer: dict[str, Any]) -> None:
         """Begins it, follows it or ends it, by what JetStream says of the stream and of the first
@@ -114,12 +114,12 @@ class Overtaking:
                     await self._make(state["last_seq"] + 1)
             elif self.is_near_its_end:
                 if self._is_stopped and floor >= self._told:
-                    await self._bus.api(self._call("DELETE"), domain=self._domain)
+                    await self._bus.request_api(self._call("DELETE"), domain=self._domain)
                     self._know(None)
                 else:
                     self.stop()
             elif not self._puller and time.monotonic() > self._known_since + NOTICE_SECONDS:
-                self._puller = self._bus.pull(EVENTS_STREAM, self._name, 0, self._domain)
+                self._puller = self._bus.create_puller(EVENTS_STREAM, self._name, 0, self._domain)
                 self._began.set()
         except BusError as error:
             log.debug("%s: %s", self._name, error)
@@ -129,7 +129,7 @@ class Overtaking:
         return f"CONSUMER.{verb}.{EVENTS_STREAM}.{self._name}"
 
     async def _info(self) -> dict[str, Any] | None:
-        return await lookup(self._bus, self._call("INFO"), domain=self._domain)
+        return await find_info(self._bus, self._call("INFO"), domain=self._domain)
 
     async def _make(self, first: int) -> None:
         request = {
@@ -137,8 +137,8 @@ class Overtaking:
             "config": consumer_config(first, self._name),
             "action": "create",  # where another forwarder was first, its beginning counts
         }
-        with contextlib.suppress(Refused):
-            await self._bus.api(self._call("CREATE"), request, self._domain)
+        with contextlib.suppress(JetStreamError):
+            await self._bus.request_api(self._call("CREATE"), request, self._domain)
             log.info("new events overtake the backlog, from sequence %d on", first)
 
     def _know(self, info: dict[str, Any] | None) -> None:
@@ -154,4 +154,4 @@ class Overtaking:
             self._puller, self._is_stopped = None, False
             self._first, self._told = _NEVER, 0
             # What another forwarder had from the second consumer may come again from the first.
-            self._main.disturb()
+            self._main.expect_redelivery()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from sematext_agent.shared.bus import Bus, Msg
-from sematext_agent.shared.subjects import SHIPPED
+from sematext_agent.shared.subjects import PEERS_SUBJECT
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Peers:
     def __init__(self, bus: Bus, domain: str, know: Callable[[Iterable[str], bool], Known]) -> None:
         self._bus = bus
         self._know = know
-        self._subject = f"{SHIPPED}.{domain or 'hub'}"
+        self._subject = f"{PEERS_SUBJECT}.{domain or 'hub'}"
         self._inbox = bus.new_inbox()
         self._names: set[str] = set()
         """The other forwarders, by their inboxes."""

@@ -30,12 +30,12 @@ from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.transport import Answer, Transport
 from sematext_agent.forwarder.verdict import Verdict, in_words, judge
 from sematext_agent.shared.bus import BusError, Message, Puller
-from sematext_agent.shared.events import SECOND, NewerEvent, decode, nanoseconds
+from sematext_agent.shared.events import SECOND, NewerEvent, decode, parse_rfc3339
 from sematext_agent.shared.health import METRICS_PREFIX, Health
 from sematext_agent.shared.logs import escape_json
 from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.service import Runtime
-from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER, consumer_name
+from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER_CONSUMER, consumer_name
 
 log = logging.getLogger(__name__)
 
@@ -142,26 +142,30 @@ class Shipper:
         self._make_room()
 
     def _count(self, health: Health) -> None:
-        self._shipped = health.counter("events_shipped", "Events the receiver has taken.")
-        self._retried = health.counter("posts_repeated", "Posts that were not the event's first.")
-        self._refused = health.counter("events_refused", "Events made dead letters.", "reason")
-        self._repeated = health.counter("events_repeated", "Copies not sent a second time.")
+        self._shipped = health.add_counter("events_shipped", "Events the receiver has taken.")
+        self._retried = health.add_counter(
+            "posts_repeated", "Posts that were not the event's first."
+        )
+        self._refused = health.add_counter("events_refused", "Events made dead letters.", "reason")
+        self._repeated = health.add_counter("events_repeated", "Copies not sent a second time.")
         self._latency = Latency(
             f"{METRICS_PREFIX}delivery_latency_seconds",
             "From an event at its source to the receiver's answer.",
         )
         health.registry.register(self._latency)
-        health.figure("events_held", "Events that are being shipped.", lambda: len(self._held))
-        health.figure(
+        health.add_figure("events_held", "Events that are being shipped.", lambda: len(self._held))
+        health.add_figure(
             "posts_in_flight", "Posts without an answer yet.", lambda: self._flow.in_flight
         )
-        health.figure(
+        health.add_figure(
             "posts_in_flight_limit", "Posts allowed at once.", lambda: int(self._flow.limit)
         )
-        self._let_go = health.counter("events_let_go", "Events left to the stream unshipped.")
-        health.figure("events_held_bytes", "Bytes of those events.", lambda: self._held_bytes)
-        health.figure("holding", "1 while nothing gets through.", lambda: not self._flow.is_open)
-        health.figure(
+        self._let_go = health.add_counter("events_let_go", "Events left to the stream unshipped.")
+        health.add_figure("events_held_bytes", "Bytes of those events.", lambda: self._held_bytes)
+        health.add_figure(
+            "holding", "1 while nothing gets through.", lambda: not self._flow.is_open
+        )
+        health.add_figure(
             "oldest_unacknowledged_seconds", "Age here of the oldest event not shipped.", self.age
         )
 
@@ -188,7 +192,7 @@ class Shipper:
             return
         self._taken_at = self._loop.time()
         is_known = message.id in self._recent or message.id in self._held
-        if message.id and not is_known and (message.delivered > 1 or puller.is_disturbed):
+        if message.id and not is_known and (message.delivered > 1 or puller.expects_redelivery):
             self._doubtful[message.id] = message
             self._has_doubts.set()
             self._make_room()
@@ -225,7 +229,7 @@ class Shipper:
     def _ship(self, message: Message) -> None:
         try:
             event = decode(message.data)
-            time_ns = nanoseconds(event.time)
+            time_ns = parse_rfc3339(event.time)
             document = encode(enrich(event, self._facts.of(event.origin), self._settings.tags))
         except NewerEvent as error:
             self._take_unreadable(message, "newer", f"{error}: {_UPGRADE}")
@@ -348,7 +352,7 @@ class Shipper:
             words = f"failed {backoff.failures} times while others went through"
             self._bury(shipment, answer.status, f"{words}, {in_words(answer)}", "attempts")
         else:
-            self._repeat(shipment, backoff.next_seconds())
+            self._repeat(shipment, backoff.draw_delay_seconds())
 
     def _repeat(self, shipment: _Shipment, seconds: float) -> None:
         self._retried.inc()
@@ -366,7 +370,9 @@ class Shipper:
         message = next(iter(shipment.copies.values()))
         await bury(self._bus, message, status, words)
         self._refused.labels(reason).inc()
-        self._health.error(f"made event {shipment.id} on {message.subject} a dead letter: {words}")
+        self._health.record_error(
+            f"made event {shipment.id} on {message.subject} a dead letter: {words}"
+        )
         self._finish(shipment)
 
     def _print(self, shipment: _Shipment) -> None:
@@ -386,7 +392,7 @@ class Shipper:
     async def stay_in_progress(self) -> None:
         """Tells the stream, for ever, of all that is here for longer than a moment."""
         domain = self._settings.nats_domain
-        consumer = consumer_name(FORWARDER, domain)
+        consumer = consumer_name(FORWARDER_CONSUMER, domain)
         while True:
             await asyncio.sleep(ACK_WAIT_SECONDS / 3)
             if self._is_late():
@@ -397,10 +403,12 @@ class Shipper:
             for shipment in list(self._held.values()):
                 if shipment.since < newest and shipment.term == self._term:
                     for copy in list(shipment.copies.values()):
-                        await self._bus.in_progress(copy)
+                        await self._bus.extend_ack_deadline(copy)
             with contextlib.suppress(BusError):
                 # Its answer comes after all that the broker had sent before.
-                await self._bus.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{consumer}", domain=domain)
+                await self._bus.request_api(
+                    f"CONSUMER.INFO.{EVENTS_STREAM}.{consumer}", domain=domain
+                )
                 self._spoke_at = speaking_at
                 self._post_ready()
 
@@ -428,7 +436,7 @@ class Shipper:
         for task in self._burials:
             task.cancel()
         for message in self._doubtful.values():
-            await self._bus.give_back(message)
+            await self._bus.negative_acknowledge(message)
         for shipment in list(self._held.values()):
             for copy in shipment.copies.values():
-                await self._bus.give_back(copy)
+                await self._bus.negative_acknowledge(copy)

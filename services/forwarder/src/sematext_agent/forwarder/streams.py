@@ -21,19 +21,19 @@ from sematext_agent.forwarder.bounds import Bounds
 from sematext_agent.forwarder.consumers import consumer_config
 from sematext_agent.forwarder.overtaking import HANDOVER_SECONDS, Overtaking
 from sematext_agent.forwarder.settings import STREAM_BYTES_MIN, ForwarderSettings
-from sematext_agent.shared.bus import Bus, BusError, Refused
+from sematext_agent.shared.bus import Bus, BusError, JetStreamError
 from sematext_agent.shared.events import EVENT_BYTES_MAX, SECOND
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.retry import Backoff
-from sematext_agent.shared.streams import backlog_of, lookup
+from sematext_agent.shared.stream_reader import compute_backlog, find_info
 from sematext_agent.shared.subjects import (
-    CURSORS,
+    CURSORS_BUCKET,
     DEAD_STREAM,
     DEAD_SUBJECTS,
     EVENTS_STREAM,
     EVENTS_SUBJECTS,
-    FORWARDER,
-    HOSTS,
+    FORWARDER_CONSUMER,
+    HOSTS_BUCKET,
     consumer_name,
 )
 
@@ -80,8 +80,8 @@ def stream_configs(settings: ForwarderSettings) -> list[Config]:
         "discard": "old",
     }
     buckets = [
-        _bucket(CURSORS, settings.cursors_bytes_max, settings.stream_replicas),
-        _bucket(HOSTS, HOSTS_BYTES_MAX, settings.stream_replicas),
+        _bucket(CURSORS_BUCKET, settings.cursors_bytes_max, settings.stream_replicas),
+        _bucket(HOSTS_BUCKET, HOSTS_BYTES_MAX, settings.stream_replicas),
     ]
     # The large one last: it takes what the disk has left.
     return [*buckets, *([] if settings.nats_domain else [dead]), events]
@@ -111,8 +111,8 @@ class Streams:
         self._bus = bus
         self._domain = settings.nats_domain
         self._configs = stream_configs(settings)
-        self._consumer = consumer_name(FORWARDER, self._domain)
-        self.puller = bus.pull(EVENTS_STREAM, self._consumer, 0, self._domain)
+        self._consumer = consumer_name(FORWARDER_CONSUMER, self._domain)
+        self.puller = bus.create_puller(EVENTS_STREAM, self._consumer, 0, self._domain)
         """Of all events in their order; asks for none until it is given room by `resize`."""
         self.overtaking = Overtaking(bus, self._domain, self.puller, health)
         self._bytes_max = settings.stream_bytes_max
@@ -128,11 +128,13 @@ class Streams:
         self._bounds = Bounds(bus, health)
         self.made = asyncio.Event()
         """Set once they have been made for the first time."""
-        health.expect(_CONDITION, "not made yet")
-        health.figure("lag_events", "Events in the stream not shipped yet.", lambda: self.lag)
-        health.figure("stream_bytes", "Bytes in the stream of events.", lambda: self._bytes)
-        health.figure("stream_limit_bytes", "At which the stream is full.", lambda: self._bytes_max)
-        health.figure("dead_letters", "Events in the stream DEAD.", lambda: self._dead_letters)
+        health.expect_condition(_CONDITION, "not made yet")
+        health.add_figure("lag_events", "Events in the stream not shipped yet.", lambda: self.lag)
+        health.add_figure("stream_bytes", "Bytes in the stream of events.", lambda: self._bytes)
+        health.add_figure(
+            "stream_limit_bytes", "At which the stream is full.", lambda: self._bytes_max
+        )
+        health.add_figure("dead_letters", "Events in the stream DEAD.", lambda: self._dead_letters)
 
     async def make(self) -> None:
         """Makes whatever is missing and updates what differs; tries until that is done."""
@@ -145,22 +147,22 @@ class Streams:
                 await self._dead_letters_are_kept()
                 break
             except BusError as error:
-                self._health.set(_CONDITION, False, str(error))
+                self._health.set_condition(_CONDITION, False, str(error))
                 log.debug("%s", error)
-                await asyncio.sleep(backoff.next_seconds())
-        self._health.set(_CONDITION, True, "made")
+                await asyncio.sleep(backoff.draw_delay_seconds())
+        self._health.set_condition(_CONDITION, True, "made")
 
     async def _api(self, call: str, request: Config | None = None) -> Config:
-        return await self._bus.api(call, request, self._domain)
+        return await self._bus.request_api(call, request, self._domain)
 
     async def _dead_letters_are_kept(self) -> None:
         """Raises BusError where there is no place for dead letters, which a domain shares."""
-        if await lookup(self._bus, f"STREAM.INFO.{DEAD_STREAM}") is None:
+        if await find_info(self._bus, f"STREAM.INFO.{DEAD_STREAM}") is None:
             raise BusError(f"no stream {DEAD_STREAM}: run a forwarder without NATS_DOMAIN too")
 
     async def _make_stream(self, config: Config) -> None:
         name = config["name"]
-        found = await lookup(self._bus, f"STREAM.INFO.{name}", domain=self._domain)
+        found = await find_info(self._bus, f"STREAM.INFO.{name}", domain=self._domain)
         if found is None:
             made = await self._fit("CREATE", config)
             log.info("made the stream %s of %d bytes", name, made["max_bytes"])
@@ -173,9 +175,9 @@ class Streams:
         try:
             await self._fit("UPDATE", existing | config, at_least=existing["max_bytes"])
             log.info("updated the stream %s", name)
-        except Refused as refusal:
+        except JetStreamError as refusal:
             # Somebody made it in a way that cannot be changed. It still carries events.
-            self._health.error(f"the stream {name} stays as it is: {refusal}")
+            self._health.record_error(f"the stream {name} stays as it is: {refusal}")
 
     async def _fit(self, call: str, config: Config, at_least: int = STREAM_BYTES_MIN) -> Config:
         """Makes or updates a stream as large as the broker's disk lets it be; returns what it made.
@@ -188,12 +190,12 @@ class Streams:
             try:
                 answer = await self._api(f"STREAM.{call}.{name}", config)
                 return cast(Config, answer["config"])
-            except Refused as refusal:
+            except JetStreamError as refusal:
                 if _NO_ROOM not in str(refusal):
                     raise
                 half = config["max_bytes"] // 2
                 if name != EVENTS_STREAM or half < at_least:
-                    raise Refused(
+                    raise JetStreamError(
                         refusal.code,
                         f"the broker's disk has no room for the {config['max_bytes']} bytes of the "
                         f"stream {name}; make room, or set STREAM_BYTES_MAX and DEAD_BYTES_MAX "
@@ -204,7 +206,7 @@ class Streams:
 
     async def _make_consumer(self) -> None:
         info = f"CONSUMER.INFO.{EVENTS_STREAM}.{self._consumer}"
-        if await lookup(self._bus, info, domain=self._domain) is not None:
+        if await find_info(self._bus, info, domain=self._domain) is not None:
             return
         stream = await self._api(f"STREAM.INFO.{EVENTS_STREAM}")
         if stream["created"] != self._created:
@@ -231,12 +233,12 @@ class Streams:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_seconds()):
-                    await self.puller.missing.wait()
-            if self.puller.missing.is_set() or not await self._look():
+                    await self.puller.consumer_missing.wait()
+            if self.puller.consumer_missing.is_set() or not await self._look():
                 await self.make()
-                self.puller.missing.clear()
+                self.puller.consumer_missing.clear()
                 # What it has asked for went with the consumer that it asked.
-                self.puller.renew()
+                self.puller.renew_request()
 
     def _pause_seconds(self) -> float:
         if self.overtaking.is_near_its_end:
@@ -248,30 +250,32 @@ class Streams:
         try:
             names = (await self._api("STREAM.NAMES")).get("streams") or []
             if missing := {config["name"] for config in self._configs} - set(names):
-                raise Refused(_NOT_FOUND, f"{', '.join(sorted(missing))} vanished")
+                raise JetStreamError(_NOT_FOUND, f"{', '.join(sorted(missing))} vanished")
             stream = await self._api(f"STREAM.INFO.{EVENTS_STREAM}")
             consumer = await self._api(f"CONSUMER.INFO.{EVENTS_STREAM}.{self._consumer}")
-            dead = await self._bus.api(f"STREAM.INFO.{DEAD_STREAM}")
+            dead = await self._bus.request_api(f"STREAM.INFO.{DEAD_STREAM}")
             self._bytes_max = stream["config"]["max_bytes"]
             await self._trim(stream, consumer)
             await self._bounds.look(dead)
             await self.overtaking.look(stream, consumer)
-        except Refused as refusal:
-            self._health.set(_CONDITION, False, str(refusal))
+        except JetStreamError as refusal:
+            self._health.set_condition(_CONDITION, False, str(refusal))
             return False
         except BusError as error:
             # The broker is away, which is said elsewhere; of a leaf node only this knows.
             if self._domain:
-                self._health.set(_CONDITION, False, f"{self._domain} is away: {error}")
+                self._health.set_condition(_CONDITION, False, f"{self._domain} is away: {error}")
             log.debug("%s", error)
             return True
-        self.lag = backlog_of(consumer, self.overtaking.info).total
+        self.lag = compute_backlog(consumer, self.overtaking.info).total
         last, self._last_sequence = self._last_sequence, stream["state"]["last_seq"]
         self._is_idle = not self.lag and last == self._last_sequence
         self._bytes = stream["state"]["bytes"]
         self._dead_letters = dead["state"]["messages"]
         full = self._bytes / self._bytes_max
-        self._health.set(_CONDITION, True, f"{full:.0%} full, {self.lag} events not shipped yet")
+        self._health.set_condition(
+            _CONDITION, True, f"{full:.0%} full, {self.lag} events not shipped yet"
+        )
         return True
 
     async def _trim(self, stream: Config, consumer: Config) -> None:

@@ -12,7 +12,7 @@ import enum
 import msgspec
 
 from sematext_agent.forwarder.transport import Answer
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 
 
 class Verdict(enum.Enum):
@@ -80,6 +80,6 @@ def _reason(body: str) -> str:
     """What the receiver said, from its JSON or as it stands."""
     try:
         text = msgspec.json.decode(body, type=_Error).error
-    except UNREADABLE:
+    except DECODE_ERRORS:
         text = body
     return " ".join(text.split())[:200]

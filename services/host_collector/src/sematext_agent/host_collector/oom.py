@@ -22,8 +22,8 @@ from sematext_agent.host_collector.oom_follower import AUDIT_SECONDS, PART, Curs
 from sematext_agent.host_collector.packages.containers import name_and_image
 from sematext_agent.host_collector.packages.tree import tree_at
 from sematext_agent.host_collector.settings import HostSettings
-from sematext_agent.shared.collector import Observed
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.collector import Observation
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.events import OutOfMemory
 from sematext_agent.shared.service import Runtime
 
@@ -34,7 +34,7 @@ __all__ = ["PART", "watch"]
 
 async def watch(
     runtime: Runtime[HostSettings], stored: bytes | None
-) -> AsyncGenerator[Observed, None]:
+) -> AsyncGenerator[Observation, None]:
     """Every kill and every gap, from the stored cursor on, until `runtime.stopping` is set."""
     follower = Follower(runtime.origin, kmsg.boot_id(), _cursor(stored), count_kills)
     stopped = asyncio.create_task(runtime.stopping.wait())
@@ -77,7 +77,7 @@ def count_kills() -> int | None:
     return None
 
 
-def _named(observed: Observed, host_root: str) -> Observed:
+def _named(observed: Observation, host_root: str) -> Observation:
     """The same, with the name of the container that the process lived in.
 
     It stays empty where the engine keeps its record in an unusual place, or has removed it already,
@@ -99,7 +99,7 @@ def _named(observed: Observed, host_root: str) -> Observed:
 def _cursor(stored: bytes | None) -> Cursor | None:
     try:
         return msgspec.json.decode(stored, type=Cursor) if stored else None
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         log.warning("the stored cursor cannot be read, kills before now are not told: %s", error)
         return None
 
@@ -117,14 +117,14 @@ def _opened(runtime: Runtime[HostSettings], *, told: bool) -> KernelLog | None:
             "or set OOM_ENABLED=false"
         )
         if not told:
-            health.error(detail)
-    health.set("kernel log", True, detail)
-    health.figure(
+            health.record_error(detail)
+    health.set_condition("kernel log", True, detail)
+    health.add_figure(
         "kernel_log_readable",
         "1 while the kernel's log can be read.",
         lambda: kernel_log is not None,
     )
-    health.figure(
+    health.add_figure(
         "kernel_log_malformed_records",
         "Records that could not be read since it was opened.",
         lambda: kernel_log.malformed if kernel_log else 0,

@@ -27,7 +27,7 @@ import msgspec
 from sematext_agent.host_collector.kmsg import Record
 from sematext_agent.host_collector.oom_kills import Kills
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.collector import Observation
 from sematext_agent.shared.events import (
     SECOND,
     Event,
@@ -35,7 +35,7 @@ from sematext_agent.shared.events import (
     Nanoseconds,
     OutOfMemory,
     event_id,
-    rfc3339,
+    format_rfc3339,
 )
 
 PART = "oom"
@@ -105,7 +105,7 @@ class Follower:
         """How long to wait for records before `audit` has something to do all the same."""
         return max(0.0, self._audit_due - time.monotonic())
 
-    def begin(self) -> Iterator[Observed]:
+    def begin(self) -> Iterator[Observation]:
         """What can be told before a record is read: that the machine was started anew."""
         former = self._former
         if former is None:
@@ -122,7 +122,7 @@ class Follower:
                 detail=detail,
             )
 
-    def take(self, records: Sequence[Record]) -> Iterator[Observed]:
+    def take(self, records: Sequence[Record]) -> Iterator[Observation]:
         """What the next records tell."""
         for record in records:
             self._newest = record.sequence
@@ -149,7 +149,7 @@ class Follower:
         self._counted = self._counter()
         self._audit_due = time.monotonic() + SETTLE_SECONDS
 
-    def drained(self) -> Iterator[Observed]:
+    def drained(self) -> Iterator[Observation]:
         """To be called when `take` has had every record there is."""
         if self._sequence is None and self._newest is not None:
             # The first start: what is in the log now is from before it.
@@ -161,7 +161,7 @@ class Follower:
         if self.seconds_to_audit == 0:
             yield from self._audit()
 
-    def _audit(self) -> Iterator[Observed]:
+    def _audit(self) -> Iterator[Observation]:
         """Compares the counter, as it was a while ago, with what the log has shown by now."""
         told, overrun, counted, now = self._told, self._overrun, self._counter(), time.time_ns()
         lost = None
@@ -185,7 +185,7 @@ class Follower:
         self._counted = counted
         self._audit_due = time.monotonic() + AUDIT_SECONDS
 
-    def end(self) -> Iterator[Observed]:
+    def end(self) -> Iterator[Observation]:
         """The last cursor. With a gap untold it stays before the gap, for the next start."""
         if self._overrun is None:
             self._time = time.time_ns()
@@ -196,19 +196,23 @@ class Follower:
         age = now - stored.time
         return stored.sequence != self._sequence or age > _CURSOR_SECONDS_MAX * SECOND
 
-    def _moved(self) -> Observed:
+    def _moved(self) -> Observation:
         self._stored = Cursor(
             boot=self._boot, sequence=self._sequence, kills=self._told, time=self._time
         )
-        return Observed(None, msgspec.json.encode(self._stored), PART)
+        return Observation(None, msgspec.json.encode(self._stored), PART)
 
-    def _observed(self, identity: str, moment: int, body: OutOfMemory | Gap) -> Observed:
+    def _observed(self, identity: str, moment: int, body: OutOfMemory | Gap) -> Observation:
         # While a gap waits to be told, the cursor waits with it.
         cursor = self._moved().cursor if self._overrun is None else None
         event = Event(
-            id=identity, time=rfc3339(moment), origin=self._origin, agent=AGENT_VERSION, body=body
+            id=identity,
+            time=format_rfc3339(moment),
+            origin=self._origin,
+            agent=AGENT_VERSION,
+            body=body,
         )
-        return Observed(event, cursor, PART)
+        return Observation(event, cursor, PART)
 
     def _gap(
         self,
@@ -218,12 +222,12 @@ class Follower:
         until: int,
         lost: int | None = None,
         detail: str = "",
-    ) -> Observed:
+    ) -> Observation:
         body = Gap(
             source="host",
             reason=reason,
-            since=rfc3339(min(since, until)),
-            until=rfc3339(until),
+            since=format_rfc3339(min(since, until)),
+            until=format_rfc3339(until),
             detail=detail,
             lost=lost,
         )

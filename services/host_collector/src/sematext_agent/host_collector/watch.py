@@ -12,16 +12,16 @@ from contextlib import aclosing
 
 from sematext_agent.host_collector import oom, packages
 from sematext_agent.host_collector.settings import HostSettings
-from sematext_agent.shared.collector import Observed, read_cursor
+from sematext_agent.shared.collector import Observation, read_cursor
 from sematext_agent.shared.service import Runtime
 
-Source = AsyncGenerator[Observed, None]
+Source = AsyncGenerator[Observation, None]
 
 HELD_MAX = 64
 """How many observations may wait between the sources and the bus."""
 
 
-async def watch(runtime: Runtime[HostSettings], cursor: bytes | None) -> AsyncIterator[Observed]:
+async def watch(runtime: Runtime[HostSettings], cursor: bytes | None) -> AsyncIterator[Observation]:
     """What the sources that are switched on see, until `runtime.stopping` is set.
 
     `cursor`, the one without a part, is not used: every source reads its own.
@@ -47,7 +47,7 @@ async def merged(sources: Sequence[Source], stopping: asyncio.Event) -> Source:
         ExceptionGroup: a source raised, or ended before `stopping` was set. What the others had
             brought until then is yielded first.
     """
-    held: asyncio.Queue[Observed | None] = asyncio.Queue()
+    held: asyncio.Queue[Observation | None] = asyncio.Queue()
     room = asyncio.Semaphore(HELD_MAX)
 
     async def feed(source: Source) -> None:

@@ -20,7 +20,7 @@ async def work(runtime: Runtime[KubernetesSettings]) -> None:
     settings = runtime.settings
     if not (settings.kubernetes_enabled and settings.kubernetes_events_enabled):
         off = "EVENTS_" if settings.kubernetes_enabled else ""
-        runtime.health.set("cluster", True, f"switched off by KUBERNETES_{off}ENABLED")
+        runtime.health.set_condition("cluster", True, f"switched off by KUBERNETES_{off}ENABLED")
         await runtime.stopping.wait()
         return
     # In a thread, because a kubeconfig's plugin may take its time.

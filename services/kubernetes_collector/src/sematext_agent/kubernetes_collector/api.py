@@ -21,7 +21,7 @@ import msgspec
 
 from sematext_agent.kubernetes_collector.credentials import Credentials
 from sematext_agent.shared import AGENT_NAME, AGENT_VERSION
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.retry import Backoff
 
@@ -201,7 +201,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> ApiError:
     retry_after = min(float(seconds), RETRY_AFTER_SECONDS_MAX) if seconds.isdecimal() else 0.0
     try:
         status = msgspec.json.decode(body, type=Status)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         status = Status(message=response.reason)
     status.code = response.status
     return status.error(retry_after=retry_after)
@@ -226,7 +226,7 @@ class Patience:
     def __init__(self, health: Health, stopping: asyncio.Event) -> None:
         self._health = health
         self._stopping = stopping
-        self._failures = health.counter("api_failures", "Requests that failed.", "status")
+        self._failures = health.add_counter("api_failures", "Requests that failed.", "status")
         self._namespace = ""
         self._failing: dict[str, str] = {}  # by namespace, what fails there
 
@@ -240,20 +240,20 @@ class Patience:
         """States that requests do as they should, unless those of another namespace fail."""
         self._failing.pop(self._namespace, None)
         failing = next(iter(self._failing.values()), None)
-        self._health.set("cluster", failing is None, failing or detail)
+        self._health.set_condition("cluster", failing is None, failing or detail)
 
     def _fails(self, detail: str) -> None:
         self._health.last_error = detail
         namespace = f"namespace {self._namespace}: " if self._namespace else ""
         self._failing[self._namespace] = namespace + detail
-        self._health.set("cluster", False, self._failing[self._namespace])
+        self._health.set_condition("cluster", False, self._failing[self._namespace])
 
     async def after(self, error: ApiError, backoff: Backoff, seconds_min: float = 0) -> None:
         """Waits for as long as `error` deserves, or until the process shall stop."""
         self._failures.labels(str(error.status)).inc()
         rules = ": deploy/kubernetes has the rules" if error.status == 403 else ""
         self._fails(f"{error}{rules}")
-        seconds = DENIED_SECONDS if error.status == 403 else backoff.next_seconds()
+        seconds = DENIED_SECONDS if error.status == 403 else backoff.draw_delay_seconds()
         await self.pause(max(seconds, error.retry_after, seconds_min))
 
     async def pause(self, seconds: float) -> None:

@@ -7,7 +7,7 @@ import msgspec
 from sematext_agent.kubernetes_collector.api import Api, ApiError
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.kubernetes_collector.translate import Cluster
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.settings import SettingsError
 
 
@@ -30,7 +30,7 @@ async def identify(api: Api, settings: KubernetesSettings) -> Cluster:
     try:
         body = await api.request("GET", "/api/v1/namespaces/kube-system")
         uid = msgspec.json.decode(body, type=_Namespace).metadata.uid
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise ApiError(0, f"a namespace that is none: {error}") from error
     except ApiError as error:
         if error.status == 404:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from sematext_agent.kubernetes_collector.api import Api, ApiError
-from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.collector import Observation
 from sematext_agent.shared.events import Event, KubernetesEvent
 from sematext_agent.shared.health import Health
 
@@ -98,7 +98,9 @@ class Objects:
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._forbidden: dict[str, float] = {}  # kinds, and until when they are not asked for
         self._budget, self._budget_at = REQUESTS_BURST, 0.0
-        self._lookups = health.counter("object_lookups", "Objects asked for, for events.", "result")
+        self._lookups = health.add_counter(
+            "object_lookups", "Objects asked for, for events.", "result"
+        )
 
     def ask(self, event: Event | None) -> asyncio.Task[None] | None:
         """The request for what `event` is about; None where there is nothing to wait for."""
@@ -199,7 +201,7 @@ class Objects:
 
 
 class _Held(NamedTuple):
-    observed: Observed
+    observed: Observation
     lookup: asyncio.Task[None] | None
     until: float
 
@@ -209,17 +211,17 @@ class _Held(NamedTuple):
 
 
 async def enriched(
-    source: AsyncGenerator[Observed, None], objects: Objects
-) -> AsyncGenerator[Observed, None]:
+    source: AsyncGenerator[Observation, None], objects: Objects
+) -> AsyncGenerator[Observation, None]:
     """What `source` yields, in its order, with what is known of each event's object."""
     held: deque[_Held] = deque()
-    arriving: asyncio.Future[Observed | None] | None = None
+    arriving: asyncio.Future[Observation | None] | None = None
     try:
         ended = False
         while held or not ended:
             if held and (held[0].is_due or len(held) > HELD_MAX):
                 first = held.popleft().observed
-                yield Observed(objects.enrich(first.event), first.cursor, first.part)
+                yield Observation(objects.enrich(first.event), first.cursor, first.part)
                 continue
             if arriving is None and not ended:
                 arriving = asyncio.ensure_future(anext(source, None))
@@ -238,12 +240,12 @@ async def enriched(
         await source.aclose()
 
 
-def _hold(observed: Observed, objects: Objects) -> _Held:
+def _hold(observed: Observation, objects: Objects) -> _Held:
     return _Held(observed, objects.ask(observed.event), _clock() + HELD_SECONDS)
 
 
 async def _until_something(
-    arriving: asyncio.Future[Observed | None] | None, first: _Held | None
+    arriving: asyncio.Future[Observation | None] | None, first: _Held | None
 ) -> None:
     """Waits until more arrives or the first that is held falls due."""
     waiting: set[asyncio.Future[object]] = set()

@@ -8,7 +8,7 @@ import msgspec
 
 from sematext_agent.kubernetes_collector.api import ApiError, Status
 from sematext_agent.kubernetes_collector.translate import RawEvent
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 
 LINE_BYTES_MAX = 8 * 1024 * 1024
 """Longer than any event can be: etcd takes 1.5 MB."""
@@ -104,7 +104,7 @@ def decode_frame(line: bytes) -> tuple[str, int, RawEvent | None]:
         frame = _frame.decode(line)
         event = frame.object if frame.type in ("ADDED", "MODIFIED") else None
         return frame.type, _revision(frame.object.metadata.resource_version), event
-    except (*UNREADABLE, ValueError) as error:
+    except (*DECODE_ERRORS, ValueError) as error:
         _raise_if_error(line)
         repaired = line.decode(errors="replace").encode()
         if repaired != line:
@@ -114,7 +114,7 @@ def decode_frame(line: bytes) -> tuple[str, int, RawEvent | None]:
 
 def _raise_if_error(line: bytes) -> None:
     """Raises the ApiError that an ERROR frame is; other lines are not its matter."""
-    with contextlib.suppress(*UNREADABLE):
+    with contextlib.suppress(*DECODE_ERRORS):
         frame = _other_frame.decode(line)
         if frame.type == "ERROR":
             raise _status.decode(frame.object).error(status=500)
@@ -126,7 +126,7 @@ def decode_page(body: bytes) -> Page:
         page = _page.decode(body)
         page.revision  # noqa: B018 - it must be a number
         return page
-    except (*UNREADABLE, ValueError) as error:
+    except (*DECODE_ERRORS, ValueError) as error:
         raise ApiError(0, f"a list that is none: {error}") from error
 
 
@@ -135,5 +135,5 @@ def decode_item(item: msgspec.Raw) -> tuple[int, RawEvent]:
     try:
         event = _event.decode(item)
         return _revision(event.metadata.resource_version), event
-    except (*UNREADABLE, ValueError) as error:
+    except (*DECODE_ERRORS, ValueError) as error:
         raise Undecodable(str(error)) from error

@@ -25,8 +25,8 @@ import msgspec
 
 from sematext_agent.kubernetes_collector.api import Api, ApiError
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
-from sematext_agent.shared.decoding import UNREADABLE
-from sematext_agent.shared.ending import Restart
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
+from sematext_agent.shared.restart import RestartRequested
 from sematext_agent.shared.service import Runtime, Work
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ RETRY_SECONDS = 2.0
 Int32 = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
-class LeaseLost(Restart):
+class LeaseLost(RestartRequested):
     """Another replica has the lease, or may have it any moment."""
 
 
@@ -129,7 +129,7 @@ class Lease:
     async def _read(self) -> _Record:
         try:
             return msgspec.json.decode(await self._api.request("GET", self._one), type=_Record)
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             raise ApiError(0, f"a lease that is none: {error}") from error
         except ApiError as error:
             if error.status != 404:
@@ -186,12 +186,14 @@ async def _acquire(lease: Lease, runtime: Runtime[KubernetesSettings]) -> None:
             async with asyncio.timeout(RENEW_SECONDS):
                 held = await lease.try_once()
             detail = "active" if held else f"standby: {lease.holder} is active"
-            runtime.health.set("lease", True, detail)
+            runtime.health.set_condition("lease", True, detail)
             if held:
                 log.info("active, as %s", lease.identity)
                 return
         except (ApiError, TimeoutError) as error:
-            runtime.health.set("lease", False, f"cannot be read or written: {error or 'no answer'}")
+            runtime.health.set_condition(
+                "lease", False, f"cannot be read or written: {error or 'no answer'}"
+            )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RETRY_SECONDS):
                 await runtime.stopping.wait()

@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.collector import Observation
 
 
 async def merged(
-    sources: Sequence[AsyncGenerator[Observed, None]],
-) -> AsyncGenerator[Observed, None]:
+    sources: Sequence[AsyncGenerator[Observation, None]],
+) -> AsyncGenerator[Observation, None]:
     """What all `sources` yield, each in its own order. Ends when all have ended.
 
     None runs ahead of who reads this by more than one observation. Raises what the first of them
@@ -23,9 +23,9 @@ async def merged(
             async for observed in source:
                 yield observed
         return
-    arrived: asyncio.Queue[Observed | BaseException | None] = asyncio.Queue(1)
+    arrived: asyncio.Queue[Observation | BaseException | None] = asyncio.Queue(1)
 
-    async def drain(source: AsyncGenerator[Observed, None]) -> None:
+    async def drain(source: AsyncGenerator[Observation, None]) -> None:
         try:
             async with aclosing(source):
                 async for observed in source:

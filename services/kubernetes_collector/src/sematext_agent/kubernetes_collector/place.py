@@ -8,7 +8,7 @@ import msgspec
 
 from sematext_agent.kubernetes_collector.translate import Cluster
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.events import SECOND, Event, Gap, event_id, rfc3339
+from sematext_agent.shared.events import SECOND, Event, Gap, event_id, format_rfc3339
 
 EVENT_TTL_SECONDS = 3600
 """How long a cluster keeps an event (`--event-ttl`, 1 h unless somebody changed it)."""
@@ -44,8 +44,8 @@ def gap(
     body = Gap(
         source="kubernetes",
         reason=reason,
-        since=rfc3339(int(before.seen * SECOND)),
-        until=rfc3339(int(until * SECOND)),
+        since=format_rfc3339(int(before.seen * SECOND)),
+        until=format_rfc3339(int(until * SECOND)),
         detail=f"{blind:.0f} s were not watched: {'; '.join(reasons)}",
     )
     return Event(

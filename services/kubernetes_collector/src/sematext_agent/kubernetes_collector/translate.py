@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.events import Event, KubernetesEvent, event_id, rfc3339
+from sematext_agent.shared.events import Event, KubernetesEvent, event_id, format_rfc3339
 
 FUTURE_SECONDS_MAX = 300
 """A time further ahead of our clock than this is a mistake of somebody else's clock."""
@@ -161,13 +161,13 @@ def _time(raw: RawEvent, now_ns: int) -> str:
     ):
         if isinstance(written, str) and (time := _sane(written, now_ns)):
             return time
-    return rfc3339(now_ns)
+    return format_rfc3339(now_ns)
 
 
 def _sane(written: str, now_ns: int) -> str:
     """A time as the bus writes it; empty for none, and now for one that is far in the future."""
     seconds, time = _parsed(written)
-    return rfc3339(now_ns) if seconds > now_ns / 1e9 + FUTURE_SECONDS_MAX else time
+    return format_rfc3339(now_ns) if seconds > now_ns / 1e9 + FUTURE_SECONDS_MAX else time
 
 
 @functools.lru_cache(maxsize=64)

@@ -35,10 +35,10 @@ from sematext_agent.kubernetes_collector.place import Place, gap
 from sematext_agent.kubernetes_collector.selection import Filters, Repeats
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.kubernetes_collector.translate import Cluster, RawEvent, translate
-from sematext_agent.shared.collector import Observed, read_cursor
-from sematext_agent.shared.decoding import UNREADABLE
-from sematext_agent.shared.ending import Restart
-from sematext_agent.shared.events import SECOND, Event, KubernetesEvent, nanoseconds
+from sematext_agent.shared.collector import Observation, read_cursor
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
+from sematext_agent.shared.events import SECOND, Event, KubernetesEvent, parse_rfc3339
+from sematext_agent.shared.restart import RestartRequested
 from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.service import Runtime
 
@@ -54,7 +54,7 @@ POISON_TRIES = 3
 """How often a line that cannot be decoded is asked for again, before it is left out."""
 
 
-class ClusterReplaced(Restart):
+class ClusterReplaced(RestartRequested):
     """Another cluster answers at the same address: everything starts anew, in a new process."""
 
 
@@ -64,7 +64,7 @@ async def watch(
     cluster: Cluster,
     runtime: Runtime[KubernetesSettings],
     _cursor: bytes | None,
-) -> AsyncGenerator[Observed, None]:
+) -> AsyncGenerator[Observation, None]:
     """Every event of the cluster, from the stored place on, until `runtime.stopping` is set.
 
     The place is stored by cluster and namespace, so the cursor that every collector is handed is
@@ -121,7 +121,7 @@ class Follower:
         self._opened_at = -PACE_SECONDS
         self._now_ns = 0  # when what is being looked at arrived
 
-    async def follow(self) -> AsyncGenerator[Observed, None]:
+    async def follow(self) -> AsyncGenerator[Observation, None]:
         """Every event, from the stored place on, until we shall stop."""
         await self._restore()
         while not self._runtime.stopping.is_set():
@@ -139,7 +139,7 @@ class Follower:
                 self._place = msgspec.json.decode(stored, type=Place)
                 log.info("going on from revision %d", self._place.revision)
                 return
-            except UNREADABLE as error:
+            except DECODE_ERRORS as error:
                 log.warning("the stored place cannot be read: %s", error)
         self._start_anew("first start", time.time())
 
@@ -148,7 +148,7 @@ class Follower:
         self._relist_for = reason
         self._oldest_ns = int((since - self._settings.kubernetes_events_lookback) * SECOND)
 
-    async def _turn(self) -> AsyncGenerator[Observed, None]:
+    async def _turn(self) -> AsyncGenerator[Observation, None]:
         """One connection: from wherever we are to its end. Waits after it, if it failed."""
         try:
             if not self._relist_for and not self._proven:
@@ -185,7 +185,7 @@ class Follower:
             raise ClusterReplaced(f"cluster {here.uid} answers where {self._cluster.uid} was")
         self._start_anew("restored", self._place.seen)
 
-    async def _relist(self) -> AsyncGenerator[Observed, None]:
+    async def _relist(self) -> AsyncGenerator[Observation, None]:
         """What the cluster holds and we have not seen; our place is what the list shows then.
 
         It holds only when everything listed is safe, so it comes with the last observation.
@@ -205,7 +205,7 @@ class Follower:
                     if event := self._on_item(item):
                         found += 1
                         repeated += isinstance(event.body, KubernetesEvent) and event.body.count > 1
-                        yield Observed(event)
+                        yield Observation(event)
         if self._runtime.stopping.is_set():
             return
         missing = None
@@ -231,13 +231,13 @@ class Follower:
         event = self._select(raw)
         if event is None:
             return None
-        if self._oldest_ns is not None and nanoseconds(event.time) < self._oldest_ns:
+        if self._oldest_ns is not None and parse_rfc3339(event.time) < self._oldest_ns:
             self._metrics.filtered.labels("age").inc()
             return None
         self._repeats.tell(event)
         return event
 
-    async def _follow(self) -> AsyncGenerator[Observed, None]:
+    async def _follow(self) -> AsyncGenerator[Observation, None]:
         """One watch, from our place to the end of the connection."""
         assert self._place is not None
         await self._patience.pause(self._opened_at + PACE_SECONDS - _clock())
@@ -257,7 +257,7 @@ class Follower:
         if not self._runtime.stopping.is_set():
             yield self._on_end(heard)
 
-    def _on_line(self, line: bytes) -> Observed:
+    def _on_line(self, line: bytes) -> Observation:
         """What a line of the watch says: an event or none, and how far we are with it.
 
         Raises:
@@ -272,7 +272,7 @@ class Follower:
                 raise ApiError(0, f"a line that cannot be decoded: {error}") from error
             self._metrics.undecodable.inc()
             log.warning("left out a line of the watch: %s", error)
-            return Observed(None)
+            return Observation(None)
         self._metrics.frames.get(kind, self._metrics.other_frames).inc()
         event = self._select(raw) if raw is not None else None
         if event is not None and not self._repeats.admit(event, revision):
@@ -292,7 +292,7 @@ class Follower:
         self._metrics.last_time = event.time
         return event
 
-    def _on_end(self, heard: bool) -> Observed:
+    def _on_end(self, heard: bool) -> Observation:
         """The server closed the watch as it should; or was that its way to say 410?
 
         Google's front end closes a watch from a forgotten revision at once, with 200 and nothing in
@@ -311,7 +311,7 @@ class Follower:
         self._short_watches += 1
         if self._short_watches > 1 or _clock() - self._fresh_at > STALE_SECONDS:
             raise ApiError(410, "the server closed the watch at once, without a word")
-        return Observed(None)
+        return Observation(None)
 
     def _came_on(self) -> None:
         """The watch does what it should: nothing that failed before counts any more."""
@@ -320,19 +320,19 @@ class Follower:
         self._short_watches = 0
         self._backoff.reset()
 
-    def _last_words(self) -> list[Observed]:
+    def _last_words(self) -> list[Observation]:
         """The repeats that still wait to be told, when we shall stop."""
         if self._place is None:
             return []
-        told = [Observed(event) for event in self._repeats.due(all_of_them=True)]
+        told = [Observation(event) for event in self._repeats.due(all_of_them=True)]
         return [*told, self._observed(None)]
 
-    def _observed(self, event: Event | None) -> Observed:
+    def _observed(self, event: Event | None) -> Observation:
         """An event or none, and how far we are: not past a repeat that still waits to be told."""
         assert self._place is not None
         floor = self._repeats.floor
         place = self._place if floor is None else Place(floor - 1, self._place.seen)
-        return Observed(event, _encoder.encode(place), self._scope)
+        return Observation(event, _encoder.encode(place), self._scope)
 
 
 _encoder = msgspec.json.Encoder()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ async def ask(url: str) -> dict[str, str]:
 def _try(kind: str, url: str) -> dict[str, str]:
     try:
         return _CLOUDS[kind](url)
-    except (OSError, ValueError, http.client.HTTPException, *UNREADABLE) as error:
+    except (OSError, ValueError, http.client.HTTPException, *DECODE_ERRORS) as error:
         log.debug("not in the cloud %s: %s", kind, error)
         return {}
 

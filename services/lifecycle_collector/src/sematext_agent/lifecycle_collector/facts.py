@@ -18,7 +18,7 @@ from sematext_agent.shared.bus import BusError
 from sematext_agent.shared.events import HostFacts
 from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.service import Runtime
-from sematext_agent.shared.subjects import HOSTS, key
+from sematext_agent.shared.subjects import HOSTS_BUCKET, bucket_key
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ async def _store(
     backoff = Backoff()
     while True:
         try:
-            await runtime.bus.put(HOSTS, key(runtime.origin), value)
+            await runtime.bus.put(HOSTS_BUCKET, bucket_key(runtime.origin), value)
         except BusError as error:
             log.debug("the facts of this host are not stored yet: %s", error)
-            await asyncio.sleep(backoff.next_seconds())
+            await asyncio.sleep(backoff.draw_delay_seconds())
         else:
             return
 

@@ -21,9 +21,15 @@ import psutil
 
 from sematext_agent.lifecycle_collector.settings import LifecycleSettings
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.collector import Observed
-from sematext_agent.shared.decoding import UNREADABLE
-from sematext_agent.shared.events import AgentLifecycle, Event, Nanoseconds, event_id, rfc3339
+from sematext_agent.shared.collector import Observation
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
+from sematext_agent.shared.events import (
+    AgentLifecycle,
+    Event,
+    Nanoseconds,
+    event_id,
+    format_rfc3339,
+)
 from sematext_agent.shared.service import Runtime
 
 log = logging.getLogger(__name__)
@@ -44,25 +50,27 @@ class Record(msgspec.Struct, frozen=True):
 
 async def watch(
     runtime: Runtime[LifecycleSettings], cursor: bytes | None
-) -> AsyncIterator[Observed]:
+) -> AsyncIterator[Observation]:
     """The start of this run, its heartbeat and its stop; first a stop that nobody told."""
     previous = _read(cursor)
     now = time.time_ns()
     identity = runtime.settings.agent_run or process_identity()
     if previous is not None and not previous.stopped and previous.identity == identity:
         record = msgspec.structs.replace(previous, alive=now)
-        yield Observed(None, msgspec.json.encode(record))
+        yield Observation(None, msgspec.json.encode(record))
     else:
         if previous is not None and not previous.stopped:
-            yield Observed(_stopped(previous, previous.alive, runtime.origin, clean=False))
+            yield Observation(_stopped(previous, previous.alive, runtime.origin, clean=False))
         record = Record(name_after(previous, identity), identity, started=now, alive=now)
-        yield Observed(_started(record, runtime.origin), msgspec.json.encode(record))
+        yield Observation(_started(record, runtime.origin), msgspec.json.encode(record))
     while not await _is_set_within(runtime.stopping, runtime.settings.heartbeat_interval):
         record = msgspec.structs.replace(record, alive=time.time_ns())
-        yield Observed(None, msgspec.json.encode(record))
+        yield Observation(None, msgspec.json.encode(record))
     now = time.time_ns()
     record = msgspec.structs.replace(record, alive=now, stopped=now)
-    yield Observed(_stopped(record, now, runtime.origin, clean=True), msgspec.json.encode(record))
+    yield Observation(
+        _stopped(record, now, runtime.origin, clean=True), msgspec.json.encode(record)
+    )
 
 
 def name_after(previous: Record | None, identity: str) -> str:
@@ -88,7 +96,7 @@ def _read(cursor: bytes | None) -> Record | None:
         return None
     try:
         return msgspec.json.decode(cursor, type=Record)
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         log.warning(
             "the record of the previous run cannot be read, so it counts as none: %s", error
         )
@@ -108,7 +116,7 @@ def _stopped(record: Record, time_ns: int, origin: str, clean: bool) -> Event:
 def _event(body: AgentLifecycle, time_ns: int, origin: str) -> Event:
     return Event(
         id=event_id("lifecycle", origin, body.run, body.state),
-        time=rfc3339(time_ns),
+        time=format_rfc3339(time_ns),
         origin=origin,
         agent=AGENT_VERSION,
         body=body,

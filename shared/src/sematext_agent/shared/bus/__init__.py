@@ -24,23 +24,23 @@ from typing import Any
 import msgspec
 
 from sematext_agent.shared.bus.answers import (
-    Acknowledgement,
+    BucketEntry,
     BusError,
-    BusLost,
-    Conflict,
-    Entry,
-    NoAcknowledgement,
-    Refused,
-    outcome_of,
+    ConnectionLost,
+    JetStreamError,
+    PublishAck,
+    PublishTimeout,
+    RevisionConflict,
+    decode_publish_answer,
 )
 from sematext_agent.shared.bus.client import Msg, TolerantClient
 from sematext_agent.shared.bus.pull import Message, Puller, api_prefix
 from sematext_agent.shared.bus.tls import tls_context
 from sematext_agent.shared.bus.trouble import Troubles, forbidden, in_words
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.retry import Backoff
-from sematext_agent.shared.settings import ServiceSettings, without_userinfo
-from sematext_agent.shared.subjects import INBOXES, RELAYED, inbox_prefix
+from sematext_agent.shared.settings import ServiceSettings, redact_userinfo
+from sematext_agent.shared.subjects import INBOX_PREFIX, RELAYED_REPLY_PREFIX, inbox_prefix
 
 # isort: split
 # After shared.bus.client, which decides what nats-py brings along.
@@ -66,7 +66,7 @@ class Bus:
         self._jetstream = client.jetstream()
         self._inbox = ""
         self._tokens = itertools.count(1)
-        self._unanswered: dict[str, tuple[asyncio.Future[Acknowledgement], float, str]] = {}
+        self._unanswered: dict[str, tuple[asyncio.Future[PublishAck], float, str]] = {}
         """By token: who waits for the answer, until when by the loop's clock, and the subject."""
         self._troubles = Troubles()
         self._expiry: asyncio.TimerHandle | None = None
@@ -78,7 +78,7 @@ class Bus:
         """Whether the broker has taken a subscription away on which answers come."""
         self.on_connection: Callable[[bool], None] = lambda up: None
         """Called whenever the broker goes away (False) or comes back (True)."""
-        self.on_trouble: Callable[[str], None] = lambda text: log.warning("%s", text)
+        self.on_problem: Callable[[str], None] = lambda text: log.warning("%s", text)
         """Called with what only a person can mend, such as a right that is missing."""
 
     @property
@@ -91,11 +91,11 @@ class Bus:
         """The client's JetStream management, for the owner of the streams."""
         return self._jetstream
 
-    async def watch(self) -> None:
+    async def watch_connection(self) -> None:
         """Watches the client itself; never returns.
 
         Raises:
-            BusLost: the client is closed for good, or its reader has ended.
+            ConnectionLost: the client is closed for good, or its reader has ended.
         """
         deaf_before = False
         while not self._closed.is_set():
@@ -107,11 +107,11 @@ class Bus:
             reader = self._client._reading_task  # noqa: SLF001 - there is no public sign of it
             deaf = self._client.is_connected and reader is not None and reader.done()
             if deaf and deaf_before:
-                raise BusLost("the reader of the bus has ended")
+                raise ConnectionLost("the reader of the bus has ended")
             deaf_before = deaf
-        raise BusLost(f"the broker closed the connection: {self._client.last_error}")
+        raise ConnectionLost(f"the broker closed the connection: {self._client.last_error}")
 
-    async def api(
+    async def request_api(
         self, call: str, request: dict[str, Any] | None = None, domain: str = ""
     ) -> dict[str, Any]:
         """One request to JetStream's own API, `$JS.API.<call>`, and its answer: JSON both ways.
@@ -129,21 +129,21 @@ class Bus:
                 f"{api_prefix(domain)}.{call}", payload, timeout=ACKNOWLEDGEMENT_SECONDS_MAX
             )
             answer: dict[str, Any] = msgspec.json.decode(message.data, type=dict)
-        except (nats.errors.Error, TimeoutError, *UNREADABLE) as error:
+        except (nats.errors.Error, TimeoutError, *DECODE_ERRORS) as error:
             raise BusError(f"no answer to {call}: {error}") from error
         if refusal := answer.get("error"):
-            raise Refused(refusal.get("code", 0), refusal.get("description", "refused"))
+            raise JetStreamError(refusal.get("code", 0), refusal.get("description", "refused"))
         return answer
 
     async def publish(
         self, subject: str, payload: bytes, message_id: str, headers: dict[str, str] | None = None
-    ) -> Acknowledgement:
+    ) -> PublishAck:
         """Publishes once and waits for the stream's word that the message is stored.
 
         `headers` are ASCII texts of one line each; the id becomes one more of them.
 
         Raises:
-            NoAcknowledgement: none came in `ACKNOWLEDGEMENT_SECONDS_MAX`. Publish again with the
+            PublishTimeout: none came in `ACKNOWLEDGEMENT_SECONDS_MAX`. Publish again with the
                 same id: the stream keeps one copy.
             Refused: the stream answered with an error.
         """
@@ -151,7 +151,7 @@ class Bus:
 
     async def begin_publish(
         self, subject: str, payload: bytes, message_id: str, headers: dict[str, str] | None = None
-    ) -> asyncio.Future[Acknowledgement]:
+    ) -> asyncio.Future[PublishAck]:
         """Publishes once, and returns what will hold the stream's word, or why there is none.
 
         The same as `publish`, for a caller with many on their way: it costs no task and no timer
@@ -161,7 +161,7 @@ class Bus:
         await self._connected.wait()
         loop = asyncio.get_running_loop()
         token = str(next(self._tokens))
-        answer: asyncio.Future[Acknowledgement] = loop.create_future()
+        answer: asyncio.Future[PublishAck] = loop.create_future()
         self._unanswered[token] = answer, loop.time() + ACKNOWLEDGEMENT_SECONDS_MAX, subject
         if self._expiry is None:
             self._expiry = loop.call_later(ACKNOWLEDGEMENT_SECONDS_MAX, self._expire)
@@ -173,15 +173,15 @@ class Bus:
             else:
                 await self._client.publish_with_id(subject, payload, reply, message_id)
         except nats.errors.Error as error:
-            self._end(token, NoAcknowledgement(str(error)))
+            self._end(token, PublishTimeout(str(error)))
         return answer
 
-    def _end(self, token: str, outcome: Acknowledgement | BusError) -> None:
+    def _end(self, token: str, outcome: PublishAck | BusError) -> None:
         """Gives a publish its outcome, unless it has one or nobody waits for it any more."""
         answer, _, _ = self._unanswered.pop(token, (None, 0.0, ""))
         if answer is None or answer.done():
             return
-        if isinstance(outcome, Acknowledgement):
+        if isinstance(outcome, PublishAck):
             answer.set_result(outcome)
         else:
             answer.set_exception(outcome)
@@ -194,7 +194,7 @@ class Bus:
             if deadline > loop.time():
                 self._expiry = loop.call_at(deadline, self._expire)
                 break
-            self._end(token, NoAcknowledgement("no acknowledgement in time"))
+            self._end(token, PublishTimeout("no acknowledgement in time"))
 
     def _on_error(self, error: Exception, user: str) -> None:
         """Says what is in the way, the same once a minute, and ends the publishes it is about."""
@@ -205,29 +205,29 @@ class Bus:
         if not (text := in_words(error, user)):
             return
         if self._troubles.is_news(text):
-            self.on_trouble(text)
+            self.on_problem(text)
         refused = forbidden(error)
         for token, (_, _, subject) in list(self._unanswered.items()):
             if refused == ("publish", subject.lower()):
-                self._end(token, NoAcknowledgement(text))
+                self._end(token, PublishTimeout(text))
 
     def _on_answer(self, subject: bytes, payload: bytes, header: bytes) -> None:
         token = subject.rpartition(b".")[2].decode(errors="replace")
-        self._end(token, outcome_of(payload, header))
+        self._end(token, decode_publish_answer(payload, header))
 
     def _on_disconnect(self) -> None:
         """Ends the waiting for answers that cannot come any more."""
         self._connected.clear()
         self.on_connection(False)
         for token in list(self._unanswered):
-            self._end(token, NoAcknowledgement("the broker went away"))
+            self._end(token, PublishTimeout("the broker went away"))
 
     def _on_connect(self) -> None:
         """Lets publishes through, and has pullers ask anew: their requests died with the server."""
         self._connected.set()
         self.on_connection(True)
         for puller in self._pullers:
-            puller.renew()
+            puller.renew_request()
 
     async def send(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Sends a message at most once; answers to it, if any, go to `reply`."""
@@ -237,13 +237,13 @@ class Bus:
         """A subject for answers to this process alone."""
         return self._client.new_inbox()
 
-    async def answer(self, question: Msg, payload: bytes) -> None:
+    async def reply(self, question: Msg, payload: bytes) -> None:
         """Answers `question`, if its sender waits for that.
 
         Only to an inbox: whoever asks names the subject of the answer, and it must not become an
         event.
         """
-        if question.reply.startswith((INBOXES, RELAYED)):
+        if question.reply.startswith((INBOX_PREFIX, RELAYED_REPLY_PREFIX)):
             await self.send(question.reply, payload)
 
     async def subscribe(
@@ -258,14 +258,14 @@ class Bus:
 
         return end
 
-    async def ask(self, subject: str, payload: bytes, seconds: float) -> bytes | None:
+    async def request(self, subject: str, payload: bytes, seconds: float) -> bytes | None:
         """What the first to answer on `subject` says; None where nobody does within `seconds`."""
         try:
             return (await self._client.request(subject, payload, timeout=seconds)).data
         except (nats.errors.Error, TimeoutError):
             return None
 
-    async def ask_all(self, subject: str, seconds: float) -> list[bytes]:
+    async def request_all(self, subject: str, seconds: float) -> list[bytes]:
         """What everyone who listens on `subject` answers within `seconds`."""
         answers: list[bytes] = []
         inbox = self._client.new_inbox()
@@ -282,16 +282,16 @@ class Bus:
 
     async def get(self, bucket: str, key: str, domain: str = "") -> bytes | None:
         """The value of `key`, or None where there is none. Raises BusError as `entry` does."""
-        return (await self.entry(bucket, key, domain)).value
+        return (await self.get_entry(bucket, key, domain)).value
 
-    async def entry(self, bucket: str, key: str, domain: str = "") -> Entry:
+    async def get_entry(self, bucket: str, key: str, domain: str = "") -> BucketEntry:
         """The value of `key` and its revision. Raises BusError where it cannot be read now."""
         try:
             entry = await (await self._bucket(bucket, domain)).get(key)
-            return Entry(entry.value, entry.revision or 0)
+            return BucketEntry(entry.value, entry.revision or 0)
         except nats.js.errors.KeyNotFoundError as missing:
             # What was deleted leaves a mark, which has a revision too.
-            return Entry(None, missing.entry.revision if missing.entry else 0)
+            return BucketEntry(None, missing.entry.revision if missing.entry else 0)
         except nats.errors.Error as error:
             raise BusError(f"cannot read {bucket}/{key}: {error}") from error
 
@@ -312,7 +312,7 @@ class Bus:
         try:
             return await (await self._bucket(bucket)).update(key, value, last=revision)
         except nats.js.errors.KeyWrongLastSequenceError as error:
-            raise Conflict(f"{bucket}/{key} is not at revision {revision}") from error
+            raise RevisionConflict(f"{bucket}/{key} is not at revision {revision}") from error
         except nats.errors.Error as error:
             raise BusError(f"cannot write {bucket}/{key}: {error}") from error
 
@@ -331,7 +331,7 @@ class Bus:
             self._buckets[name, domain] = await jetstream.key_value(name)
         return self._buckets[name, domain]
 
-    async def until_ready(self, *buckets: str) -> None:
+    async def wait_until_ready(self, *buckets: str) -> None:
         """Waits until the forwarder has made the streams and buckets, and says so once."""
         backoff = Backoff(0.1, 2)
         while True:
@@ -342,9 +342,9 @@ class Bus:
             except nats.errors.Error:
                 if backoff.failures == 5:
                     log.info("waiting for the forwarder to make the streams")
-                await asyncio.sleep(backoff.next_seconds())
+                await asyncio.sleep(backoff.draw_delay_seconds())
 
-    def pull(self, stream: str, consumer: str, window: int, domain: str = "") -> Puller:
+    def create_puller(self, stream: str, consumer: str, window: int, domain: str = "") -> Puller:
         """Messages of a durable consumer, at most `window` of them asked for ahead."""
         puller = Puller(self._client, stream, consumer, window, domain)
         self._pullers.add(puller)
@@ -354,11 +354,11 @@ class Bus:
         """Tells the stream that `message` is done with."""
         await self._respond(message, b"+ACK")
 
-    async def in_progress(self, message: Message) -> None:
+    async def extend_ack_deadline(self, message: Message) -> None:
         """Tells the stream that `message` is still being worked on: its timer starts anew."""
         await self._respond(message, b"+WPI")
 
-    async def give_back(self, message: Message, seconds: float = 0) -> None:
+    async def negative_acknowledge(self, message: Message, seconds: float = 0) -> None:
         """Has the stream deliver `message` again, to anyone, after `seconds`."""
         delay = b' {"delay": %d}' % int(seconds * 1e9) if seconds else b""
         await self._respond(message, b"-NAK" + delay)
@@ -429,10 +429,10 @@ async def connect(settings: ServiceSettings, name: str) -> Bus:
         except (nats.errors.Error, OSError, TimeoutError) as error:
             why = in_words(error, settings.nats_user) or str(error) or type(error).__name__
             if backoff.failures >= 3 and why != said:
-                places = ", ".join(map(without_userinfo, settings.nats_url))
+                places = ", ".join(map(redact_userinfo, settings.nats_url))
                 log.info("waiting for the broker at %s: %s", places, why)
                 said = why
-            await asyncio.sleep(backoff.next_seconds())
+            await asyncio.sleep(backoff.draw_delay_seconds())
     bus._inbox = client.new_inbox()  # noqa: SLF001 - not before: its beginning is an option
     await client.subscribe_direct(f"{bus._inbox}.*", bus._on_answer)  # noqa: SLF001
     bus._connected.set()  # noqa: SLF001
@@ -440,18 +440,18 @@ async def connect(settings: ServiceSettings, name: str) -> Bus:
 
 
 __all__ = [
-    "Acknowledgement",
+    "BucketEntry",
     "Bus",
     "BusError",
-    "BusLost",
-    "Conflict",
+    "ConnectionLost",
     "ConsumerConfig",
-    "Entry",
+    "JetStreamError",
     "Message",
     "Msg",
-    "NoAcknowledgement",
+    "PublishAck",
+    "PublishTimeout",
     "Puller",
-    "Refused",
+    "RevisionConflict",
     "StreamConfig",
     "api_prefix",
     "connect",

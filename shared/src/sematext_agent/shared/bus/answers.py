@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sematext_agent.shared.decoding import UNREADABLE
-from sematext_agent.shared.ending import Restart
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
+from sematext_agent.shared.restart import RestartRequested
 
 
 class BusError(Exception):
     """The bus did not do what was asked; the text says why. Trying again is right."""
 
 
-class NoAcknowledgement(BusError):  # noqa: N818 - it is one, and reads better than with a suffix
+class PublishTimeout(BusError):  # noqa: N818 - it is one, and reads better than with a suffix
     """A publish was not acknowledged in time; it may have been stored all the same."""
 
 
-class Refused(BusError):  # noqa: N818
+class JetStreamError(BusError):
     """JetStream answered a publish with an error, such as a full stream."""
 
     def __init__(self, code: int, description: str) -> None:
@@ -26,15 +26,15 @@ class Refused(BusError):  # noqa: N818
         self.code = code
 
 
-class Conflict(BusError):  # noqa: N818
+class RevisionConflict(BusError):  # noqa: N818
     """A key is not at the revision that was to be replaced, so nothing was stored."""
 
 
-class BusLost(Restart):
+class ConnectionLost(RestartRequested):
     """The client is closed for good or deaf: only a new process helps."""
 
 
-class Acknowledgement(msgspec.Struct, frozen=True):
+class PublishAck(msgspec.Struct, frozen=True):
     """JetStream's word that a message is stored."""
 
     seq: int
@@ -42,7 +42,7 @@ class Acknowledgement(msgspec.Struct, frozen=True):
     """True where the id was stored before, and this copy was not."""
 
 
-class Entry(NamedTuple):
+class BucketEntry(NamedTuple):
     """What a bucket holds under a key."""
 
     value: bytes | None
@@ -60,15 +60,15 @@ class _PublishAnswer(msgspec.Struct):
 _answer = msgspec.json.Decoder(_PublishAnswer)
 
 
-def outcome_of(payload: bytes, header: bytes) -> Acknowledgement | BusError:
+def decode_publish_answer(payload: bytes, header: bytes) -> PublishAck | BusError:
     """What came of a publish, by the message that answers it."""
     if header and header.startswith(b"NATS/1.0 503"):
-        return Refused(503, "no stream takes this subject")
+        return JetStreamError(503, "no stream takes this subject")
     try:
         reply = _answer.decode(payload)
-    except UNREADABLE as error:
-        return NoAcknowledgement(f"an answer that is none: {error}")
+    except DECODE_ERRORS as error:
+        return PublishTimeout(f"an answer that is none: {error}")
     if refusal := reply.error:
         description = refusal.get("description", "refused without a reason")
-        return Refused(refusal.get("code", 0), description)
-    return Acknowledgement(reply.seq, reply.duplicate)
+        return JetStreamError(refusal.get("code", 0), description)
+    return PublishAck(reply.seq, reply.duplicate)

@@ -84,7 +84,7 @@ class Puller:
         self._refused = False  # the last request, by the server
         self._stopped = False
         self._backoff = Backoff(0.1, 5)
-        self.missing = asyncio.Event()
+        self.consumer_missing = asyncio.Event()
         """Set while the server says that the consumer or its stream does not exist."""
 
     async def __aiter__(self) -> AsyncIterator[Message]:
@@ -134,7 +134,7 @@ class Puller:
             )
 
     @property
-    def is_disturbed(self) -> bool:
+    def expects_redelivery(self) -> bool:
         """Whether it began, or had to ask anew, a moment ago.
 
         A server that leads the consumer from now on may not know what the one before it delivered
@@ -142,23 +142,23 @@ class Puller:
         """
         return asyncio.get_running_loop().time() - self._disturbed_at < DISTURBED_SECONDS
 
-    def disturb(self) -> None:
+    def expect_redelivery(self) -> None:
         """Has what comes in the next minute count as perhaps delivered before."""
         self._disturbed_at = asyncio.get_running_loop().time()
 
-    def renew(self) -> None:
+    def renew_request(self) -> None:
         """Forgets what was asked for, because it is not coming, and asks anew."""
-        self.disturb()
+        self.expect_redelivery()
         self._wanted = 0
         self._renewal.set()
 
     async def _keep_asking(self) -> None:
         """Asks at first, when a request has ended, and after three heartbeats of silence."""
         clock = asyncio.get_running_loop().time
-        self.disturb()
+        self.expect_redelivery()
         while not self._stopped:
             if clock() - self._last_sign > 3 * HEARTBEAT_SECONDS:
-                self.disturb()
+                self.expect_redelivery()
                 self._wanted, self._last_sign = 0, clock()
             await self._ask()
             self._renewal.clear()
@@ -166,7 +166,7 @@ class Puller:
                 await asyncio.wait_for(self._renewal.wait(), HEARTBEAT_SECONDS)
             if self._refused:
                 self._refused = False
-                await asyncio.sleep(self._backoff.next_seconds())
+                await asyncio.sleep(self._backoff.draw_delay_seconds())
 
     async def _on_message(self, message: Msg) -> None:
         self._last_sign = asyncio.get_running_loop().time()
@@ -174,7 +174,7 @@ class Puller:
             self._on_control(message.headers or {})
             return
         self._wanted = max(0, self._wanted - 1)
-        self.missing.clear()
+        self.consumer_missing.clear()
         self._backoff.reset()
         decoded = _decode_delivery(message)
         if self._stopped:
@@ -191,15 +191,15 @@ class Puller:
         if status == "100":
             return
         if status == "503" or "Consumer Deleted" in description:
-            if not self.missing.is_set():
+            if not self.consumer_missing.is_set():
                 log.warning("the consumer %s is not there", self._name)
-            self.missing.set()
+            self.consumer_missing.set()
         # 408 is a request that came to its end, as is one whose bytes do not hold the next message.
         # After any other word, such as a change of leader, the next request waits a little, or two
         # hosts would talk as fast as they can.
         self._refused = status != "408" and "MaxBytes" not in description
         if self._refused:
-            self.disturb()
+            self.expect_redelivery()
         # What an ended request still wanted is not coming. Where the server does not say how much
         # that was, all of it is asked anew.
         unsent = headers.get("Nats-Pending-Messages", "")

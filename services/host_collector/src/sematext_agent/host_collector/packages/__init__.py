@@ -20,14 +20,14 @@ from sematext_agent.host_collector.packages import slots
 from sematext_agent.host_collector.packages.follow import Follower
 from sematext_agent.host_collector.packages.notify import Notifier
 from sematext_agent.host_collector.settings import HostSettings
-from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.collector import Observation
 from sematext_agent.shared.service import Runtime
 
 _COALESCE_SECONDS = 0.1
 """How long after the first notification the round starts, so that it sees what came with it."""
 
 
-async def changes(runtime: Runtime[HostSettings]) -> AsyncGenerator[Observed, None]:
+async def changes(runtime: Runtime[HostSettings]) -> AsyncGenerator[Observation, None]:
     """Every package that is installed or removed, until `runtime.stopping` is set.
 
     The cursors are the inventories of the roots, see `slots`; the last event of a change comes with
@@ -49,7 +49,7 @@ async def changes(runtime: Runtime[HostSettings]) -> AsyncGenerator[Observed, No
                 if await _is_safe(runtime, follower, known, tree_id):
                     known.settled.add(tree_id)
                     part, cursor = known.index()
-                    yield Observed(None, cursor, part)
+                    yield Observation(None, cursor, part)
             _report(runtime, follower)
             await _until_something_happens(runtime, notifier, follower.wait_seconds)
     finally:
@@ -98,9 +98,9 @@ async def _until_something_happens(
 def _count(runtime: Runtime[HostSettings], follower: Follower) -> None:
     """Makes what is known countable."""
     health = runtime.health
-    health.figure("package_roots", "Places that hold packages.", lambda: len(follower.roots))
-    health.figure("packages", "Packages known.", lambda: follower.packages)
-    health.figure(
+    health.add_figure("package_roots", "Places that hold packages.", lambda: len(follower.roots))
+    health.add_figure("packages", "Packages known.", lambda: follower.packages)
+    health.add_figure(
         "containers_seen", "Running containers that are seen.", lambda: follower.containers
     )
 
@@ -108,8 +108,8 @@ def _count(runtime: Runtime[HostSettings], follower: Follower) -> None:
 def _report(runtime: Runtime[HostSettings], follower: Follower) -> None:
     """Says how it goes, as a condition of readiness."""
     if failed := follower.failures:
-        runtime.health.set("packages", False, f"{failed[0].where}: {failed[0].failure}")
+        runtime.health.set_condition("packages", False, f"{failed[0].where}: {failed[0].failure}")
         return
     where = f"{len(follower.roots)} places, {follower.containers} containers"
     detail = f"{follower.packages} packages in {where}"
-    runtime.health.set("packages", True, detail)
+    runtime.health.set_condition("packages", True, detail)

@@ -10,7 +10,7 @@ import msgspec
 
 from sematext_agent.host_collector.packages.processes import HOST, Processes
 from sematext_agent.host_collector.packages.tree import Tree, Unreadable, tree_at
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 
 _CONFIG_BYTES_MAX = 1024 * 1024
 
@@ -75,7 +75,7 @@ def name_and_image(host: Tree, container: str, record: str = "") -> tuple[str, s
             config = host.read(f"{folder}/config.v2.json", _CONFIG_BYTES_MAX)
             found = msgspec.json.decode(config, type=_Container)
             return found.name.removeprefix("/"), found.config.image
-        except (OSError, Unreadable, *UNREADABLE):
+        except (OSError, Unreadable, *DECODE_ERRORS):
             continue
     try:
         # The kubelet's links to logs: <pod>_<namespace>_<container>-<id>.log

@@ -18,7 +18,7 @@ from sematext_agent.host_collector.packages.notify import Notifier
 from sematext_agent.host_collector.packages.readers import READERS
 from sematext_agent.host_collector.packages.slots import Cursor, Slots
 from sematext_agent.host_collector.packages.tree import Forbidden, Tree, Unreadable
-from sematext_agent.shared.collector import Observed
+from sematext_agent.shared.collector import Observation
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +36,16 @@ class Told(msgspec.Struct, frozen=True):
     changes: list[Change]
     cursors: list[Cursor]
 
-    def observations(self) -> Iterator[Observed]:
+    def observations(self) -> Iterator[Observation]:
         """The same for the bus: no cursor before the last event."""
         cursors = iter(self.cursors)
         left = len(self.changes)
         for event in inventory.events(self.root, self.origin, self.changes):
             left -= 1
             part, cursor = next(cursors) if not left else ("", None)
-            yield Observed(event, cursor, part)
+            yield Observation(event, cursor, part)
         for part, cursor in cursors:
-            yield Observed(None, cursor, part)
+            yield Observation(None, cursor, part)
 
 
 class Followed:

@@ -20,7 +20,7 @@ from typing import Literal
 import msgspec
 
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.events import Event, PackageChange, event_id, rfc3339
+from sematext_agent.shared.events import Event, PackageChange, event_id, format_rfc3339
 
 Manager = Literal["deb", "rpm", "node", "python2", "python3"]
 
@@ -184,5 +184,9 @@ def _event(id_: str, root: Root, origin: Origin, change: Change, transaction: st
         container_image=origin.container_image,
     )
     return Event(
-        id=id_, time=rfc3339(change.time_ns), origin=origin.host, agent=AGENT_VERSION, body=body
+        id=id_,
+        time=format_rfc3339(change.time_ns),
+        origin=origin.host,
+        agent=AGENT_VERSION,
+        body=body,
     )

@@ -16,7 +16,7 @@ import msgspec
 from sematext_agent.host_collector.packages.inventory import Look, Package
 from sematext_agent.host_collector.packages.python import LEFTOVER_SECONDS, changed_at
 from sematext_agent.host_collector.packages.tree import Tree, Unreadable
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 
 LOCK = ".package-lock.json"
 _MANIFEST_BYTES_MAX = 4 * 1024 * 1024
@@ -55,7 +55,7 @@ def read_project(tree: Tree, path: str, before: tuple[Package, ...]) -> Look:
     written = changed_at(tree, f"{path}/{LOCK}")
     try:
         lock = _lock.decode(tree.read(f"{path}/{LOCK}"))
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise Unreadable(f"/{path}/{LOCK}: {error}") from error
     packages: dict[tuple[str, str], Package] = {}
     for place, entry in lock.packages.items():
@@ -116,7 +116,7 @@ def _package(tree: Tree, path: str, name: str, known: dict[str, Package]) -> Pac
         manifest = _manifest.decode(tree.read(f"{path}/package.json", _MANIFEST_BYTES_MAX))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (Unreadable, *UNREADABLE):
+    except (Unreadable, *DECODE_ERRORS):
         return known.get(name)
     return Package(name, manifest.version, "", changed_at(tree, f"{path}/package.json"))
 

@@ -21,7 +21,7 @@ from sematext_agent.host_collector.packages.inventory import Package, Root
 from sematext_agent.host_collector.packages.readers import READERS
 from sematext_agent.host_collector.settings import HostSettings
 from sematext_agent.shared.collector import read_cursor
-from sematext_agent.shared.decoding import UNREADABLE
+from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.service import Runtime
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class Slots:
         for number, data in slots.items():
             try:
                 slot = _slot.decode(data)
-            except UNREADABLE as error:
+            except DECODE_ERRORS as error:
                 log.warning("cannot use the cursor %s: %s", _part(number), error)
                 continue
             stored[slot.root, slot.serial][slot.piece] = number, slot
@@ -162,7 +162,7 @@ def _can_be_read(root: Root, packed: bytes) -> bool:
     """Whether an inventory is whole, and of a kind of root that this version reads."""
     try:
         _packages.decode(zlib.decompress(packed))
-    except (zlib.error, *UNREADABLE) as error:
+    except (zlib.error, *DECODE_ERRORS) as error:
         log.warning("cannot use the inventory of /%s: %s", root.path, error)
         return False
     return root.kind in READERS
@@ -177,7 +177,7 @@ async def load(runtime: Runtime[HostSettings]) -> Slots:
     data = await read_cursor(runtime, INDEX)
     try:
         index = _index.decode(data) if data else _Index()
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         log.warning("cannot use the cursor %s: %s", INDEX, error)
         index = _Index()
     slots = Slots(index)

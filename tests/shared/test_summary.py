@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from sematext_agent.shared import words
+from sematext_agent.shared import summary
 from sematext_agent.shared.events import (
     AgentLifecycle,
     Body,
@@ -16,7 +16,7 @@ from sematext_agent.shared.events import (
     KubernetesEvent,
     OutOfMemory,
     PackageChange,
-    rfc3339,
+    format_rfc3339,
 )
 
 ID = "0123456789abcdef" * 4
@@ -103,26 +103,30 @@ LINES: dict[str, Body] = {
 
 @pytest.mark.parametrize("expected", LINES)
 def test_an_event_says_what_happened(expected: str) -> None:
-    assert words.of(LINES[expected]) == expected
+    assert summary.summarize(LINES[expected]) == expected
 
 
 def test_a_line_says_when_by_whom_and_where() -> None:
     now = datetime.datetime.now().astimezone()
     body = AgentLifecycle(state="started", run="r")
-    time = rfc3339(int(now.timestamp()) * 10**9 + 45_678_901)
+    time = format_rfc3339(int(now.timestamp()) * 10**9 + 45_678_901)
     event = Event(id="1", time=time, origin="web-01", agent="1", body=body)
-    assert words.line(event) == f"{now:%H:%M:%S}.045 lifecycle  web-01  agent started"
+    assert (
+        summary.format_event_line(event) == f"{now:%H:%M:%S}.045 lifecycle  web-01  agent started"
+    )
 
 
 def test_a_moment_of_another_day_has_its_date() -> None:
     then = datetime.datetime(2026, 11, 22, 15, 4, 5).astimezone()
-    moment = words.moment(rfc3339(int(then.timestamp()) * 10**9), then + datetime.timedelta(days=1))
+    moment = summary.format_local_time(
+        format_rfc3339(int(then.timestamp()) * 10**9), then + datetime.timedelta(days=1)
+    )
     assert moment == "2026-11-22 15:04:05.000"
 
 
 @pytest.mark.parametrize("time", ["", "yesterday", "99999-01-01T00:00:00Z"])
 def test_a_time_that_is_none_is_shown_as_it_is(time: str) -> None:
-    assert words.moment(time) == time
+    assert summary.format_local_time(time) == time
 
 
 @pytest.mark.parametrize(
@@ -130,11 +134,11 @@ def test_a_time_that_is_none_is_shown_as_it_is(time: str) -> None:
     [(0, "0 s"), (59.9, "59 s"), (60, "1 m"), (3725, "1 h 2 m"), (90061, "1 d 1 h")],
 )
 def test_a_span_has_its_two_largest_units(seconds: float, expected: str) -> None:
-    assert words.span(seconds) == expected
+    assert summary.format_duration(seconds) == expected
 
 
 @pytest.mark.parametrize(
     ("count", "expected"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (2**40, "1.0 TiB")]
 )
 def test_a_size_has_a_unit(count: int, expected: str) -> None:
-    assert words.size(count) == expected
+    assert summary.format_bytes(count) == expected

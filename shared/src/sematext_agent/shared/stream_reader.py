@@ -12,17 +12,17 @@ from typing import Any
 
 import msgspec
 
-from sematext_agent.shared.bus import Bus, BusError, Message, Puller, Refused
+from sematext_agent.shared.bus import Bus, BusError, JetStreamError, Message, Puller
 from sematext_agent.shared.events import SECOND
 from sematext_agent.shared.retry import Backoff
-from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER, OVERTAKING
+from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER_CONSUMER, OVERTAKING_CONSUMER
 
-Since = datetime.datetime | int
+StartPosition = datetime.datetime | int
 """From where on: a time, or a number in the stream."""
 _WINDOW = 256
 
 
-async def lookup(
+async def find_info(
     bus: Bus, call: str, request: dict[str, Any] | None = None, domain: str = ""
 ) -> dict[str, Any] | None:
     """What JetStream, also a leaf node's, says of a stream, consumer or message; None where it is
@@ -31,8 +31,8 @@ async def lookup(
     Raises BusError.
     """
     try:
-        return await bus.api(call, request, domain)
-    except Refused as refusal:
+        return await bus.request_api(call, request, domain)
+    except JetStreamError as refusal:
         if refusal.code != HTTPStatus.NOT_FOUND:
             raise
         return None
@@ -52,18 +52,20 @@ class Backlog(msgspec.Struct, frozen=True):
         return self.waiting + self.in_hand
 
 
-async def backlog(bus: Bus) -> Backlog | None:
+async def read_backlog(bus: Bus) -> Backlog | None:
     """How far behind the forwarder is; None where it has not made its consumer yet.
 
     Raises BusError.
     """
-    consumer = await lookup(bus, f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER}")
+    consumer = await find_info(bus, f"CONSUMER.INFO.{EVENTS_STREAM}.{FORWARDER_CONSUMER}")
     if consumer is None:
         return None
-    return backlog_of(consumer, await lookup(bus, f"CONSUMER.INFO.{EVENTS_STREAM}.{OVERTAKING}"))
+    return compute_backlog(
+        consumer, await find_info(bus, f"CONSUMER.INFO.{EVENTS_STREAM}.{OVERTAKING_CONSUMER}")
+    )
 
 
-def backlog_of(consumer: dict[str, Any], ahead: dict[str, Any] | None) -> Backlog:
+def compute_backlog(consumer: dict[str, Any], ahead: dict[str, Any] | None) -> Backlog:
     """The same, by what JetStream says of the forwarder's consumer, and of the second one, if any.
 
     What has overtaken a backlog is not counted, though the first consumer has still to pass over
@@ -78,8 +80,8 @@ def backlog_of(consumer: dict[str, Any], ahead: dict[str, Any] | None) -> Backlo
     return Backlog(waiting, in_hand)
 
 
-async def follow(
-    bus: Bus, stream: str, subject: str, since: Since
+async def follow_messages(
+    bus: Bus, stream: str, subject: str, since: StartPosition
 ) -> AsyncGenerator[Message, None]:
     """What is stored on `subject` from `since` on, then what comes; never ends.
 
@@ -95,11 +97,11 @@ async def follow(
                     since = message.sequence + 1
                     yield message
         except BusError:
-            await asyncio.sleep(backoff.next_seconds())
+            await asyncio.sleep(backoff.draw_delay_seconds())
 
 
-async def stored(
-    bus: Bus, stream: str, subject: str, since: Since
+async def read_messages(
+    bus: Bus, stream: str, subject: str, since: StartPosition
 ) -> AsyncGenerator[Message, None]:
     """What is stored on `subject` from `since` on, and no more: nothing where there is no stream.
 
@@ -114,7 +116,7 @@ async def stored(
                 yield message
                 if not message.pending:
                     return
-    except Refused as refusal:
+    except JetStreamError as refusal:
         if refusal.code != HTTPStatus.NOT_FOUND:
             raise
         return
@@ -123,7 +125,7 @@ async def stored(
 
 @contextlib.asynccontextmanager
 async def _onlooker(
-    bus: Bus, stream: str, subject: str, since: Since
+    bus: Bus, stream: str, subject: str, since: StartPosition
 ) -> AsyncIterator[tuple[int, AsyncGenerator[Message, None]]]:
     """How many messages are waiting, and all that come until the server has forgotten us.
 
@@ -142,11 +144,11 @@ async def _onlooker(
     }
     # It has a name, because the broker grants the right to make one by its name.
     config["name"] = f"onlooker-{uuid.uuid4().hex}"
-    made = await bus.api(
+    made = await bus.request_api(
         f"CONSUMER.CREATE.{stream}.{config['name']}.{subject}",
         {"stream_name": stream, "config": config},
     )
-    puller = bus.pull(stream, made["name"], _WINDOW)
+    puller = bus.create_puller(stream, made["name"], _WINDOW)
     watching = asyncio.create_task(_stop_when_missing(puller))
     try:
         async with contextlib.aclosing(aiter(puller)) as messages:  # type: ignore[type-var]
@@ -156,5 +158,5 @@ async def _onlooker(
 
 
 async def _stop_when_missing(puller: Puller) -> None:
-    await puller.missing.wait()
+    await puller.consumer_missing.wait()
     puller.stop()

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import msgspec
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """All that a decoder of msgspec raises: not of the form, not UTF-8, nested too deep."""

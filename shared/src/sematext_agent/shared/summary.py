@@ -15,19 +15,19 @@ from sematext_agent.shared.events import (
     OutOfMemory,
     PackageChange,
 )
-from sematext_agent.shared.events import nanoseconds as parse_time
+from sematext_agent.shared.events import parse_rfc3339 as parse_time
 from sematext_agent.shared.subjects import subject_of
 
 _ID_CHARACTERS = 12
 
 
-def line(event: Event) -> str:
+def format_event_line(event: Event) -> str:
     """`15:04:05.123 docker     web-01  container web start (image nginx)`."""
     source = subject_of(event).split(".")[1]
-    return f"{moment(event.time)} {source:<10} {event.origin}  {of(event.body)}"
+    return f"{format_local_time(event.time)} {source:<10} {event.origin}  {summarize(event.body)}"
 
 
-def moment(time: str, now: datetime.datetime | None = None) -> str:
+def format_local_time(time: str, now: datetime.datetime | None = None) -> str:
     """The local time of day, with the date before it unless that is today's."""
     try:
         nanoseconds = parse_time(time)
@@ -39,7 +39,7 @@ def moment(time: str, now: datetime.datetime | None = None) -> str:
     return clock if there.date() == today else f"{there:%Y-%m-%d} {clock}"
 
 
-def of(body: Body) -> str:
+def summarize(body: Body) -> str:
     """What happened, without when and where."""
     match body:
         case DockerEvent():
@@ -50,7 +50,7 @@ def of(body: Body) -> str:
             container = body.container_name or body.container_id[:_ID_CHARACTERS]
             where = f" in {container}" if container else ""
             victim = f"process {body.process} ({body.pid})"
-            return f"{victim} killed for lack of memory, it had {size(body.memory)}{where}"
+            return f"{victim} killed for lack of memory, it had {format_bytes(body.memory)}{where}"
         case PackageChange():
             return _package(body)
         case AgentLifecycle(state="stopped", clean=False):
@@ -59,7 +59,7 @@ def of(body: Body) -> str:
             return f"agent {body.state}"
         case Gap():
             lost = "" if body.lost is None else f", {body.lost} lost"
-            span = f"{moment(body.since)} to {moment(body.until)}"
+            span = f"{format_local_time(body.since)} to {format_local_time(body.until)}"
             return f"GAP in {body.source} ({body.reason}), {span}{lost}: {body.detail}".rstrip(": ")
 
 
@@ -103,7 +103,7 @@ def _in_parentheses(details: list[str]) -> str:
     return f" ({', '.join(details)})" if details else ""
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """`12.5 MiB`."""
     count = min(count, 2**80)  # what somebody wrote may be beyond all floats
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -113,7 +113,7 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`45 s`, `2 h 10 m`: the two largest units."""
     return " ".join(list(_units(int(seconds)))[:2]) or "0 s"
 
