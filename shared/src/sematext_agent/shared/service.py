@@ -20,6 +20,7 @@ import msgspec
 
 from sematext_agent.shared import AGENT_NAME, AGENT_VERSION, bus, listener, logs
 from sematext_agent.shared.bus import Msg
+from sematext_agent.shared.clock import SYSTEM_CLOCK, Clock
 from sematext_agent.shared.cursors import Cursors
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.restart import RestartRequested
@@ -45,8 +46,16 @@ EXIT_SETTINGS = 2
 class Runtime(Generic[S]):
     """What a running service has at hand."""
 
-    def __init__(self, settings: S, health: Health, bus: bus.Bus, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        settings: S,
+        health: Health,
+        bus: bus.Bus,
+        stopping: asyncio.Event,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self.settings = settings
+        self.clock = clock
         self.health = health
         self.bus = bus
         self.cursors = Cursors(bus, health)
