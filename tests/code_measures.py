@@ -21,7 +21,47 @@ FUNCTION_LINES_P95_MAX = 25
 FILE_LINES_MAX = 400
 
 NAMES_RULED_OUT = frozenset(
-    ["about", "asked", "both", "come", "due", "each", "found", "given", "gone", "here", "in_words", "its", "known", "late", "made", "none", "one", "ones", "other", "others", "said", "seen", "sent", "some", "taken", "their", "theirs", "there", "these", "they", "this", "those", "told", "what", "which", "who", "whom", "whose", "well"]
+    [
+        "about",
+        "asked",
+        "both",
+        "come",
+        "due",
+        "each",
+        "found",
+        "given",
+        "gone",
+        "here",
+        "in_words",
+        "its",
+        "known",
+        "late",
+        "made",
+        "none",
+        "one",
+        "ones",
+        "other",
+        "others",
+        "said",
+        "seen",
+        "sent",
+        "some",
+        "taken",
+        "their",
+        "theirs",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "told",
+        "what",
+        "which",
+        "who",
+        "whom",
+        "whose",
+        "well",
+    ]
 )
 """Pronouns, participles and adverbs: as the whole name of a variable, function or attribute."""
 WORDS_RULED_OUT = re.compile(
@@ -29,7 +69,28 @@ WORDS_RULED_OUT = re.compile(
 )
 """In names, comments, docstrings, logs and documentation: docs/glossary.md has the terms."""
 NAME_PARTS_RULED_OUT = frozenset(
-    ["bury", "burial", "burials", "buried", "doubt", "doubts", "doubtful", "lookout", "onlooker", "patience", "room", "said", "say", "says", "tell", "telling", "tells", "told", "untold", "vigil"]
+    [
+        "bury",
+        "burial",
+        "burials",
+        "buried",
+        "doubt",
+        "doubts",
+        "doubtful",
+        "lookout",
+        "onlooker",
+        "patience",
+        "room",
+        "said",
+        "say",
+        "says",
+        "tell",
+        "telling",
+        "tells",
+        "told",
+        "untold",
+        "vigil",
+    ]
 )
 """As a part of a name, between underscores: `make_room`."""
 OPENING_RULED_OUT = re.compile(
