@@ -131,7 +131,7 @@ async def dead_letters(connection: bus.Bus) -> list[Letter]:
     puller = connection.create_puller("DEAD", consumer["name"], state["messages"])
     async for message in puller:
         found.append({"subject": message.subject, "data": message.data, "headers": message.headers})
-        if not message.pending:
+        if not message.pending_count:
             break
     await connection.request_api(f"CONSUMER.DELETE.DEAD.{consumer['name']}")
     return found

@@ -80,7 +80,7 @@ class Run:
                     self.told.append(observed.event)
                     self.arrived.append(time.monotonic())
                 if observed.cursor is not None:
-                    self.bucket.values[f"host.web-01.{observed.part}"] = observed.cursor
+                    self.bucket.values[f"host.web-01.{observed.cursor_name}"] = observed.cursor
 
     async def until_settled(self) -> None:
         """Waits until everything that is there is known and stored."""

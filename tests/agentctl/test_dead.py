@@ -60,7 +60,7 @@ async def messages(connection: Bus, stream: str) -> list[Message]:
     if info["state"]["messages"]:
         async for message in connection.create_puller(stream, made["name"], 16):
             found.append(message)
-            if not message.pending:
+            if not message.pending_count:
                 break
     return found
 

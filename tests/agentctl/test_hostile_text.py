@@ -33,7 +33,7 @@ from sematext_agent.shared.events import (
     format_rfc3339,
 )
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.pages import build_app
+from sematext_agent.shared.http_server import build_health_app
 from sematext_agent.shared.subjects import (
     DEAD_REASON_HEADER,
     DEAD_STATUS_HEADER,
@@ -173,7 +173,7 @@ def test_what_the_screen_of_the_whole_agent_shows() -> None:
 
 async def test_the_pages_of_a_service() -> None:
     """They are for programs; a terminal that shows them is safe too."""
-    told = build_app(unwell("web-01"))
+    told = build_health_app(unwell("web-01"))
     for path in ("/healthz", "/readyz", "/metrics"):
         is_whole(text := await page(told, path))
         assert (FORGED in text) == (path == "/readyz")  # metrics repeat no source at all

@@ -21,7 +21,7 @@ import yaml
 from broker import NATS_SERVER
 
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.pages import build_app
+from sematext_agent.shared.http_server import build_health_app
 from sematext_agent.shared.settings import Secret, ServiceSettings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -266,7 +266,7 @@ def test_only_the_kubernetes_collector_talks_to_the_cluster_and_the_forwarder_ha
 def test_probes_ask_the_pages_that_a_service_has_on_a_port_that_is_its_own(
     name: str, rendered: dict[str, list[Manifest]]
 ) -> None:
-    pages = {getattr(route, "path", "") for route in build_app(Health("x", "y")).routes}
+    pages = {getattr(route, "path", "") for route in build_health_app(Health("x", "y")).routes}
     for _, pod in pods(rendered[name]):
         ports = [port["containerPort"] for c in pod["containers"] for port in c["ports"]]
         assert len(set(ports)) == len(ports)

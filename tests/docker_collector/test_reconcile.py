@@ -7,13 +7,13 @@ import pytest
 from sematext_agent.docker_collector import reconcile
 from sematext_agent.docker_collector.engine import Container, Snapshot
 from sematext_agent.docker_collector.state import Seen
-from sematext_agent.shared.events import SECOND, DockerEvent
+from sematext_agent.shared.events import NS_PER_SECOND, DockerEvent
 
-NOW = 1000 * SECOND
+NOW = 1000 * NS_PER_SECOND
 
 
 def seconds(number: float) -> int:
-    return int(number * SECOND)
+    return int(number * NS_PER_SECOND)
 
 
 def exists(running: bool = False, started: float = 0, finished: float = 0) -> Container:

@@ -85,7 +85,7 @@ async def test_new_events_do_not_wait_for_the_backlog(
     await verify(seconds=60)
     await until_caught_up(connection)
     await eventually(lambda: forwarder.figure("lag_events") == 0)
-    assert await read_backlog(connection) == Backlog(waiting=0, in_hand=0)
+    assert await read_backlog(connection) == Backlog(waiting=0, in_flight=0)
     await publisher.publish(20)
     await verify()
 
@@ -222,7 +222,7 @@ async def test_what_the_second_has_told_is_known_before_the_first_event_is_taken
     taken, passed_over = 0, set()
     async with asyncio.timeout(20), aclosing(aiter(both.first)) as messages:
         async for message in messages:
-            if message.delivered > 1 and message.sequence == 100:
+            if message.delivery_count > 1 and message.sequence == 100:
                 break  # the last that was given back
             taken += 1
             if await both.streams.overtaking.passes_over(message):

@@ -20,7 +20,7 @@ from sematext_agent.forwarder.transport import Answer
 from sematext_agent.forwarder.verdict import in_words, judge
 from sematext_agent.shared.bus import BucketEntry, Bus, Message
 from sematext_agent.shared.bus.client import TolerantClient
-from sematext_agent.shared.bus.pull import Puller
+from sematext_agent.shared.bus.puller import Puller
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.logs import escape
 from sematext_agent.shared.service import Runtime

@@ -24,7 +24,7 @@ from broker import NatsServer, eventually
 from sematext_agent.host_collector import kmsg
 from sematext_agent.host_collector.oom_follower import Cursor
 from sematext_agent.shared.bus import Bus, StreamConfig
-from sematext_agent.shared.events import SECOND, Event, Gap, OutOfMemory, decode
+from sematext_agent.shared.events import NS_PER_SECOND, Event, Gap, OutOfMemory, decode
 from sematext_agent.shared.subjects import CURSORS_BUCKET
 
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
@@ -76,7 +76,7 @@ async def until_the_kernel_tells_all_of(kills: int) -> None:
             records = log.read()
             while not log.drained:
                 records += log.read()
-        since = time.time_ns() - 6 * SECOND
+        since = time.time_ns() - 6 * NS_PER_SECOND
         heads = [r for r in records if r.time > since and " invoked oom-killer: " in r.text]
         if len(heads) + kills <= 10:
             return

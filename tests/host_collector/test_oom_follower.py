@@ -14,9 +14,15 @@ from sematext_agent.host_collector import oom_follower
 from sematext_agent.host_collector.kmsg import Record
 from sematext_agent.host_collector.oom_follower import Cursor, Follower
 from sematext_agent.shared.collector import Observation
-from sematext_agent.shared.events import SECOND, Gap, OutOfMemory, format_rfc3339, parse_rfc3339
+from sematext_agent.shared.events import (
+    NS_PER_SECOND,
+    Gap,
+    OutOfMemory,
+    format_rfc3339,
+    parse_rfc3339,
+)
 
-BEGAN = 1_795_423_877 * SECOND
+BEGAN = 1_795_423_877 * NS_PER_SECOND
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +44,7 @@ class Kernel:
         self.log.append(
             Record(
                 sequence=number,
-                time=BEGAN + number * SECOND,
+                time=BEGAN + number * NS_PER_SECOND,
                 facility=0,
                 continued=False,
                 text=text,
@@ -99,9 +105,9 @@ def test_a_kill_carries_the_time_the_id_and_the_part_of_its_record() -> None:
     kernel.kill(7)
     observed, *_ = kernel.run(cursor)
     assert observed.event is not None
-    assert observed.event.time == format_rfc3339(BEGAN + SECOND)
+    assert observed.event.time == format_rfc3339(BEGAN + NS_PER_SECOND)
     assert observed.event.origin == "web-01"
-    assert observed.part == "oom"
+    assert observed.cursor_name == "oom"
     again, *_ = kernel.run(cursor)
     assert again.event is not None
     assert again.event.id == observed.event.id
@@ -158,7 +164,7 @@ def test_an_overrun_is_a_gap_with_the_number_of_kills_it_hid() -> None:
     gap = observations[2].event
     assert gap is not None
     assert isinstance(gap.body, Gap)
-    assert (gap.body.source, gap.body.until) == ("host", format_rfc3339(BEGAN + 4 * SECOND))
+    assert (gap.body.source, gap.body.until) == ("host", format_rfc3339(BEGAN + 4 * NS_PER_SECOND))
     assert gap.body.detail.startswith("3 records")
     # The cursor waits for the gap: lost between the two, both are told again with the same ids.
     assert [observed.cursor is None for observed in observations[:3]] == [True, True, False]

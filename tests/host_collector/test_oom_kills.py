@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sematext_agent.host_collector.kmsg import Record, parse
 from sematext_agent.host_collector.oom_kills import Kills
-from sematext_agent.shared.events import SECOND, OutOfMemory
+from sematext_agent.shared.events import NS_PER_SECOND, OutOfMemory
 
 CAPTURE = Path(__file__).with_name("fixtures") / "oom-kmsg.txt"
 CONTAINER = "6833e82b10e71c4b423edb5f56c8a62e8b462f0d0a25ca10f9a7a9f1bbca6017"
@@ -360,8 +360,8 @@ def test_in_a_storm_a_group_gives_its_place_to_nobody_else() -> None:
         reader.add(kill_record("x invoked oom-killer: gfp_mask=0"))
     for text in (oom_kill(5, "/l/pod/c"), killed(5), GROUP):
         reader.add(kill_record(text))
-    unsure = reader.add(kill_record(killed(6), at=5 * SECOND - 1))
-    sure = reader.add(kill_record(killed(7), at=5 * SECOND))
+    unsure = reader.add(kill_record(killed(6), at=5 * NS_PER_SECOND - 1))
+    sure = reader.add(kill_record(killed(7), at=5 * NS_PER_SECOND))
     assert unsure is not None
     assert sure is not None
     assert (unsure.cgroup, sure.cgroup) == ("", "/l/pod")

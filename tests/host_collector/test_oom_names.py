@@ -19,7 +19,7 @@ def _name(container_id: str, root: Path) -> str:
     body = OutOfMemory(process="hog", pid=7, memory=1, container_id=container_id)
     event = Event(id="1", time="2026-01-01T00:00:00Z", origin="web-01", agent="1", body=body)
     named = _named(Observation(event, b"cursor", "oom"), str(root))
-    assert (named.cursor, named.part) == (b"cursor", "oom")
+    assert (named.cursor, named.cursor_name) == (b"cursor", "oom")
     assert named.event is not None
     assert (named.event.id, named.event.body.pid) == ("1", 7)  # type: ignore[union-attr]
     return str(named.event.body.container_name)  # type: ignore[union-attr]

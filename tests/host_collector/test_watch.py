@@ -48,7 +48,7 @@ async def test_everything_of_every_source_comes_in_its_order_and_to_the_end() ->
     sources = [Numbers(part, 500, stopping) for part in ("a", "b")]
     found: dict[str, list[bytes | None]] = {"a": [], "b": []}
     async for observed in merged([source.flow() for source in sources], stopping):
-        found[observed.part].append(observed.cursor)
+        found[observed.cursor_name].append(observed.cursor)
         if sum(map(len, found.values())) == 1000:
             stopping.set()
     expected = [b"%d" % number for number in range(500)] + [b"end"]

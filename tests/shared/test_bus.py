@@ -151,7 +151,7 @@ async def test_a_puller_goes_on_after_a_restart_of_the_server(
     stream: Bus, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Only the renewal at the reconnect may help, not the one after silence.
-    monkeypatch.setattr("sematext_agent.shared.bus.pull.HEARTBEAT_SECONDS", 14)
+    monkeypatch.setattr("sematext_agent.shared.bus.puller.HEARTBEAT_SECONDS", 14)
     received: list[bytes] = []
 
     async def pull() -> None:
@@ -173,7 +173,7 @@ async def test_a_puller_goes_on_after_a_restart_of_the_server(
 async def test_a_puller_whose_request_was_lost_asks_again_after_silence(
     stream: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sematext_agent.shared.bus.pull.HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr("sematext_agent.shared.bus.puller.HEARTBEAT_SECONDS", 0.1)
     puller = stream.create_puller("EVENTS", "forwarder", window=1)
     await stream.publish("events.a", b"one", "1")
     received = []
@@ -231,7 +231,7 @@ async def test_a_message_given_back_is_delivered_again_and_counted(stream: Bus) 
     deliveries = []
     async with asyncio.timeout(5):
         async for message in stream.create_puller("EVENTS", "forwarder", window=4):
-            deliveries.append(message.delivered)
+            deliveries.append(message.delivery_count)
             if len(deliveries) == 2:
                 assert message.id == "the id"
                 break

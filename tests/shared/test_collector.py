@@ -122,7 +122,7 @@ async def test_a_cursor_that_moves_alone_waits_for_the_events_before_it() -> Non
     async with asyncio.TaskGroup() as tasks:
         window = PublishWindow(bus, Health("test", "host"), tasks)
         await window.put(observed(0))
-        await window.put(Observation(None, b"alone", part="other"))
+        await window.put(Observation(None, b"alone", cursor_name="other"))
         await settle()
         assert window.cursors == {}
         bus.publishes["0"].set_result(PublishAck(1))

@@ -16,8 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sematext_agent.shared.bus import Message, pull
-from sematext_agent.shared.bus.pull import Puller
+from sematext_agent.shared.bus import Message, puller
+from sematext_agent.shared.bus.puller import Puller
 
 WINDOW = 8
 
@@ -46,7 +46,7 @@ class TheClient:
 class PullMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.backoff, pull.Backoff = pull.Backoff, lambda *_: _NoWait()  # type: ignore[assignment]
+        self.backoff, puller.Backoff = puller.Backoff, lambda *_: _NoWait()  # type: ignore[assignment]
         self.loop = asyncio.new_event_loop()
         self.client = TheClient()
         self.puller = Puller(self.client, "EVENTS", "forwarder", WINDOW)  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ class PullMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(asyncio.wait_for(self.taking, 5))
         self.settle()
         self.loop.close()
-        pull.Backoff = self.backoff  # type: ignore[misc]
+        puller.Backoff = self.backoff  # type: ignore[misc]
         assert [message.sequence for message in self.taken] == list(range(self.sent))
 
     def arrives(self, reply: str, headers: dict[str, str] | None = None) -> None:

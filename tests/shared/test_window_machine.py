@@ -77,7 +77,7 @@ class WindowMachine(RuleBasedStateMachine):
         while self.model and self.model[0].safe:
             first = self.model.pop(0).observed
             if first.cursor is not None:
-                self.cursors[first.part] = first.cursor
+                self.cursors[first.cursor_name] = first.cursor
         if self.kept_waiting and len(self.model) <= WINDOW * 3 // 4:
             task, put = self.kept_waiting
             assert task.done()

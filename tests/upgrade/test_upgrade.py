@@ -26,7 +26,7 @@ from sematext_agent.host_collector.packages.inventory import Package, Root
 from sematext_agent.kubernetes_collector.place import Place
 from sematext_agent.lifecycle_collector import watch as lifecycle
 from sematext_agent.shared.bus import Message
-from sematext_agent.shared.events import HostFacts, NewerEvent, decode, encode, parse_rfc3339
+from sematext_agent.shared.events import HostFacts, NewerEventError, decode, encode, parse_rfc3339
 from sematext_agent.shared.subjects import (
     DEAD_REASON_HEADER,
     DEAD_SEQUENCE_HEADER,
@@ -120,7 +120,7 @@ def test_an_event_that_only_a_newer_version_can_read_says_to_upgrade(
 ) -> None:
     """A tag, or a value, that this version does not know: kept among the dead, to be replayed."""
     message = of_a_newer_agent(VERSIONS[0] / f"events/{name}.json", **body)
-    with pytest.raises(NewerEvent):
+    with pytest.raises(NewerEventError):
         decode(message.data)
     asyncio.run(ship(message))
     assert "a dead letter: of agent 99.0" in caplog.text

@@ -49,7 +49,7 @@ class Observation(msgspec.Struct, frozen=True):
 
     event: Event | None
     cursor: bytes | None = None
-    part: str = ""
+    cursor_name: str = ""
     """Which of the source's cursors it is, for a source that has several."""
 
 
@@ -242,7 +242,7 @@ class PublishWindow:
         while self._entries and self._entries[0].safe:
             observed = self._entries.popleft().observed
             if observed.cursor is not None:
-                self.cursors[observed.part] = observed.cursor
+                self.cursors[observed.cursor_name] = observed.cursor
                 self.moved.set()
         self._room.set()
 

@@ -20,7 +20,7 @@ import msgspec
 from sematext_agent.shared import AGENT_VERSION
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
 
-SECOND = 1_000_000_000  # nanoseconds
+NS_PER_SECOND = 1_000_000_000  # nanoseconds
 
 Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A moment since the epoch, as a cursor may hold one: up to the year 2262."""
@@ -196,7 +196,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_bytes: int = 0
 
 
-class NewerEvent(msgspec.DecodeError):
+class NewerEventError(msgspec.DecodeError):
     """An event whose form only a newer version of the agent knows."""
 
 
@@ -229,7 +229,7 @@ def decode(payload: bytes) -> Event:
     """The event in a message.
 
     Raises:
-        NewerEvent: it has a body, or a value in it, that this version does not know.
+        NewerEventError: it has a body, or a value in it, that this version does not know.
         msgspec.DecodeError: it is anything else but an event.
     """
     try:
@@ -247,7 +247,7 @@ def _raise_if_newer(payload: bytes, problem: Exception) -> None:
     except DECODE_ERRORS:
         return
     if event.body.event not in _TAGS or _version(event.agent) > _version(AGENT_VERSION):
-        raise NewerEvent(
+        raise NewerEventError(
             f"of agent {event.agent[:64]}, which tells of `{event.body.event[:64]}` in a form that "
             f"{AGENT_VERSION} does not know"
         ) from problem
@@ -265,7 +265,7 @@ def format_rfc3339(nanoseconds: int) -> str:
     A time before 1970 or after 9999, of a file or a clock that is wrong, becomes the nearest:
     better an event at a wrong time than none.
     """
-    seconds, fraction = divmod(max(0, nanoseconds), SECOND)
+    seconds, fraction = divmod(max(0, nanoseconds), NS_PER_SECOND)
     seconds = min(seconds, _SECONDS_MAX)
     return f"{_second(seconds)}.{fraction:09d}Z"
 
@@ -280,7 +280,7 @@ def parse_rfc3339(time: str) -> int:
     """The inverse of `rfc3339`: nanoseconds since the epoch. Raises ValueError for another form."""
     moment, _, fraction = time.removesuffix("Z").partition(".")
     seconds = datetime.datetime.fromisoformat(moment + "+00:00").timestamp()
-    return int(seconds) * SECOND + int(fraction.ljust(9, "0")[:9] or 0)
+    return int(seconds) * NS_PER_SECOND + int(fraction.ljust(9, "0")[:9] or 0)
 
 
 def event_id(*identity: object) -> str:

@@ -1,4 +1,4 @@
-"""What a service knows of itself: conditions, figures, metrics; `shared.pages` shows it."""
+"""What a service knows of itself: conditions, figures, metrics; `shared.http_server` shows it."""
 
 from __future__ import annotations
 

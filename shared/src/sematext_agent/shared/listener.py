@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sematext_agent.shared.pages import Server
+    from sematext_agent.shared.http_server import HttpServer
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -29,7 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def serve(listener: socket.socket, make: Callable[[], Server]) -> None:
+async def serve(listener: socket.socket, make: Callable[[], HttpServer]) -> None:
     """Serves on `listener` what `make` makes at the first connection; until cancelled.
 
     `make` runs in a thread, so that events go on while it imports what it needs.

@@ -33,7 +33,7 @@ from sematext_agent.shared.settings import (
 from sematext_agent.shared.subjects import STATUS_SUBJECT
 
 if TYPE_CHECKING:
-    from sematext_agent.shared.pages import Server
+    from sematext_agent.shared.http_server import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -175,10 +175,10 @@ async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
         guard.cancel()
 
 
-def _pages(health: Health) -> Server:
-    from sematext_agent.shared import pages  # at the first question only: see shared.listener
+def _pages(health: Health) -> HttpServer:
+    from sematext_agent.shared import http_server  # at the first question only: see shared.listener
 
-    return pages.build_server(pages.build_app(health))
+    return http_server.build_http_server(http_server.build_health_app(health))
 
 
 def _listen(settings: ServiceSettings) -> socket.socket:

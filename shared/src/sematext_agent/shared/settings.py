@@ -65,7 +65,7 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What every service reads. A service's own settings inherit these."""
 
-    family: ClassVar[str] = ""
+    variable_pattern: ClassVar[str] = ""
     """A regular expression: how the variables begin that this service answers for. Each beginning
     belongs to one service, so that a name that nobody knows is reported once; see `unknown`."""
 
@@ -155,8 +155,8 @@ def find_unknown_variables(
         name
         for name, text in environ.items()
         if text
-        and settings_type.family
-        and re.match(settings_type.family, name)
+        and settings_type.variable_pattern
+        and re.match(settings_type.variable_pattern, name)
         and name not in known
         and name.removesuffix("_FILE") not in known
     )

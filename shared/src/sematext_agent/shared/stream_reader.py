@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sematext_agent.shared.bus import Bus, BusError, JetStreamError, Message, Puller
-from sematext_agent.shared.events import SECOND
+from sematext_agent.shared.events import NS_PER_SECOND
 from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER_CONSUMER, OVERTAKING_CONSUMER
 
@@ -43,13 +43,13 @@ class Backlog(msgspec.Struct, frozen=True):
 
     waiting: int
     """Events in the stream that no forwarder has yet."""
-    in_hand: int
+    in_flight: int
     """Events that some forwarder is shipping."""
 
     @property
     def total(self) -> int:
         """Events that are not shipped yet."""
-        return self.waiting + self.in_hand
+        return self.waiting + self.in_flight
 
 
 async def read_backlog(bus: Bus) -> Backlog | None:
@@ -114,7 +114,7 @@ async def read_messages(
                 return
             async for message in messages:
                 yield message
-                if not message.pending:
+                if not message.pending_count:
                     return
     except JetStreamError as refusal:
         if refusal.code != HTTPStatus.NOT_FOUND:
@@ -140,7 +140,7 @@ async def _onlooker(
         "filter_subject": subject,
         "ack_policy": "none",
         "mem_storage": True,
-        "inactive_threshold": 30 * SECOND,
+        "inactive_threshold": 30 * NS_PER_SECOND,
     }
     # It has a name, because the broker grants the right to make one by its name.
     config["name"] = f"onlooker-{uuid.uuid4().hex}"

@@ -97,7 +97,7 @@ async def _flow(connection: Bus) -> list[str]:
     lines = [f"buffer      {format_bytes(state['bytes'])}{limit}, {state['messages']} events"]
     behind = await read_backlog(connection)
     if behind is not None:
-        lines.append(f"lag         {behind.waiting} to ship, {behind.in_hand} being shipped")
+        lines.append(f"lag         {behind.waiting} to ship, {behind.in_flight} being shipped")
     dead = await find_info(connection, f"STREAM.INFO.{DEAD_STREAM}")
     if dead is not None:
         refused = dead["state"]["messages"]

@@ -26,7 +26,7 @@ from sematext_agent.shared.events import (
     Event,
     Gap,
     KubernetesEvent,
-    NewerEvent,
+    NewerEventError,
     OutOfMemory,
     PackageChange,
     decode,
@@ -184,7 +184,7 @@ def _event(message: Message) -> Event | None:
 def _no_event(message: Message) -> str:
     try:
         decode(message.data)
-    except NewerEvent as error:
+    except NewerEventError as error:
         return escape(f"{message.subject}: {error}; upgrade agentctl to read it, or use --json")
     except msgspec.DecodeError:
         pass

@@ -14,7 +14,7 @@ from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.service import Runtime, run
 
 if TYPE_CHECKING:
-    from sematext_agent.shared.pages import Server
+    from sematext_agent.shared.http_server import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +50,11 @@ async def _serve(runtime: Runtime[ConsoleSettings], lookout: Lookout) -> None:
     await listener.serve(asked, partial(_page, lookout))
 
 
-def _page(lookout: Lookout) -> Server:
+def _page(lookout: Lookout) -> HttpServer:
     from sematext_agent.console import web  # at the first visit only: see shared.listener
-    from sematext_agent.shared import pages
+    from sematext_agent.shared import http_server
 
-    return pages.build_server(web.application(lookout))
+    return http_server.build_http_server(web.application(lookout))
 
 
 def main() -> None:

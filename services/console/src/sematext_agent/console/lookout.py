@@ -96,7 +96,7 @@ class Lookout:
         async with aclosing(events):
             async for message in events:
                 history.add(row_of(message))
-                if not message.pending:
+                if not message.pending_count:
                     self.caught_up.set()
                 if not history.count % _BREATH_EVENTS:
                     await asyncio.sleep(0)  # a viewer's turn

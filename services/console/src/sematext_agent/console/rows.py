@@ -8,7 +8,7 @@ import msgspec
 
 from sematext_agent.shared import summary
 from sematext_agent.shared.bus import Message
-from sematext_agent.shared.events import SECOND, Event, Gap, decode, parse_rfc3339
+from sematext_agent.shared.events import NS_PER_SECOND, Event, Gap, decode, parse_rfc3339
 from sematext_agent.shared.severity import severity_of
 
 SOURCES = ("docker", "kubernetes", "host", "lifecycle", "other")
@@ -44,7 +44,7 @@ def row(subject: str, data: bytes, number: int, time_ns: int) -> Row:
     """The line for what was published on `subject`, and stored at `time_ns`."""
     source = subject.split(".")[1]
     source = source if source in SOURCES else "other"
-    stored = time_ns / SECOND
+    stored = time_ns / NS_PER_SECOND
     try:
         event = decode(data)
     except msgspec.DecodeError:

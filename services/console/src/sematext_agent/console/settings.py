@@ -10,7 +10,7 @@ from sematext_agent.shared.settings import Port, ServiceSettings
 class ConsoleSettings(ServiceSettings, frozen=True, kw_only=True):
     """The live page's settings, beside those of every service."""
 
-    family: ClassVar[str] = "CONSOLE_(?!ENABLED)"  # that one is for agentctl
+    variable_pattern: ClassVar[str] = "CONSOLE_(?!ENABLED)"  # that one is for agentctl
 
     console_host: str = "127.0.0.1"
     """Where the page listens; `0.0.0.0` in a container, whose port is published on the loopback."""

@@ -25,7 +25,7 @@ from docker.errors import DockerException
 from docker.tls import TLSConfig
 
 from sematext_agent.docker_collector.settings import DockerSettings
-from sematext_agent.shared.events import SECOND, parse_rfc3339
+from sematext_agent.shared.events import NS_PER_SECOND, parse_rfc3339
 
 T = TypeVar("T")
 
@@ -167,7 +167,7 @@ class Engine:
 
     def ring(self) -> list[bytes]:
         """The events that the engine remembers, oldest first: at most RING_EVENTS."""
-        now = f"{time.time_ns() // SECOND}.{time.time_ns() % SECOND:09d}"
+        now = f"{time.time_ns() // NS_PER_SECOND}.{time.time_ns() % NS_PER_SECOND:09d}"
         answer = self._request("/events", {"since": "0", "until": now})
         return [line for line in answer.content.split(b"\n") if line]
 
@@ -199,7 +199,7 @@ class Engine:
                 image=item.image,
                 labels=item.labels or {},
                 running=running,
-                created=item.created * SECOND,
+                created=item.created * NS_PER_SECOND,
             )
         images = self._get("/images/json", list[_Image])
         return Snapshot(containers, {image.id: _tags(image) for image in images}, moment)

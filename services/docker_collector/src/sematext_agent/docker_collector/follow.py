@@ -18,12 +18,12 @@ from sematext_agent.docker_collector.state import State
 from sematext_agent.docker_collector.translate import Known, Message, decode, identity, translate
 from sematext_agent.shared import AGENT_VERSION
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
-from sematext_agent.shared.events import SECOND, Event, Gap, event_id, format_rfc3339
+from sematext_agent.shared.events import NS_PER_SECOND, Event, Gap, event_id, format_rfc3339
 from sematext_agent.shared.health import Health
 
 log = logging.getLogger(__name__)
 
-_ON_ITS_WAY = 2 * SECOND
+_ON_ITS_WAY = 2 * NS_PER_SECOND
 """How long a message may take through the stream before an audit counts it as missed."""
 
 

@@ -12,9 +12,9 @@ from collections.abc import Container as Collection
 from sematext_agent.docker_collector.engine import Container, Snapshot
 from sematext_agent.docker_collector.state import Seen
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.events import SECOND, DockerEvent, Event, event_id, format_rfc3339
+from sematext_agent.shared.events import NS_PER_SECOND, DockerEvent, Event, event_id, format_rfc3339
 
-_TOLERANCE = 2 * SECOND
+_TOLERANCE = 2 * NS_PER_SECOND
 """A `start` is told up to this long after the time that an inspection gives for it."""
 
 

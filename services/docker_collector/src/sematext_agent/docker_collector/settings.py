@@ -37,7 +37,7 @@ _PATTERNS = (
 class DockerSettings(ServiceSettings, frozen=True, kw_only=True):
     """The settings of the Docker collector."""
 
-    family: ClassVar[str] = "CONTAINER_"
+    variable_pattern: ClassVar[str] = "CONTAINER_"
 
     docker_transport: str = ""
     """Where the engine is: `unix:///var/run/docker.sock` or `tcp://host:2376`. Unset, it is where

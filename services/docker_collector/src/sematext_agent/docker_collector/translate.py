@@ -14,7 +14,7 @@ import msgspec
 from sematext_agent.docker_collector.masking import mask
 from sematext_agent.shared import AGENT_VERSION
 from sematext_agent.shared.events import (
-    SECOND,
+    NS_PER_SECOND,
     DockerEvent,
     Event,
     Nanoseconds,
@@ -38,7 +38,7 @@ class _Line(msgspec.Struct, rename={"type": "Type", "action": "Action", "actor":
     action: str
     actor: _Actor | None = None
     scope: str = "local"
-    time: Annotated[int, msgspec.Meta(ge=0, le=2**63 // SECOND)] = 0
+    time: Annotated[int, msgspec.Meta(ge=0, le=2**63 // NS_PER_SECOND)] = 0
     """Seconds since the epoch."""
     timeNano: Nanoseconds = 0  # noqa: N815 - as the engine spells it
     """The whole moment in nanoseconds since the epoch, not the fraction."""
@@ -75,7 +75,7 @@ def decode(line: bytes) -> Message:
     if action.startswith("exec_"):
         action = mask(action)
     actor = given.actor or _NO_ACTOR
-    moment = given.timeNano or given.time * SECOND
+    moment = given.timeNano or given.time * NS_PER_SECOND
     return Message(
         given.type,
         action,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sematext_agent.shared.events import SECOND
+from sematext_agent.shared.events import NS_PER_SECOND
 from sematext_agent.shared.subjects import FORWARDER_CONSUMER
 
 ACK_WAIT_SECONDS = 15
@@ -20,7 +20,7 @@ def consumer_config(first_sequence: int, name: str = FORWARDER_CONSUMER) -> dict
         "name": name,
         "deliver_policy": "all",
         "ack_policy": "explicit",
-        "ack_wait": ACK_WAIT_SECONDS * SECOND,
+        "ack_wait": ACK_WAIT_SECONDS * NS_PER_SECOND,
         # Attempts are the forwarder's to count: at a limit here the message would be hidden.
         "max_deliver": -1,
         "max_ack_pending": MAX_ACK_PENDING,

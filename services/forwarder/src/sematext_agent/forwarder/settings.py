@@ -30,7 +30,7 @@ _REDACTED = "********"
 class ForwarderSettings(ServiceSettings, frozen=True, kw_only=True):
     """The forwarder's settings, beside those of every service."""
 
-    family: ClassVar[str] = (
+    variable_pattern: ClassVar[str] = (
         "INFRA_|LOGS_|TRACES_|AIMONITORING_|EVENTS_|PROXY_|LOGGING_|JOURNAL_|PIPELINE_"
         "|SERVER_BASE_URL|COMMAND_SERVER_URL|CONFIG_FILE"
     )

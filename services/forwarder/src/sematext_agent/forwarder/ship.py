@@ -30,7 +30,7 @@ from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.transport import Answer, Transport
 from sematext_agent.forwarder.verdict import Verdict, in_words, judge
 from sematext_agent.shared.bus import BusError, Message, Puller
-from sematext_agent.shared.events import SECOND, NewerEvent, decode, parse_rfc3339
+from sematext_agent.shared.events import NS_PER_SECOND, NewerEventError, decode, parse_rfc3339
 from sematext_agent.shared.health import METRICS_PREFIX, Health
 from sematext_agent.shared.logs import escape_json
 from sematext_agent.shared.retry import Backoff
@@ -192,7 +192,11 @@ class Shipper:
             return
         self._taken_at = self._loop.time()
         is_known = message.id in self._recent or message.id in self._held
-        if message.id and not is_known and (message.delivered > 1 or puller.expects_redelivery):
+        if (
+            message.id
+            and not is_known
+            and (message.delivery_count > 1 or puller.expects_redelivery)
+        ):
             self._doubtful[message.id] = message
             self._has_doubts.set()
             self._make_room()
@@ -231,7 +235,7 @@ class Shipper:
             event = decode(message.data)
             time_ns = parse_rfc3339(event.time)
             document = encode(enrich(event, self._facts.of(event.origin), self._settings.tags))
-        except NewerEvent as error:
+        except NewerEventError as error:
             self._take_unreadable(message, "newer", f"{error}: {_UPGRADE}")
             return
         except (msgspec.DecodeError, ValueError, OverflowError) as error:
@@ -341,7 +345,7 @@ class Shipper:
     def _on_delivered(self, shipment: _Shipment) -> None:
         self._recent.add(shipment.id)
         self._delivered += 1
-        self._latency.observe(max(0, time.time_ns() - shipment.time_ns) / SECOND)
+        self._latency.observe(max(0, time.time_ns() - shipment.time_ns) / NS_PER_SECOND)
         if self._settings.logging_write_events:
             self._print(shipment)
         self._finish(shipment)

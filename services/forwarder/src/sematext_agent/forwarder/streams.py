@@ -22,7 +22,7 @@ from sematext_agent.forwarder.consumers import consumer_config
 from sematext_agent.forwarder.overtaking import HANDOVER_SECONDS, Overtaking
 from sematext_agent.forwarder.settings import STREAM_BYTES_MIN, ForwarderSettings
 from sematext_agent.shared.bus import Bus, BusError, JetStreamError
-from sematext_agent.shared.events import EVENT_BYTES_MAX, SECOND
+from sematext_agent.shared.events import EVENT_BYTES_MAX, NS_PER_SECOND
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.stream_reader import compute_backlog, find_info
@@ -61,7 +61,7 @@ def stream_configs(settings: ForwarderSettings) -> list[Config]:
         "storage": "file",
         "num_replicas": settings.stream_replicas,
         "max_msg_size": EVENT_BYTES_MAX + HEADER_BYTES_MAX,
-        "duplicate_window": DUPLICATE_WINDOW_SECONDS * SECOND,
+        "duplicate_window": DUPLICATE_WINDOW_SECONDS * NS_PER_SECOND,
         "allow_direct": True,
     }
     events = common | {

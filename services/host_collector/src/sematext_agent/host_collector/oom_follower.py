@@ -29,7 +29,7 @@ from sematext_agent.host_collector.oom_kills import Kills
 from sematext_agent.shared import AGENT_VERSION
 from sematext_agent.shared.collector import Observation
 from sematext_agent.shared.events import (
-    SECOND,
+    NS_PER_SECOND,
     Event,
     Gap,
     Nanoseconds,
@@ -194,7 +194,7 @@ class Follower:
     def _is_worth_storing(self, now: int) -> bool:
         stored = self._stored
         age = now - stored.time
-        return stored.sequence != self._sequence or age > _CURSOR_SECONDS_MAX * SECOND
+        return stored.sequence != self._sequence or age > _CURSOR_SECONDS_MAX * NS_PER_SECOND
 
     def _moved(self) -> Observation:
         self._stored = Cursor(

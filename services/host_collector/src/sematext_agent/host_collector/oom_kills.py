@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from sematext_agent.host_collector.cgroup import place
 from sematext_agent.host_collector.kmsg import Record, unescape
-from sematext_agent.shared.events import SECOND, OutOfMemory
+from sematext_agent.shared.events import NS_PER_SECOND, OutOfMemory
 
 # The name is up to 15 bytes of anything, `) total-vm:1kB` included, so it ends at the last bracket.
 # What may stand before `Killed` is spelled out, because other records end with a cgroup's name,
@@ -51,7 +51,7 @@ _tasks_in = re.compile(
 )
 
 _HEADS_MAX = 10
-_HEADS_NS = 5 * SECOND
+_HEADS_NS = 5 * NS_PER_SECOND
 
 
 class _Where(NamedTuple):

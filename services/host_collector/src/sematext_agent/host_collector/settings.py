@@ -10,7 +10,7 @@ from sematext_agent.shared.settings import Duration, ServiceSettings, SettingsEr
 class HostSettings(ServiceSettings, frozen=True, kw_only=True):
     """What every service reads, and what of the host shall be told."""
 
-    family: ClassVar[str] = "PKG_|CONFIGS_|OOM_"
+    variable_pattern: ClassVar[str] = "PKG_|CONFIGS_|OOM_"
 
     oom_enabled: bool = True
     """Tell the processes that the kernel's out-of-memory killer ends."""

@@ -221,7 +221,7 @@ async def enriched(
         while held or not ended:
             if held and (held[0].is_due or len(held) > HELD_MAX):
                 first = held.popleft().observed
-                yield Observation(objects.enrich(first.event), first.cursor, first.part)
+                yield Observation(objects.enrich(first.event), first.cursor, first.cursor_name)
                 continue
             if arriving is None and not ended:
                 arriving = asyncio.ensure_future(anext(source, None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sematext_agent.shared.events import SECOND, parse_rfc3339
+from sematext_agent.shared.events import NS_PER_SECOND, parse_rfc3339
 from sematext_agent.shared.health import Health
 
 FRAMES = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK")
@@ -35,4 +35,6 @@ class Metrics:
         )
 
     def _last_seconds(self) -> float:
-        return time.time() - parse_rfc3339(self.last_time) / SECOND if self.last_time else 0.0
+        return (
+            time.time() - parse_rfc3339(self.last_time) / NS_PER_SECOND if self.last_time else 0.0
+        )

@@ -8,7 +8,7 @@ import msgspec
 
 from sematext_agent.kubernetes_collector.translate import Cluster
 from sematext_agent.shared import AGENT_VERSION
-from sematext_agent.shared.events import SECOND, Event, Gap, event_id, format_rfc3339
+from sematext_agent.shared.events import NS_PER_SECOND, Event, Gap, event_id, format_rfc3339
 
 EVENT_TTL_SECONDS = 3600
 """How long a cluster keeps an event (`--event-ttl`, 1 h unless somebody changed it)."""
@@ -18,7 +18,7 @@ class Place(msgspec.Struct, frozen=True):
     """The cursor as it is stored: all of the cluster's history up to a resourceVersion is safe."""
 
     revision: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-    seen: Annotated[float, msgspec.Meta(ge=0, le=2**63 / SECOND)]
+    seen: Annotated[float, msgspec.Meta(ge=0, le=2**63 / NS_PER_SECOND)]
     """When this was known to be all there is, in seconds since the epoch."""
 
 
@@ -44,8 +44,8 @@ def gap(
     body = Gap(
         source="kubernetes",
         reason=reason,
-        since=format_rfc3339(int(before.seen * SECOND)),
-        until=format_rfc3339(int(until * SECOND)),
+        since=format_rfc3339(int(before.seen * NS_PER_SECOND)),
+        until=format_rfc3339(int(until * NS_PER_SECOND)),
         detail=f"{blind:.0f} s were not watched: {'; '.join(reasons)}",
     )
     return Event(

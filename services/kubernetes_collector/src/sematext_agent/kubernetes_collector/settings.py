@@ -17,7 +17,9 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 class KubernetesSettings(ServiceSettings, frozen=True, kw_only=True):
     """Which cluster is watched, and which of its events are told."""
 
-    family: ClassVar[str] = "KUBERNETES_(?!SERVICE_|PORT)"  # those a cluster sets in every pod
+    variable_pattern: ClassVar[str] = (
+        "KUBERNETES_(?!SERVICE_|PORT)"  # those a cluster sets in every pod
+    )
 
     kubernetes_enabled: bool = True
     kubernetes_events_enabled: bool = True

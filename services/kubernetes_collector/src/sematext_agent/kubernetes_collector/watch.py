@@ -37,7 +37,7 @@ from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.kubernetes_collector.translate import Cluster, RawEvent, translate
 from sematext_agent.shared.collector import Observation, read_cursor
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
-from sematext_agent.shared.events import SECOND, Event, KubernetesEvent, parse_rfc3339
+from sematext_agent.shared.events import NS_PER_SECOND, Event, KubernetesEvent, parse_rfc3339
 from sematext_agent.shared.restart import RestartRequested
 from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.service import Runtime
@@ -146,7 +146,7 @@ class Follower:
     def _start_anew(self, reason: str, since: float) -> None:
         """Gives up the place: the next turn lists what is not older than the look-back."""
         self._relist_for = reason
-        self._oldest_ns = int((since - self._settings.kubernetes_events_lookback) * SECOND)
+        self._oldest_ns = int((since - self._settings.kubernetes_events_lookback) * NS_PER_SECOND)
 
     async def _turn(self) -> AsyncGenerator[Observation, None]:
         """One connection: from wherever we are to its end. Waits after it, if it failed."""
@@ -278,7 +278,7 @@ class Follower:
         if event is not None and not self._repeats.admit(event, revision):
             self._metrics.filtered.labels("interval").inc()
             event = None
-        self._place = Place(revision, self._now_ns / SECOND)
+        self._place = Place(revision, self._now_ns / NS_PER_SECOND)
         self._metrics.revision = revision
         return self._observed(event)
 

@@ -7,7 +7,7 @@ nats-py 2.16 loses its liveness in several ways, and each is closed here, once:
   server. `Bus.publish` keeps its own acknowledgements, each with a deadline.
 - By default it gives up reconnecting and closes for good. Here it never does, and if the client
   is closed or its reader ends all the same, `Bus.watch` raises, so that the process is restarted.
-- Its way of fetching messages loses requests and messages: see `shared.bus.pull`.
+- Its way of fetching messages loses requests and messages: see `shared.bus.puller`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 
 import msgspec
 
-from sematext_agent.shared.bus.answers import (
+from sematext_agent.shared.bus.client import Msg, TolerantClient
+from sematext_agent.shared.bus.errors import (
     BucketEntry,
     BusError,
     ConnectionLost,
@@ -33,10 +34,9 @@ from sematext_agent.shared.bus.answers import (
     RevisionConflict,
     decode_publish_answer,
 )
-from sematext_agent.shared.bus.client import Msg, TolerantClient
-from sematext_agent.shared.bus.pull import Message, Puller, api_prefix
+from sematext_agent.shared.bus.problems import Troubles, forbidden, in_words
+from sematext_agent.shared.bus.puller import Message, Puller, api_prefix
 from sematext_agent.shared.bus.tls import tls_context
-from sematext_agent.shared.bus.trouble import Troubles, forbidden, in_words
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.settings import ServiceSettings, redact_userinfo

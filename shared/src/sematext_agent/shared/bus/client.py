@@ -24,7 +24,7 @@ import nats.protocol.parser
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from sematext_agent.shared.bus.trouble import NO_TLS
+from sematext_agent.shared.bus.problems import NO_TLS
 
 del sys.modules["aiohttp"]
 if _aiohttp is not None:

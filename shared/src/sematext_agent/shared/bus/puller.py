@@ -43,9 +43,9 @@ class Message(msgspec.Struct, frozen=True):
     headers: dict[str, str]
     sequence: int
     """Its number in the stream."""
-    delivered: int
+    delivery_count: int
     """How often it has been delivered, this time included."""
-    pending: int
+    pending_count: int
     """How many more the consumer still has to deliver."""
     time_ns: int
     """When the stream stored it."""
@@ -225,8 +225,8 @@ def _decode_delivery(message: Msg) -> Message | None:
         data=message.data,
         headers=message.headers or {},
         sequence=sequence,
-        delivered=delivered,
-        pending=pending,
+        delivery_count=delivered,
+        pending_count=pending,
         time_ns=time_ns,
         reply=message.reply,
     )

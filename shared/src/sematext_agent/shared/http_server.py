@@ -21,7 +21,7 @@ from sematext_agent.shared.health import Health
 from sematext_agent.shared.logs import escape_json
 
 
-def build_app(health: Health) -> FastAPI:
+def build_health_app(health: Health) -> FastAPI:
     """The three pages of `health`."""
     # No schema and no documentation pages: there is nothing to try out here.
     app = FastAPI(openapi_url=None)
@@ -45,7 +45,7 @@ def build_app(health: Health) -> FastAPI:
     return app
 
 
-class Server(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """uvicorn inside a process that handles its own signals.
 
     uvicorn's own handling raises the signal anew after its shutdown, which ends the process before
@@ -57,9 +57,9 @@ class Server(uvicorn.Server):
         yield
 
 
-def build_server(app: ASGIApp) -> Server:
+def build_http_server(app: ASGIApp) -> HttpServer:
     """What serves `app` on a socket that it is handed."""
-    return Server(
+    return HttpServer(
         uvicorn.Config(
             app,
             log_config=None,
