@@ -20,7 +20,6 @@ from sematext_agent.forwarder.transport import Answer
 from sematext_agent.forwarder.verdict import in_words, judge
 from sematext_agent.shared.bus import BucketEntry, Bus, Message
 from sematext_agent.shared.bus.client import TolerantClient
-from sematext_agent.shared.bus.puller import Puller
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.logs import escape
 from sematext_agent.shared.service import Runtime
@@ -138,15 +137,15 @@ def message(data: bytes) -> None:
 async def _receive(subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
     client = TolerantClient()
     bus = Bus(client)
-    puller = Puller(client, "EVENTS", "forwarder", 16)
+    puller = bus.create_puller("EVENTS", "forwarder", 16)
     client._subs[1] = subscription = Subscription(client, 1, "events.>")
     sizes = (len(header), len(header) + len(payload)) if header else (len(payload),)
     line = b" ".join([b"HMSG" if header else b"MSG", subject, b"1", reply])
     line += b"".join(b" %d" % size for size in sizes)
     await Parser(client).parse(line + b"\r\n" + header + payload + b"\r\n")
     await puller._on_message(subscription._pending_queue.get_nowait())
-    bus._on_answer(subject, payload, header)
-    for delivered in puller._here:
+    bus._publisher.on_answer(subject, payload, header)
+    for delivered in puller._buffer:
         await ship(delivered)
         assert tap.in_words(delivered).isprintable()
 
@@ -156,10 +155,10 @@ def control(data: bytes) -> None:
 
     async def receive() -> None:
         client = TolerantClient()
-        puller = Puller(client, "EVENTS", "forwarder", 16)
-        puller._wanted = 16
+        puller = Bus(client).create_puller("EVENTS", "forwarder", 16)
+        puller._outstanding = 16
         puller._on_control(await client._process_headers(data) or {})
-        assert 0 <= puller._wanted <= 16
+        assert 0 <= puller._outstanding <= 16
 
     asyncio.run(receive())
 

@@ -23,8 +23,7 @@ from kubernetes_running import (
     until_told,
 )
 
-from sematext_agent.shared import bus as bus_module
-from sematext_agent.shared.bus import Bus, PublishAck
+from sematext_agent.shared.bus import Bus, PublishAck, publisher
 
 Start = Callable[..., Collecting]
 
@@ -147,8 +146,8 @@ async def test_a_broker_that_is_away_costs_nothing_that_the_cluster_still_has(
 async def test_lost_acknowledgements_are_asked_for_again_and_nothing_is_doubled(
     cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus_module, "ACKNOWLEDGEMENT_SECONDS_MAX", 0.2)
-    answer, heard = streams._on_answer, itertools.count()
+    monkeypatch.setattr(publisher, "ACKNOWLEDGEMENT_SECONDS_MAX", 0.2)
+    answer, heard = streams._publisher.on_answer, itertools.count()
 
     def not_the_first(*message: bytes) -> None:
         if next(heard) >= 60:

@@ -284,7 +284,7 @@ async def test_one_that_wakes_up_beside_its_successor_does_not_put_its_older_pla
         _, errors = await suspended.communicate()
     assert (await until_stored(streams, 0)).revision == three
     assert suspended.returncode == 1
-    assert "ended, to be started anew: somebody else stored" in errors.decode().splitlines()[-1]
+    assert "restart requested: another process stored" in errors.decode().splitlines()[-1]
     four = cluster.add("four")
     await until_stored(streams, four)
     assert revisions(await told(streams)) == [one, two, three, four]

@@ -17,6 +17,7 @@ from sematext_agent.shared.bus import (
     Message,
     PublishTimeout,
     StreamConfig,
+    publisher,
 )
 from sematext_agent.shared.settings import Secret, ServiceSettings
 
@@ -65,7 +66,7 @@ async def test_a_poisoned_message_and_the_good_one_behind_it_are_both_delivered(
 async def test_a_poison_on_the_acknowledgement_inbox_does_not_stop_publishing(
     stream: Bus, nats_server: NatsServer
 ) -> None:
-    inbox = stream._inbox.encode()
+    inbox = stream._publisher._inbox.encode()
     raw_publish(nats_server, frame(inbox + b".\xff", b"{"), frame(inbox + b".999", b"not json"))
     assert (await stream.publish("events.a", b"x", "1")).seq == 1
 
@@ -97,7 +98,7 @@ def publish_100(connection: Bus) -> asyncio.Future[list[object]]:
 async def test_100_publishes_that_a_stopped_server_does_not_answer_end_at_their_deadline(
     stream: Bus, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus, "ACKNOWLEDGEMENT_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(publisher, "ACKNOWLEDGEMENT_SECONDS_MAX", 0.3)
     nats_server.signal(signal.SIGSTOP)
     async with asyncio.timeout(5):
         outcomes = await publish_100(stream)
@@ -183,7 +184,7 @@ async def test_a_puller_whose_request_was_lost_asks_again_after_silence(
             await stream.acknowledge(message)
             if len(received) == 2:
                 break
-            puller._wanted = 1  # as if the next request had been sent and lost
+            puller._outstanding = 1  # as if the next request had been sent and lost
             await stream.publish("events.a", b"two", "2")
     assert received == [b"one", b"two"]
 
@@ -221,7 +222,7 @@ async def test_a_stopped_puller_hands_out_what_is_here_and_ends(stream: Bus) -> 
         async for message in puller:
             taken.append(message.data)
             if len(taken) == 1:
-                await eventually(lambda: len(puller._here) == 2)
+                await eventually(lambda: len(puller._buffer) == 2)
                 puller.stop()
     assert taken == [b"0", b"1", b"2"]
 

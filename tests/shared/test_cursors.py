@@ -52,8 +52,8 @@ async def test_whoever_was_replaced_cannot_put_its_older_cursor_back(bus: Bus) -
     with pytest.raises(CursorConflict) as caught:
         await suspended.store(KEY, b"2")
     assert str(caught.value) == (
-        "somebody else stored the cursor kubernetes.prod: a second collector of this name, or the "
-        "broker was restored; the next start reads it anew"
+        "another process stored the cursor kubernetes.prod: there is a second collector of this "
+        "name, or the broker was restored (the next start reads it anew)"
     )
     await successor.store(KEY, b"10")
     assert await bus.get(CURSORS_BUCKET, KEY) == b"10"

@@ -56,9 +56,9 @@ def test_a_crash_shows_no_secret_and_forges_no_entry(
             "    run(",
             f"""
     import sematext_agent.shared.service as service
-    def listen(settings):
-        raise RuntimeError(settings.address.reveal() + {FORGED!r})
-    service._listen = listen
+    def listen(host, port):
+        raise RuntimeError("canary-of-the-token" + {FORGED!r})
+    service.listener.listen = listen
     run(""",
         )
     environ = {

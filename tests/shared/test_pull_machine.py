@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sematext_agent.shared.bus import Message, puller
+from sematext_agent.shared.bus.connection import Connection
 from sematext_agent.shared.bus.puller import Puller
 
 WINDOW = 8
@@ -49,7 +50,7 @@ class PullMachine(RuleBasedStateMachine):
         self.backoff, puller.Backoff = puller.Backoff, lambda *_: _NoWait()  # type: ignore[assignment]
         self.loop = asyncio.new_event_loop()
         self.client = TheClient()
-        self.puller = Puller(self.client, "EVENTS", "forwarder", WINDOW)  # type: ignore[arg-type]
+        self.puller = Puller(Connection(self.client), "EVENTS", "forwarder", WINDOW)  # type: ignore[arg-type]
         self.window_most = WINDOW
         self.window = WINDOW
         self.sent = 0
@@ -127,15 +128,15 @@ class PullMachine(RuleBasedStateMachine):
 
     @invariant()
     def both_count_the_same(self) -> None:
-        assert self.puller._wanted == sum(self.client.requests)
+        assert self.puller._outstanding == sum(self.client.requests)
 
     @invariant()
     def no_more_is_asked_for_than_there_is_room_for(self) -> None:
-        assert self.puller._wanted + len(self.puller._here) <= WINDOW
+        assert self.puller._outstanding + len(self.puller._buffer) <= WINDOW
 
     @invariant()
     def somebody_who_has_nothing_and_wants_something_has_asked(self) -> None:
-        if self.window and not self.puller._here and not self.taking.done():
+        if self.window and not self.puller._buffer and not self.taking.done():
             idle = len(self.taken) == self.sent  # nobody holds the last one up
             assert self.client.requests or not idle
 

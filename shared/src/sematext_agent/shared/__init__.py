@@ -1,6 +1,6 @@
-"""What every service of the agent stands on."""
+"""The foundation of every service of the agent."""
 
 AGENT_NAME = "sematext-agent"
-# Written here, and held to pyproject.toml by a test: importlib.metadata, which could tell it, would
-# take an eighth of each process's CPU time at its start.
+# Written here, and held to pyproject.toml by a test: importlib.metadata would take an eighth of
+# each process's CPU time at its start.
 AGENT_VERSION = "0.1.0"

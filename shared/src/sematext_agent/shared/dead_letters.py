@@ -1,6 +1,6 @@
-"""The events that the receiver refused for good: reading them, and sending them once more.
+"""The dead letters, events that the receiver refused for good: read, found and replayed.
 
-`shared.subjects` says what a dead letter is.
+`shared.subjects` defines their form.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from sematext_agent.shared.subjects import DEAD_STREAM, DEAD_SUBJECTS, dead_subj
 
 
 def read_dead_letters(bus: Bus, first: int = 1) -> AsyncGenerator[Message, None]:
-    """Every dead letter there is now, oldest first, from the number `first` on. Raises BusError."""
+    """Yield the dead letters of now, oldest first, from the number `first` on. Raises BusError."""
     return read_messages(bus, DEAD_STREAM, DEAD_SUBJECTS, first)
 
 
 async def find_dead_letter(bus: Bus, number: int) -> Message | None:
-    """The dead letter of that number, or None where there is none. Raises BusError."""
-    async with aclosing(read_dead_letters(bus, number)) as found:
-        async for letter in found:
+    """Return the dead letter of that number, or None. Raises BusError."""
+    async with aclosing(read_dead_letters(bus, number)) as letters:
+        async for letter in letters:
             return letter if letter.sequence == number else None
     return None
 
 
 def original_subject_of(letter: Message) -> str:
-    """The subject the event was published on."""
+    """Return the subject on which the event was published."""
     return letter.subject.removeprefix(dead_subject(""))
 
 
 async def replay_dead_letter(bus: Bus, letter: Message) -> None:
-    """Puts a dead letter back on its subject, where the forwarder finds it as a new event.
+    """Publish a dead letter again on its subject, as a new event for the forwarder.
 
-    It is removed only after the stream has it. Its number makes the new id, so that one which was
-    sent but not removed is stored once, however often it is replayed. Raises BusError.
+    It is removed only after the stream has it. Its number makes the new id, so that a letter which
+    was published but not removed is stored once, however often it is replayed. Raises BusError.
     """
     message_id = replay_id(letter.id.partition(":replay:")[0], letter.sequence)
     await bus.publish(original_subject_of(letter), letter.data, message_id)

@@ -1,8 +1,8 @@
-"""What bytes that somebody else wrote can raise when they are decoded."""
+"""The errors of decoding untrusted bytes."""
 
 from __future__ import annotations
 
 import msgspec
 
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""All that a decoder of msgspec raises: not of the form, not UTF-8, nested too deep."""
+"""Errors of a msgspec decoder: another form, no UTF-8, nested too deep."""

@@ -2,7 +2,7 @@
 
 Collectors and the forwarder are upgraded one at a time, so the contract only grows: fields are
 added with a default, never renamed, retyped or removed, and a reader skips what it does not know.
-Bodies say what the source said in the source's own terms. Sematext's field names begin in the
+Bodies hold the source's own data in the source's own terms. Sematext's field names begin in the
 forwarder, so that another destination needs no change in a collector.
 
 On the wire an event is JSON, so that any NATS client can read a tap.
@@ -20,19 +20,19 @@ import msgspec
 from sematext_agent.shared import AGENT_VERSION
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
 
-NS_PER_SECOND = 1_000_000_000  # nanoseconds
+NS_PER_SECOND = 1_000_000_000
 
 Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A moment since the epoch, as a cursor may hold one: up to the year 2262."""
+"""A time since the epoch in a cursor: up to the year 2262."""
 _SECONDS_MAX = 253_402_300_799  # the year 9999
 
-# The largest event, encoded, in bytes. The stream refuses a larger one; a collector replaces it
-# with a Gap that says so.
 EVENT_BYTES_MAX = 256 * 1024
+"""Size of the largest encoded event. The stream refuses a larger one, so a collector replaces it
+with a `Gap`."""
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
-    """What all bodies share: on the wire the field `event` says which one it is."""
+    """The base of all bodies: on the wire the field `event` names the kind."""
 
 
 class DockerEvent(_Body, frozen=True, tag="docker"):
@@ -41,11 +41,11 @@ class DockerEvent(_Body, frozen=True, tag="docker"):
     type: str
     """The kind of object: container, image, volume, network, plugin, daemon, service …"""
     action: str
-    """What happened to it, whole: `start`, `exec_start: sh`, `health_status: healthy` …"""
+    """The engine's whole action: `start`, `exec_start: sh`, `health_status: healthy` …"""
     actor_id: str
     """The object's id; empty for `prune`."""
     attributes: dict[str, str] = {}
-    """What the engine itself said of the object (`exitCode`, `signal`, `name`, `image` …)."""
+    """The engine's own attributes of the object (`exitCode`, `signal`, `name`, `image` …)."""
     labels: dict[str, str] = {}
     """The object's labels, kept apart, because the engine lets a label overwrite an attribute."""
     scope: str = "local"
@@ -53,19 +53,19 @@ class DockerEvent(_Body, frozen=True, tag="docker"):
     image_tags: tuple[str, ...] = ()
     """The tags an image had before `untag` or `delete`, whose messages no longer name them."""
     synthetic: bool = False
-    """True where the engine forgot to tell: found by comparing what exists with what existed."""
+    """True for an event that the engine did not send: the result of a reconciliation."""
 
 
 class KubernetesEvent(_Body, frozen=True, tag="kubernetes"):
     """One revision of a Kubernetes event (core/v1 Event, the same object as events.k8s.io/v1)."""
 
     uid: str
-    """Of the event object; with `resource_version` it names one telling of it."""
+    """Of the event object; together with `resource_version` it names one revision."""
     resource_version: str
     reason: str = ""
     message: str = ""
     type: str = "Normal"
-    """`Normal` or `Warning`, as the cluster says."""
+    """`Normal` or `Warning`, by the cluster's judgement."""
     cluster: str = ""
     namespace: str = ""
     """Of the object the event is about; empty for cluster-wide kinds."""
@@ -74,9 +74,9 @@ class KubernetesEvent(_Body, frozen=True, tag="kubernetes"):
     object_uid: str = ""
     node: str = ""
     controller: str = ""
-    """Who reported it: `kubelet`, `default-scheduler` …"""
+    """The reporter: `kubelet`, `default-scheduler` …"""
     count: int = 1
-    """How often it has happened so far."""
+    """Number of its occurrences so far."""
     action: str = ""
     owner: str = ""
     """`Deployment/web` where enrichment found the owner."""
@@ -90,7 +90,7 @@ class OutOfMemory(_Body, frozen=True, tag="oom_kill"):
     pid: int
     """In the host's pid namespace."""
     memory: int
-    """Resident when killed: anonymous + file + shared; what the kill freed."""
+    """Resident memory when killed, which the kill freed: anonymous + file + shared."""
     anonymous: int = 0
     file: int = 0
     shared: int = 0
@@ -99,11 +99,11 @@ class OutOfMemory(_Body, frozen=True, tag="oom_kill"):
     uid: int | None = None
     oom_score_adj: int | None = None
     constraint: str = ""
-    """Whose limit was hit: `memcg`, `none` (the whole host), `cpuset` …"""
+    """The kind of the limit: `memcg`, `none` (the whole host), `cpuset` …"""
     cgroup: str = ""
-    """Where the process lived."""
+    """The cgroup of the process."""
     limit_cgroup: str = ""
-    """Whose limit it was."""
+    """The cgroup whose limit was hit."""
     container_id: str = ""
     container_name: str = ""
     pod_uid: str = ""
@@ -124,7 +124,7 @@ class PackageChange(_Body, frozen=True, tag="package"):
     path: str = ""
     """The root that holds it, for kinds that have many (a venv, a node_modules)."""
     transaction: str = ""
-    """Shared by the changes that were found at once."""
+    """Shared by the changes of one diff."""
     container_id: str = ""
     container_name: str = ""
     container_image: str = ""
@@ -135,9 +135,9 @@ class AgentLifecycle(_Body, frozen=True, tag="lifecycle"):
 
     state: Literal["started", "stopped"]
     run: str
-    """Names one run of the agent, from its start to its stop."""
+    """The name of one run of the agent, from its start to its stop."""
     clean: bool = True
-    """False for a stop nobody told: the next start found it missing."""
+    """False for a stop without an event, which the next start reports."""
 
 
 class Gap(_Body, frozen=True, tag="gap"):
@@ -146,36 +146,36 @@ class Gap(_Body, frozen=True, tag="gap"):
     source: str
     """`docker`, `kubernetes`, `host`, `lifecycle` or `forwarder`."""
     reason: str
-    """One word for a machine: `overflow`, `engine_restarted`, `expired`, `too_large` …"""
+    """A fixed word: `overflow`, `engine_restarted`, `expired`, `too_large` …"""
     since: str
-    """The last moment before the gap, RFC 3339."""
+    """The last time before the gap, RFC 3339."""
     until: str
-    """The first moment after it, RFC 3339."""
+    """The first time after it, RFC 3339."""
     detail: str = ""
     """The same for a person, in a sentence."""
     lost: int | None = None
-    """How many events, where it is known."""
+    """Number of lost events, where it is known."""
 
 
 Body = DockerEvent | KubernetesEvent | OutOfMemory | PackageChange | AgentLifecycle | Gap
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """What every event has, around what its source said."""
+    """The envelope of every event, around the body from its source."""
 
     id: str
     """Made from the source's own identity, never random and never from a clock of ours."""
     time: str
-    """When it happened by the source's clock: RFC 3339, UTC, nanoseconds. See `rfc3339`."""
+    """The time by the source's clock: RFC 3339, UTC, nanoseconds. See `format_rfc3339`."""
     origin: str
     """The host's or the cluster's name."""
     agent: str
-    """The version of the agent that saw it."""
+    """The version of the agent that published it."""
     body: Body
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an event's reader wants to know of its host; one record a host, key = the origin."""
+    """The facts of a host for the readers of its events; one record a host, key = the origin."""
 
     hostname: str
     os_family: str = ""
@@ -205,7 +205,7 @@ class _AnyBody(msgspec.Struct):
 
 
 class _AnyEvent(msgspec.Struct):
-    """What every version's events have in common."""
+    """The part of an event that all versions share."""
 
     id: str
     time: str
@@ -221,12 +221,12 @@ _TAGS = frozenset(str(body.__struct_config__.tag) for body in get_args(Body))
 
 
 def encode(event: Event) -> bytes:
-    """The event as the bus carries it."""
+    """Return the event as the bus carries it."""
     return _encoder.encode(event)
 
 
 def decode(payload: bytes) -> Event:
-    """The event in a message.
+    """Return the event in a message.
 
     Raises:
         NewerEventError: it has a body, or a value in it, that this version does not know.
@@ -248,21 +248,21 @@ def _raise_if_newer(payload: bytes, problem: Exception) -> None:
         return
     if event.body.event not in _TAGS or _version(event.agent) > _version(AGENT_VERSION):
         raise NewerEventError(
-            f"of agent {event.agent[:64]}, which tells of `{event.body.event[:64]}` in a form that "
+            f"of agent {event.agent[:64]}: its `{event.body.event[:64]}` has a form that "
             f"{AGENT_VERSION} does not know"
         ) from problem
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """`1.20.3` for comparing; the lowest there is for what is no version."""
+    """Return `1.20.3` as numbers to compare; a text that is no version is the lowest."""
     return tuple(int(part) for part in text.split(".") if part.isdecimal() and len(part) < 9)
 
 
 def format_rfc3339(nanoseconds: int) -> str:
-    """`1795423877628168185` as `2026-11-23T09:31:17.628168185Z`.
+    """Return `1795423877628168185` as `2026-11-23T09:31:17.628168185Z`.
 
     A string on the bus, because a JSON number of that size loses its last digits in most readers.
-    A time before 1970 or after 9999, of a file or a clock that is wrong, becomes the nearest:
+    A time before 1970 or after 9999, of a wrong file or clock, becomes the nearest in that span:
     better an event at a wrong time than none.
     """
     seconds, fraction = divmod(max(0, nanoseconds), NS_PER_SECOND)
@@ -272,21 +272,21 @@ def format_rfc3339(nanoseconds: int) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _second(seconds: int) -> str:
-    # Of many events in the same second, this is a good part of the cost.
+    # For many events in the same second this is a good part of the cost.
     return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def parse_rfc3339(time: str) -> int:
-    """The inverse of `rfc3339`: nanoseconds since the epoch. Raises ValueError for another form."""
+    """Return nanoseconds since the epoch: the inverse of `format_rfc3339`. Raises ValueError."""
     moment, _, fraction = time.removesuffix("Z").partition(".")
     seconds = datetime.datetime.fromisoformat(moment + "+00:00").timestamp()
     return int(seconds) * NS_PER_SECOND + int(fraction.ljust(9, "0")[:9] or 0)
 
 
 def event_id(*identity: object) -> str:
-    """The id of the event that `identity` names at its source: 32 hexadecimal digits.
+    """Return the id of the event that `identity` names at its source: 32 hexadecimal digits.
 
-    The parts are joined so that no two lists of parts read the same.
+    Two different lists of parts have different ids.
     """
     joined = _encoder.encode([str(part) for part in identity])
     return hashlib.blake2b(joined, digest_size=16).hexdigest()

@@ -1,9 +1,8 @@
-"""What a service knows of itself: conditions, figures, metrics; `shared.http_server` shows it."""
+"""The health of a service: conditions, figures and metrics; `shared.http_server` shows it."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -17,27 +16,28 @@ from prometheus_client import (
 )
 
 from sematext_agent.shared import AGENT_VERSION
+from sematext_agent.shared.clock import SYSTEM_CLOCK, Clock
 
 log = logging.getLogger(__name__)
 
 METRICS_PREFIX = "sematext_agent_"
-"""Before the name of every metric; not only `agent_`, as other vendors' agents have theirs."""
-# A series for the time of each counter's making: twice as many series, and nobody asks for them.
+"""Prefix of every metric; `agent_` alone is also that of other vendors' agents."""
+# The times at which counters were created would double the number of series.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 STALLED_SECONDS = 60
-"""How long the oldest unacknowledged event may wait before the service is not ready."""
+"""Age of the oldest unacknowledged event from which on the service is not ready."""
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """One thing that must hold for a service to be ready, and its state in words."""
+    """A condition that must hold for a service to be ready, and its state for a person."""
 
     ok: bool
     detail: str
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """How a service is: what `/readyz` answers, and what it answers on the bus."""
+    """The health of a service as `/readyz` shows it, and as the service answers it on the bus."""
 
     service: str
     origin: str
@@ -47,14 +47,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch."""
     conditions: dict[str, Condition]
     figures: dict[str, float]
-    """What can be counted: events published, the oldest unacknowledged age …"""
+    """Numbers by name: events published, the oldest unacknowledged age …"""
     last_error: str = ""
     last_error_at: float = 0.0
     """Seconds since the epoch."""
 
 
 class _Registry(CollectorRegistry):
-    """Says of every metric whose it is, so that one rule or one panel reads all services."""
+    """A registry that labels every metric with the service, for rules and panels over all."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -69,20 +69,22 @@ class _Registry(CollectorRegistry):
 
 
 class Health:
-    """What a service knows of itself. One a process; the service sets, others read."""
+    """The health of a service. One for each process; the service sets it, others read it."""
 
-    def __init__(self, service: str, origin: str) -> None:
+    def __init__(self, service: str, origin: str, clock: Clock = SYSTEM_CLOCK) -> None:
+        """Begin with the condition `bus`, which does not hold yet."""
         self.service = service
         self.origin = origin
+        self._clock = clock
         self.last_error = ""
         self._last_error_at = 0.0
         self.registry = _Registry(service)
         ProcessCollector(registry=self.registry)
-        self.started = time.time()
+        self.started = self._now_seconds()
         self._conditions: dict[str, Condition] = {}
         self._figures: dict[str, Callable[[], float]] = {}
         self._ready = self.add_gauge("ready", "1 while every condition of the service holds.")
-        info = self.add_gauge("info", "Always 1: who tells this.", "origin", "version")
+        info = self.add_gauge("info", "Always 1, with the origin and version.", "origin", "version")
         info.labels(origin, AGENT_VERSION).set(1)
         self._holds = self.add_gauge("condition", "1 while the condition holds.", "condition")
         self.expect_condition("bus", "connecting")
@@ -93,26 +95,26 @@ class Health:
         )
 
     def add_gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        """A gauge, `sematext_agent_<name>{service=…}`; docs/metrics.md lists them all."""
+        """Return a new gauge, `sematext_agent_<name>{service=…}`; docs/metrics.md lists all."""
         return Gauge(METRICS_PREFIX + name, text, labels, registry=self.registry)
 
     def add_counter(self, name: str, text: str, *labels: str) -> Counter:
-        """A counter, `sematext_agent_<name>_total{service=…}`."""
+        """Return a new counter, `sematext_agent_<name>_total{service=…}`."""
         return Counter(METRICS_PREFIX + name, text, labels, registry=self.registry)
 
     def add_figure(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A figure that is read when asked for: a gauge, and a line of the report."""
+        """Add a figure that `read` returns when it is needed: a gauge, and a line of the report."""
         if name not in self._figures:
             self.add_gauge(name, text).set_function(lambda: self._figures[name]())
         self._figures[name] = read
 
     def expect_condition(self, name: str, detail: str) -> None:
-        """States what does not hold yet, as is usual at a start, and so is not worth a warning."""
+        """Set a condition that does not hold yet, as is usual at a start, without a warning."""
         self._conditions[name] = Condition(False, detail)
         self._holds.labels(name).set(0)
 
     def set_condition(self, name: str, ok: bool, detail: str) -> None:
-        """States a condition; whenever it turns bad or good again, that is logged."""
+        """Set a condition; log each change between good and bad."""
         before = self._conditions.get(name)
         self._conditions[name] = Condition(ok, detail)
         self._holds.labels(name).set(ok)
@@ -120,12 +122,12 @@ class Health:
             log.log(logging.INFO if ok else logging.WARNING, "%s: %s", name, detail)
 
     def record_error(self, text: str) -> None:
-        """Keeps and logs the last thing that went wrong, in words."""
-        self.last_error, self._last_error_at = text, time.time()
+        """Keep and log the last error, in words for a person."""
+        self.last_error, self._last_error_at = text, self._now_seconds()
         log.warning("%s", text)
 
     def report(self) -> Report:
-        """How the service is now."""
+        """Return the health of the service now."""
         figures = {name: float(read()) for name, read in self._figures.items()}
         conditions = dict(self._conditions)
         age = figures["oldest_unacknowledged_seconds"]
@@ -144,3 +146,6 @@ class Health:
             last_error=self.last_error,
             last_error_at=self._last_error_at,
         )
+
+    def _now_seconds(self) -> float:
+        return self._clock.wall_ns() / 1_000_000_000

@@ -1,8 +1,8 @@
-"""Health and metrics over HTTP: `/healthz`, `/readyz` and `/metrics`.
+"""The HTTP server of a service, and its health: `/healthz`, `/readyz` and `/metrics`.
 
-`/healthz` says that the process lives: its event loop turns, or the request would not be answered.
-`/readyz` says that it gets on with its work: every condition holds, and nothing has waited for an
-acknowledgement for too long. `/metrics` is Prometheus' text format.
+`/healthz` answers while the process lives: its event loop turns, or nothing would answer.
+`/readyz` answers 200 while every condition holds and nothing has waited for an acknowledgement for
+too long, else 503. `/metrics` is the text format of Prometheus.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sematext_agent.shared.logs import escape_json
 
 
 def build_health_app(health: Health) -> FastAPI:
-    """The three pages of `health`."""
+    """Return the app with the three pages of `health`."""
     # No schema and no documentation pages: there is nothing to try out here.
     app = FastAPI(openapi_url=None)
 
@@ -33,7 +33,7 @@ def build_health_app(health: Health) -> FastAPI:
     @app.get("/readyz")
     async def readyz() -> Response:
         report = health.report()
-        # Somebody may look at it in a terminal.
+        # A person may print it to a terminal.
         text = escape_json(msgspec.json.encode(report).decode())
         return Response(text, 200 if report.ready else 503, media_type="application/json")
 
@@ -46,7 +46,7 @@ def build_health_app(health: Health) -> FastAPI:
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn inside a process that handles its own signals.
+    """A uvicorn server inside a process that handles its own signals.
 
     uvicorn's own handling raises the signal anew after its shutdown, which ends the process before
     anything is drained.
@@ -54,11 +54,12 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the process."""
         yield
 
 
 def build_http_server(app: ASGIApp) -> HttpServer:
-    """What serves `app` on a socket that it is handed."""
+    """Return a server of `app`, for a socket that it is handed."""
     return HttpServer(
         uvicorn.Config(
             app,

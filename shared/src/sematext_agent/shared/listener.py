@@ -1,7 +1,7 @@
-"""Where a service listens for HTTP, and how it comes to answer.
+"""The HTTP socket of a service, with a server that is imported at the first connection.
 
-What answers, with FastAPI and its server, is imported at the first connection: it costs 20 MB and
-half a second, and on a plain machine nobody may ever ask. `agentctl status` asks over the bus.
+FastAPI and its server cost 20 MB and half a second, and on a plain machine there may never be a
+connection: `agentctl status` sends its request over the bus.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on `host` and `port` (0: any free one). Raises OSError if it cannot."""
+    """Return a socket that listens on `host` and `port` (0: any free one). Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -29,19 +29,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def serve(listener: socket.socket, make: Callable[[], HttpServer]) -> None:
-    """Serves on `listener` what `make` makes at the first connection; until cancelled.
+async def serve(listener: socket.socket, build: Callable[[], HttpServer]) -> None:
+    """Serve on `listener`, from the first connection on, the server that `build` returns.
 
-    `make` runs in a thread, so that events go on while it imports what it needs.
+    Runs until cancelled. `build` runs in a thread, so that events go on while it imports.
     """
     loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-    loop.add_reader(listener, asked.set)
+    connection_pending = asyncio.Event()
+    loop.add_reader(listener, connection_pending.set)
     try:
-        await asked.wait()
+        await connection_pending.wait()
     finally:
         loop.remove_reader(listener)
-    server = await asyncio.to_thread(make)
+    server = await asyncio.to_thread(build)
     serving = asyncio.ensure_future(server.serve([listener]))
     try:
         await asyncio.shield(serving)

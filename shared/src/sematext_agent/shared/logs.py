@@ -1,7 +1,7 @@
-"""Logging for an unattended program: one line an entry, a name and its values, to stderr.
+"""Logging for an unattended program: one line for each entry, to stderr.
 
-What a source says is untrusted text. A line break or a control character in it must not make a
-second entry, or a colour, in somebody's terminal, so every entry is escaped as a whole. Only the
+The text of a source is untrusted. A line break or a control character in it must not make a
+second entry, or a colour, in a terminal, so every entry is escaped as a whole. Only the
 traceback of a fault takes more lines, each of them indented, as no entry is.
 
 The text of a fault may repeat what a library was given, so the secrets of the process are taken out
@@ -21,15 +21,16 @@ from urllib.parse import quote
 
 
 class _OneLine(logging.Formatter):
-    """`2026-11-23T15:04:05.123Z INFO docker: connected to the engine`, whatever is in it."""
+    """The form `2026-11-23T15:04:05.123Z INFO docker: connected`, whatever an entry holds."""
 
     converter = staticmethod(time.gmtime)
 
-    def __init__(self, form: str, moment: str, secrets: Iterable[str]) -> None:
-        super().__init__(form, moment)
-        written = {form for secret in secrets for form in (secret, quote(secret, safe=""))}
-        # The longest first: one may be part of another.
-        self._secrets = sorted(written - {""}, key=len, reverse=True)
+    def __init__(self, entry_format: str, time_format: str, secrets: Iterable[str]) -> None:
+        """Format entries and times, and replace each of the `secrets`, also in its URL form."""
+        super().__init__(entry_format, time_format)
+        forms = {form for secret in secrets for form in (secret, quote(secret, safe=""))}
+        # The longest first: a secret may be part of a longer one.
+        self._secrets = sorted(forms - {""}, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -46,7 +47,7 @@ class _OneLine(logging.Formatter):
 
 
 def escape(text: str) -> str:
-    """`text` with every character that is not printable written as its escape."""
+    """Return `text` with every character that is not printable written as its escape."""
     if text.isprintable():
         return text
     return "".join(
@@ -55,9 +56,9 @@ def escape(text: str) -> str:
 
 
 def escape_json(text: str) -> str:
-    """`text`, which is JSON on one line, as the same JSON with nothing in it that is not printable.
+    """Return `text`, which is JSON on one line, as the same JSON with printable characters only.
 
-    JSON itself lets DEL, the C1 control characters and those that turn the direction stand.
+    JSON itself allows DEL, the C1 control characters and those that change the text's direction.
     """
     if text.isprintable():
         return text
@@ -65,7 +66,7 @@ def escape_json(text: str) -> str:
 
 
 def configure_logging(service: str, level: str, secrets: Iterable[str] = ()) -> None:
-    """Sends the log of this process to stderr, at `level` and above, without the `secrets`."""
+    """Send the log of this process to stderr, at `level` and above, without the `secrets`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         _OneLine(
@@ -75,8 +76,8 @@ def configure_logging(service: str, level: str, secrets: Iterable[str] = ()) -> 
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # The libraries tell at INFO what our own entries tell in the user's words.
+    # At INFO the libraries repeat what our own entries report in the user's words.
     for library in ("nats", "uvicorn", "aiohttp", "docker", "urllib3"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    # It warns at every attempt of a server that ends TLS, which is said once by our own.
+    # asyncio warns at every attempt of a server that ends TLS, which our own entry reports once.
     logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+Uniform = Callable[[float, float], float]
+"""A source of random numbers between two bounds, as `random.Random.uniform`."""
+
 
 class Backoff:
     """A pause before the next try: random between 0 and a bound that doubles with each failure.
@@ -21,7 +24,7 @@ class Backoff:
         self,
         first_seconds: float = 0.5,
         seconds_max: float = 30.0,
-        uniform: Callable[[float, float], float] | None = None,
+        uniform: Uniform | None = None,
     ) -> None:
         """Begin with a bound of `first_seconds`; `uniform` replaces `random.uniform`."""
         self._first_seconds = first_seconds

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from sematext_agent.shared import AGENT_NAME, AGENT_VERSION, bus, listener, logs
-from sematext_agent.shared.bus import Msg
+from sematext_agent.shared.bus import Msg, TolerantClient
 from sematext_agent.shared.clock import SYSTEM_CLOCK, Clock
 from sematext_agent.shared.cursors import Cursors
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.restart import RestartRequested
+from sematext_agent.shared.retry import Uniform
 from sematext_agent.shared.settings import (
     ServiceSettings,
     SettingsError,
@@ -31,6 +32,7 @@ from sematext_agent.shared.settings import (
     load_settings,
 )
 from sematext_agent.shared.subjects import STATUS_SUBJECT
+from sematext_agent.shared.waiting import run_until_event
 
 if TYPE_CHECKING:
     from sematext_agent.shared.http_server import HttpServer
@@ -40,11 +42,11 @@ log = logging.getLogger(__name__)
 S = TypeVar("S", bound=ServiceSettings)
 
 EXIT_SETTINGS = 2
-"""The exit status of a process that could not use its settings: starting it again is no use."""
+"""Exit status of a process that cannot use its settings: a restart does not help."""
 
 
 class Runtime(Generic[S]):
-    """What a running service has at hand."""
+    """The means of a running service: settings, clock, randomness, health, bus and cursors."""
 
     def __init__(
         self,
@@ -53,19 +55,23 @@ class Runtime(Generic[S]):
         bus: bus.Bus,
         stopping: asyncio.Event,
         clock: Clock = SYSTEM_CLOCK,
+        uniform: Uniform | None = None,
     ) -> None:
+        """Hand out what is given; `clock` and `uniform` are those of a simulation."""
         self.settings = settings
         self.clock = clock
+        self.uniform = uniform
+        """Randomness for each `Backoff`."""
         self.health = health
         self.bus = bus
-        self.cursors = Cursors(bus, health)
-        """What a collector keeps of its progress: see `shared.collector.read_cursor`."""
+        self.cursors = Cursors(bus, health, uniform)
+        """The progress of a collector: see `shared.collector.read_cursor`."""
         self.stopping = stopping
-        """Set once, when the process shall end: finish what is held, then return."""
+        """Set once, when the process is to end: finish what is in flight, then return."""
 
     @property
     def origin(self) -> str:
-        """Whose events these are, and whose cursors: this host's.
+        """The name that events and cursors bear: this host's.
 
         A service whose source is not its host, such as a cluster, names the source instead, before
         it begins to collect: its replicas on other hosts share the cursor then.
@@ -81,82 +87,95 @@ Work = Callable[[Runtime[S]], Awaitable[None]]
 
 
 def run(name: str, work: Work[S], settings_type: type[S]) -> None:
-    """Runs a service until it is told to stop, then exits with 0.
+    """Run a service until SIGTERM or SIGINT, then exit with 0.
 
     Exits with 2 after one clear line where the settings cannot be used, and with 1 after a fault,
-    so that a supervisor starts the process again. Work that returns unasked is a fault. A fault is
-    told with its traceback, unless it is a `RestartRequested`.
+    so that a supervisor starts the process again. Work that returns before the stop is a fault. A
+    fault is logged with its traceback, unless it is a `RestartRequested`.
     """
     try:
         settings = load_settings(settings_type, os.environ)
         logs.configure_logging(name, settings.logging_level, settings.secrets)
         if names := find_unknown_variables(settings_type, os.environ):
-            log.warning("not known here and without effect: %s", ", ".join(names))
+            log.warning(
+                "unknown settings: %s have no effect (correct or unset them)", ", ".join(names)
+            )
         asyncio.run(_serve(name, work, settings))
     except SettingsError as error:
-        sys.exit(_unusable(name, error))
+        sys.exit(_report_unusable(name, error))
     except KeyboardInterrupt:
         sys.exit(130)
     except (Exception, BaseExceptionGroup) as fault:
         if isinstance(fault, BaseExceptionGroup) and (unusable := fault.subgroup(SettingsError)):
-            sys.exit(_unusable(name, unusable))
+            sys.exit(_report_unusable(name, unusable))
         # Through the log, where no text of a source can pose as an entry, and no secret is shown.
-        if _is_foreseen(fault):
-            log.error("ended, to be started anew: %s", _first(fault))
+        if _is_restart(fault):
+            log.error("restart requested: %s", _first(fault))
         else:
             log.exception("ended by a fault: %s", _first(fault))
         sys.exit(1)
 
 
-def _unusable(name: str, error: BaseException) -> int:
-    """Says in one line what is wrong with the settings, and returns the exit status for it."""
+def _report_unusable(name: str, error: BaseException) -> int:
+    """Print one line on the settings that cannot be used; return the exit status for it."""
     print(logs.escape(f"{name}: {_first(error)}"), file=sys.stderr)  # noqa: T201 - no log yet
     return EXIT_SETTINGS
 
 
-def _is_foreseen(fault: BaseException) -> bool:
+def _is_restart(fault: BaseException) -> bool:
     if isinstance(fault, BaseExceptionGroup):
-        return all(map(_is_foreseen, fault.exceptions))
+        return all(map(_is_restart, fault.exceptions))
     return isinstance(fault, RestartRequested)
 
 
 def _first(error: BaseException) -> BaseException:
-    """The error itself, or the first one that a group holds."""
+    """Return the error itself, or the first one of a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
-async def _serve(name: str, work: Work[S], settings: S) -> None:
+async def _serve(
+    name: str,
+    work: Work[S],
+    settings: S,
+    listen: Callable[[ServiceSettings], socket.socket] | None = None,
+    client: Callable[[], TolerantClient] = TolerantClient,
+    clock: Clock = SYSTEM_CLOCK,
+    uniform: Uniform | None = None,
+) -> None:
+    """Run the service between its first and its last log line.
+
+    A simulation replaces the health listener, the client of the bus, the clock and the randomness.
+    """
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopping)
-    health = Health(name, settings.hostname)
-    asked = _listen(settings)
-    log.info("%s %s, health on %s port %d", AGENT_NAME, AGENT_VERSION, *asked.getsockname()[:2])
+    health = Health(name, settings.hostname, clock)
+    health_socket = (listen or _listen)(settings)
+    address = health_socket.getsockname()[:2]
+    log.info("%s %s, health on %s port %d", AGENT_NAME, AGENT_VERSION, *address)
     async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(listener.serve(asked, partial(_pages, health)), name="health")
-        connecting = asyncio.create_task(bus.connect(settings, f"{name} {settings.hostname}"))
-        stopped = asyncio.create_task(stopping.wait())
-        await asyncio.wait((connecting, stopped), return_when=asyncio.FIRST_COMPLETED)
-        if connecting.done():
-            connection = connecting.result()
+        build = partial(_build_health_server, health)
+        serving = tasks.create_task(listener.serve(health_socket, build), name="health")
+        connecting = bus.connect(settings, f"{name} {settings.hostname}", client, uniform)
+        connection = await run_until_event(stopping, connecting)
+        if connection is not None:
             try:
-                await _work(name, work, Runtime(settings, health, connection, stopping))
+                runtime = Runtime(settings, health, connection, stopping, clock, uniform)
+                await _work(name, work, runtime)
             finally:
                 await connection.close()
-        connecting.cancel()
-        stopped.cancel()
         serving.cancel()
     log.info("stopped")
 
 
 async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
-    """The work, beside what watches over the bus; ends when the work ends."""
+    """Do the work and watch the connection beside it; end when the work ends."""
     health, connection = runtime.health, runtime.bus
 
-    async def answer(message: Msg) -> None:
-        await connection.reply(message, msgspec.json.encode(health.report()))
+    async def answer_status(request: Msg) -> None:
+        await connection.reply(request, msgspec.json.encode(health.report()))
 
     def on_connection(up: bool) -> None:
         health.set_condition("bus", up, "connected" if up else "the broker is away")
@@ -165,18 +184,18 @@ async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
     connection.on_problem = health.record_error
     on_connection(connection.is_connected)
     async with asyncio.TaskGroup() as tasks:
-        guard = tasks.create_task(connection.watch_connection(), name="bus")
-        end = await connection.subscribe(STATUS_SUBJECT, answer)
+        watching = tasks.create_task(connection.watch_connection(), name="bus")
+        unsubscribe = await connection.subscribe(STATUS_SUBJECT, answer_status)
         await work(runtime)
         if not runtime.stopping.is_set():
             raise RuntimeError(f"the work of {name} ended by itself")
-        await end()
+        await unsubscribe()
         connection.on_connection = lambda up: None
-        guard.cancel()
+        watching.cancel()
 
 
-def _pages(health: Health) -> HttpServer:
-    from sematext_agent.shared import http_server  # at the first question only: see shared.listener
+def _build_health_server(health: Health) -> HttpServer:
+    from sematext_agent.shared import http_server  # at the first connection: see shared.listener
 
     return http_server.build_http_server(http_server.build_health_app(health))
 
@@ -195,7 +214,7 @@ def _listen(settings: ServiceSettings) -> socket.socket:
 
 def _on_signal(stopping: asyncio.Event) -> None:
     if stopping.is_set():
-        # Asked twice: whoever asks does not want to wait for the drain.
+        # The second signal: whoever sends it does not want to wait for the drain.
         os._exit(1)
     log.info("stopping")
     stopping.set()

@@ -18,30 +18,34 @@ import msgspec
 
 
 class SettingsError(Exception):
-    """A setting that cannot be used. Its text is one line: what, where, and what to do."""
+    """A setting that cannot be used, as one line: the variable, the problem and the remedy."""
 
     def __init__(self, variable: str, problem: str, remedy: str) -> None:
+        """Make one line of the three."""
         super().__init__(f"{variable}: {problem}; {remedy}")
 
 
 class Secret:
-    """A text that shows itself only when asked, and never by its repr.
+    """A text that only `reveal` shows, and its repr never does.
 
-    Once it has been given to a library, the library's errors may repeat it: those go through the
-    log, which takes it out, see `shared.logs`.
+    A library that was handed the text may repeat it in its errors: those go through the log, which
+    removes it, see `shared.logs`.
     """
 
     def __init__(self, text: str) -> None:
+        """Hide `text`."""
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself."""
+        """Return the text itself."""
         return self._text
 
     def __bool__(self) -> bool:
+        """Return whether there is a text at all."""
         return bool(self._text)
 
     def __repr__(self) -> str:
+        """Return eight stars for any text."""
         return "********" if self._text else "''"
 
 
@@ -52,7 +56,7 @@ class Duration(float):
 
     @classmethod
     def parse(cls, text: str) -> Duration:
-        """Reads the written form. Raises ValueError for another."""
+        """Return the duration of the written form. Raises ValueError for another form."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text.strip())
         if match is None:
             raise ValueError("expected a duration")
@@ -63,11 +67,12 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every service reads. A service's own settings inherit these."""
+    """The settings of every service; a service's own settings inherit these."""
 
     variable_pattern: ClassVar[str] = ""
-    """A regular expression: how the variables begin that this service answers for. Each beginning
-    belongs to one service, so that a name that nobody knows is reported once; see `unknown`."""
+    """A regular expression for the start of the variables that belong to this service. Each start
+    belongs to one service, so that an unknown name is reported once: see
+    `find_unknown_variables`."""
 
     nats_url: tuple[str, ...] = ("nats://127.0.0.1:4222",)
     """The broker; several servers of one cluster, comma-separated. `tls://` asks for TLS."""
@@ -75,32 +80,32 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_password: Secret = Secret("")
     nats_ca: str = ""
     """PEM file of the authority that signed the broker's certificate; the system's by default.
-    Where it is set, as with `tls://`, a broker without TLS is not talked to."""
+    Where it is set, as with `tls://`, a broker without TLS is refused."""
     nats_cert: str = ""
-    """PEM file of the certificate to show to a broker that asks for one."""
+    """PEM file of the certificate for a broker that verifies its clients."""
     nats_key: str = ""
-    """PEM file of its key, where that does not stand in the same file."""
+    """PEM file of its key, where that is not in the same file."""
     hostname_alias: str = ""
     """Reported as the host's name instead of its own."""
     node_name: str = ""
     """The Kubernetes node, from the downward API: the host's name where no alias is set."""
     host_root: str = ""
-    """Where the host's file system is mounted, when the service runs in a container."""
+    """Mount point of the host's file system, when the service runs in a container."""
     api_server_host: str = "127.0.0.1"
-    """Where health and metrics listen; `0.0.0.0` in a container."""
+    """Address of health and metrics; `0.0.0.0` in a container."""
     api_server_port: Port = 0
-    """0 takes any free port, and the log says which."""
+    """0 takes any free port, which the log names."""
     logging_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_seconds: Duration = Duration(10)
-    """How long a stopping service may take to bring what it holds to safety."""
+    """Time that a stopping service has for the events it holds."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every text that nobody may be shown: those of the secrets, and what `nats_url` holds."""
+        """The texts to hide: those of the secrets, and the passwords in `nats_url`."""
         values = (getattr(self, name) for name in self.__struct_fields__)
-        known = (value.reveal() for value in values if isinstance(value, Secret) and value)
+        secrets = (value.reveal() for value in values if isinstance(value, Secret) and value)
         urls = (re.findall(r"//(?:[^/@:]*:)?([^/@]+)@", url) for url in self.nats_url)
-        return (*known, *(password for found in urls for password in found))
+        return (*secrets, *(password for passwords in urls for password in passwords))
 
     @property
     def hostname(self) -> str:
@@ -129,7 +134,7 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 def load_settings(settings_type: type[S], environ: Mapping[str, str]) -> S:
-    """The settings that `environ` holds. An empty variable counts as unset.
+    """Return the settings that `environ` holds. An empty variable counts as unset.
 
     Raises:
         SettingsError: the first variable that cannot be used, with the remedy.
@@ -149,21 +154,21 @@ def load_settings(settings_type: type[S], environ: Mapping[str, str]) -> S:
 def find_unknown_variables(
     settings_type: type[ServiceSettings], environ: Mapping[str, str]
 ) -> list[str]:
-    """The variables that are set and of the service's family, but none of its settings."""
-    known = {field.name.upper() for field in msgspec.structs.fields(settings_type)}
+    """Return the variables that match the service's pattern but are none of its settings."""
+    names = {field.name.upper() for field in msgspec.structs.fields(settings_type)}
     return sorted(
         name
         for name, text in environ.items()
         if text
         and settings_type.variable_pattern
         and re.match(settings_type.variable_pattern, name)
-        and name not in known
-        and name.removesuffix("_FILE") not in known
+        and name not in names
+        and name.removesuffix("_FILE") not in names
     )
 
 
 def _check_broker(url: str) -> None:
-    """Refuses what no broker can have as its address: the client would wait for it for ever."""
+    """Refuse an address that no broker can have: the client would wait for it for ever."""
     try:
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         is_broker = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
@@ -177,12 +182,12 @@ def _check_broker(url: str) -> None:
 
 
 def redact_userinfo(url: str) -> str:
-    """`nats://user:password@host` as it may be shown: `nats://********@host`."""
+    """Return `nats://user:password@host` as `nats://********@host`."""
     return re.sub(r"(?<=//).*@|^.*@", "********@", url)
 
 
 def _text(variable: str, wanted: Any, environ: Mapping[str, str]) -> str | None:
-    """The variable's text; of a secret, also from the file that `<variable>_FILE` names."""
+    """Return the variable's text; of a secret, also from the file that `<variable>_FILE` names."""
     text = environ.get(variable) or None
     path = environ.get(f"{variable}_FILE") if wanted is Secret else None
     if not path:
@@ -203,7 +208,7 @@ def _text(variable: str, wanted: Any, environ: Mapping[str, str]) -> str | None:
 
 
 def _convert(name: str, wanted: Any, text: str) -> Any:
-    """`text` as the field's type."""
+    """Return `text` as the field's type."""
     value: Any = text.strip()
     if wanted is Secret:
         return Secret(value)

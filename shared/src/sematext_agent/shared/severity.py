@@ -1,4 +1,4 @@
-"""How bad an event is, in three steps; docs/events.md has the table."""
+"""The severity of an event, in three steps; docs/events.md has the table."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sematext_agent.shared.events import (
 
 Severity = Literal["info", "warning", "error"]
 
-# Ended by SIGINT or SIGTERM (128 + the signal's number): somebody asked for it.
-_ASKED_TO_END = frozenset({130, 143})
+# Ended by SIGINT or SIGTERM (128 + the signal's number): requested.
+_REQUESTED_ENDS = frozenset({130, 143})
 # Ended by SIGKILL: `docker kill`, a stop that took too long, or the kernel out of memory.
 _KILLED = 137
 
 
 def severity_of(body: Body) -> Severity:
-    """How bad what happened is."""
+    """Return the severity of an event with this body."""
     match body:
         case DockerEvent():
             return _docker(body)
@@ -42,7 +42,7 @@ def _docker(body: DockerEvent) -> Severity:
             code = exit_code(body)
             if code is None or code == _KILLED:
                 return "warning"
-            return "info" if code == 0 or code in _ASKED_TO_END else "error"
+            return "info" if code == 0 or code in _REQUESTED_ENDS else "error"
         case "container", action if action.startswith("health_status"):
             return "warning" if "unhealthy" in action else "info"
         case "node", "update":
@@ -54,7 +54,7 @@ def _docker(body: DockerEvent) -> Severity:
 
 
 def exit_code(body: DockerEvent) -> int | None:
-    """The exit code of a container that died, where the engine told one."""
+    """Return the exit code of a container that died, or None where the engine sent none."""
     try:
         return int(body.attributes.get("exitCode", ""))
     except ValueError:

@@ -1,4 +1,4 @@
-"""An event in one line, for a person."""
+"""The summary of an event: one line for a person."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _ID_CHARACTERS = 12
 
 
 def format_event_line(event: Event) -> str:
-    """`15:04:05.123 docker     web-01  container web start (image nginx)`."""
+    """Return `15:04:05.123 docker     web-01  container web start (image nginx)`."""
     source = subject_of(event).split(".")[1]
     return f"{format_local_time(event.time)} {source:<10} {event.origin}  {summarize(event.body)}"
 
 
 def format_local_time(time: str, now: datetime.datetime | None = None) -> str:
-    """The local time of day, with the date before it unless that is today's."""
+    """Return the local time of day, with the date before it unless that is today's."""
     try:
         nanoseconds = parse_time(time)
-        there = datetime.datetime.fromtimestamp(nanoseconds // 10**9).astimezone()
+        local = datetime.datetime.fromtimestamp(nanoseconds // 10**9).astimezone()
     except (ValueError, OverflowError, OSError):
-        return time  # somebody else's event, or a time no calendar has
-    clock = f"{there:%H:%M:%S}.{nanoseconds % 10**9 // 10**6:03d}"
+        return time  # an untrusted event, or a time that no calendar has
+    clock = f"{local:%H:%M:%S}.{nanoseconds % 10**9 // 10**6:03d}"
     today = (now or datetime.datetime.now().astimezone()).date()
-    return clock if there.date() == today else f"{there:%Y-%m-%d} {clock}"
+    return clock if local.date() == today else f"{local:%Y-%m-%d} {clock}"
 
 
 def summarize(body: Body) -> str:
-    """What happened, without when and where."""
+    """Return the summary of a body, without time and origin."""
     match body:
         case DockerEvent():
             return _docker(body)
@@ -104,8 +104,8 @@ def _in_parentheses(details: list[str]) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """`12.5 MiB`."""
-    count = min(count, 2**80)  # what somebody wrote may be beyond all floats
+    """Return a size as `12.5 MiB`."""
+    count = min(count, 2**80)  # an untrusted number may be beyond all floats
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -114,7 +114,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """`45 s`, `2 h 10 m`: the two largest units."""
+    """Return a duration in its two largest units, as `45 s` or `2 h 10 m`."""
     return " ".join(list(_units(int(seconds)))[:2]) or "0 s"
 
 

@@ -1,7 +1,7 @@
-"""nats-py's client, made to outlive whatever a message holds.
+"""The client of nats-py, made to outlive any content of a message.
 
 A message whose subject or header cannot be decoded ends the reader of nats-py 2.16 for good, while
-it still reports itself connected (nats.py#914). Stored in a stream, such a message comes again at
+it still reports itself connected (nats.py#914). Stored in a stream, such a message returns with
 every redelivery. The server checks neither subjects nor headers.
 """
 
@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# Where aiohttp is installed, nats-py imports it for websockets, which are not used here: it would
-# cost every service 10 MB and 0.1 s. Absent for the moment of the import, it is there afterwards.
+# Where aiohttp is installed, nats-py imports it for websockets, which are not used here and would
+# cost every service 10 MB and 0.1 s. So it is hidden during the import.
 _aiohttp = sys.modules.get("aiohttp")
 sys.modules["aiohttp"] = None  # type: ignore[assignment]
 
@@ -34,8 +34,8 @@ __all__ = ["Client", "Msg", "TolerantClient"]
 
 log = logging.getLogger(__name__)
 
-# The client's own patterns end a token at \v and \f too, which the server lets stand in a subject.
-# Such a message would be a protocol error, and stored in a stream it would be one for ever.
+# The client's own patterns end a token at \v and \f too, which the server allows in a subject.
+# Stored in a stream, such a message would be a protocol error at every redelivery.
 nats.protocol.parser.MSG_RE = re.compile(
     rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)\r\n"
 )
@@ -44,33 +44,35 @@ nats.protocol.parser.HMSG_RE = re.compile(
 )
 
 
-Direct = Callable[[bytes, bytes, bytes], None]
-"""Takes a message's subject, payload and header; raises nothing."""
+DirectHandler = Callable[[bytes, bytes, bytes], None]
+"""A handler of a message's subject, payload and header; it raises nothing."""
 
 # ASCII that is neither white space nor, in a subject, a wildcard.
 _plain = re.compile(r"[!-)+-=?-~]+")
-# The whole header of nearly every message: to read it here saves the forwarder 5 % of its CPU.
+# The whole header of nearly every message; parsing it here saves the forwarder 5 % of its CPU.
 _only_an_id = re.compile(rb"NATS/1\.0\r\nNats-Msg-Id: ([!-~]+)\r\n\r\n")
 
 
 class TolerantClient(Client):
-    """A client whose reader outlives whatever a message holds.
+    """A client whose reader outlives any content of a message.
 
-    It also has a short way for what is sent and heard with every event, a publish and its
-    acknowledgement: with the client's own way both cost half as much again, and more.
+    It also has a short path for a publish and its acknowledgement, which each event needs: on the
+    client's own path both cost at least half as much again.
     """
 
     def __init__(self) -> None:
+        """Begin without a connection."""
         super().__init__()
-        self._direct: dict[int, Direct] = {}
+        self._direct: dict[int, DirectHandler] = {}
 
-    async def subscribe_direct(self, subject: str, handler: Direct) -> None:
-        """Hands every message on `subject` to `handler` at once, without a task or a queue."""
+    async def subscribe_direct(self, subject: str, handler: DirectHandler) -> None:
+        """Hand every message on `subject` to `handler` at once, without a task or a queue."""
 
-        async def never(_: Msg) -> None:
-            """The subscription itself is the client's, which makes it again with the server."""
+        async def ignore(_: Msg) -> None:
+            """Do nothing: `_process_msg` has handed the message to `handler` instead."""
 
-        subscription = await self.subscribe(subject, cb=never)
+        # The client's own subscription, so that the client renews it after a reconnect.
+        subscription = await self.subscribe(subject, cb=ignore)
         self._direct[subscription._id] = handler  # noqa: SLF001
 
     async def _process_msg(
@@ -85,14 +87,14 @@ class TolerantClient(Client):
     async def publish_with_id(
         self, subject: str, payload: bytes, reply: str, message_id: str
     ) -> None:
-        """The client's `publish` with the one header `Nats-Msg-Id`.
+        """Publish with the one header `Nats-Msg-Id`.
 
         Raises:
             nats.errors.Error: it cannot be published.
         """
         plain = _plain.fullmatch(subject) and _plain.fullmatch(message_id)
         if not plain or not self.is_connected or len(payload) > self.max_payload:
-            # The client's own way knows what is wrong.
+            # The client's own path raises the right error.
             await self.publish(subject, payload, reply, {"Nats-Msg-Id": message_id})
             return
         header = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n"
@@ -115,16 +117,16 @@ class TolerantClient(Client):
         )
 
     def _connect_command(self) -> bytes:
-        """What logs us in: to a server that does TLS, where TLS was asked for.
+        """Return the login, but only to a server with TLS where the settings ask for it.
 
-        nats-py asks the server alone, and would show the password to whoever answers without TLS.
+        nats-py goes by the server alone, and would send the password to a server without TLS.
         """
         if "tls" in self.options and not self._server_info.get("tls_required"):
             raise nats.errors.Error(NO_TLS)
         return super()._connect_command()
 
     async def request(self, *arguments: Any, **options: Any) -> Msg:
-        """As the client's own, but it can be cancelled.
+        """Send a request as the client does, but keep a cancellation.
 
         The client waits with `asyncio.wait_for`, which up to Python 3.11 loses a cancellation that
         comes together with the answer: the task would go on, and its group wait for it for ever.
@@ -143,5 +145,5 @@ class TolerantClient(Client):
         try:
             return await super()._process_headers(headers)
         except (ValueError, IndexError, nats.errors.Error) as error:
-            log.debug("skipped a header that cannot be decoded: %s", error)
+            log.debug("skipped a header: it cannot be decoded: %s", error)
             return None

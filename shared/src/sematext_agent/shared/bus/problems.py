@@ -1,37 +1,46 @@
-"""What stands between this process and the broker until a person changes something, in one line.
+"""Problems of the connection that last until a person changes something, in one line each.
 
-nats-py hands such errors to a callback, and whoever published or asked sees a timeout alone.
+nats-py hands such errors to a callback, while whoever published or requested sees a timeout alone.
 """
 
 from __future__ import annotations
 
 import re
 import ssl
-import time
 
 NO_TLS = "the broker does not offer TLS, and we ask for it"
 
-_AGAIN_SECONDS = 60.0
-_REMEMBERED_MAX = 100
+_REPEAT_SECONDS = 60.0
+_TEXTS_MAX = 100
 
 # As the server writes it, in the small letters that nats-py makes of it.
 _violation = re.compile(r"permissions violation for (publish|subscription) to \"(.*)\"")
+_revoked_inbox = re.compile(r"(?i)permissions violation for subscription to \W*_INBOX")
 
 
-def forbidden(error: BaseException) -> tuple[str, str] | None:
-    """If it is that: `publish` or `subscription`, and the subject in small letters."""
-    found = _violation.search(str(error).lower())
-    return (found[1], found[2]) if found else None
+def find_violation(error: BaseException) -> tuple[str, str] | None:
+    """Return the action and the subject that are not allowed, or None for any other error.
+
+    The action is `publish` or `subscription`; the subject is in small letters.
+    """
+    match = _violation.search(str(error).lower())
+    return (match[1], match[2]) if match else None
 
 
-def in_words(error: BaseException, user: str) -> str:
-    """What is wrong, for what does not pass by waiting; nothing for any other error."""
-    who = f"the user {user}" if user else "a client without NATS_USER"
-    if found := forbidden(error):
-        action, subject = found
+def is_inbox_revoked(error: BaseException) -> bool:
+    """Return whether the broker ended a subscription on which answers arrive."""
+    return _revoked_inbox.search(str(error)) is not None
+
+
+def describe_problem(error: BaseException, user: str) -> str:
+    """Return the problem and its remedy, or an empty text for an error that waiting ends."""
+    client = f"the user {user}" if user else "a client without NATS_USER"
+    if violation := find_violation(error):
+        action, subject = violation
         verb = "publish to" if action == "publish" else "listen on"
         return (
-            f"the broker does not let {who} {verb} {subject}: allow it there, or correct NATS_USER"
+            f"the broker does not let {client} {verb} {subject}: "
+            "allow it there, or correct NATS_USER"
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
@@ -43,22 +52,22 @@ def in_words(error: BaseException, user: str) -> str:
     if str(error) == NO_TLS:
         return f"{NO_TLS}: switch TLS on there, or correct NATS_URL and NATS_CA"
     if "authorization violation" in str(error).lower():
-        return f"the broker does not let {who} in: correct NATS_USER and NATS_PASSWORD"
+        return f"the broker does not let {client} in: correct NATS_USER and NATS_PASSWORD"
     return ""
 
 
-class Troubles:
-    """What has been said lately, so that the same is said once a minute."""
+class RepeatFilter:
+    """A memory of recent texts, which lets the same text through once a minute."""
 
     def __init__(self) -> None:
-        self._said: dict[str, float] = {}  # when: monotonic seconds
+        """Begin without any text."""
+        self._passed_at: dict[str, float] = {}
 
-    def is_news(self, text: str) -> bool:
-        """Whether `text` is to be said now."""
-        now = time.monotonic()
-        if now < self._said.get(text, -_AGAIN_SECONDS) + _AGAIN_SECONDS:
+    def passes(self, text: str, now_seconds: float) -> bool:
+        """Return whether `text` has not passed in the last minute; if so, it passes now."""
+        if now_seconds < self._passed_at.get(text, -_REPEAT_SECONDS) + _REPEAT_SECONDS:
             return False
-        if len(self._said) >= _REMEMBERED_MAX:
-            self._said.clear()
-        self._said[text] = now
+        if len(self._passed_at) >= _TEXTS_MAX:
+            self._passed_at.clear()
+        self._passed_at[text] = now_seconds
         return True

@@ -1,9 +1,9 @@
 """A steady flow of messages from a durable consumer.
 
 nats-py's `fetch` discards a message that has a header `Status:` as if the server had sent it, waits
-on a request that a lost connection took along, and asks again without a pause when its consumer is
-gone. Here the server's own messages are known by their missing reply subject, silence is noticed by
-the server's heartbeats, and a refusal is followed by a pause.
+on a request that a lost connection took along, and requests again without a pause when its consumer
+does not exist. Here the server's own messages are known by their missing reply subject, silence is
+noticed by the server's heartbeats, and a refusal is followed by a pause.
 """
 
 from __future__ import annotations
@@ -13,25 +13,29 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import msgspec
 import nats.errors
 
-from sematext_agent.shared.bus.client import Client, Msg
+from sematext_agent.shared.bus.client import Msg
+from sematext_agent.shared.bus.connection import Connection
+from sematext_agent.shared.events import NS_PER_SECOND
 from sematext_agent.shared.retry import Backoff
+from sematext_agent.shared.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
 
-PULL_SECONDS = 30
-"""How long the server keeps one request for messages open."""
+REQUEST_SECONDS = 30
+"""How long the server keeps a request for messages open."""
 HEARTBEAT_SECONDS = 2
-"""How often the server says, on an open request, that it is still there."""
-DISTURBED_SECONDS = 60
-"""So long after a disturbance what comes may have been delivered to another puller before."""
+"""Interval at which the server sends heartbeats on an open request."""
+REDELIVERY_SECONDS = 60
+"""How long after a disturbance a message may have been delivered to another puller before."""
 
 
 def api_prefix(domain: str) -> str:
-    """Where the JetStream of a domain is asked: the broker's own, or a leaf node's by name."""
+    """Return the subject prefix of JetStream's API: the broker's own, or that of a leaf node."""
     return f"$JS.{domain}.API" if domain else "$JS.API"
 
 
@@ -44,171 +48,188 @@ class Message(msgspec.Struct, frozen=True):
     sequence: int
     """Its number in the stream."""
     delivery_count: int
-    """How often it has been delivered, this time included."""
+    """Number of its deliveries, this one included."""
     pending_count: int
-    """How many more the consumer still has to deliver."""
+    """Number of messages that the consumer has still to deliver."""
     time_ns: int
-    """When the stream stored it."""
+    """Time at which the stream stored it."""
     reply: str
 
     @property
     def id(self) -> str:
-        """The id it was published with, or nothing."""
+        """The id it was published with, or an empty text."""
         return self.headers.get("Nats-Msg-Id", "")
+
+
+class _Limits(NamedTuple):
+    """The limits of a request for messages."""
+
+    messages_max: int
+    bytes_max: int = 0
+    """0 for any number."""
 
 
 class Puller:
     """A steady flow of messages from a durable consumer: `async for message in puller`.
 
     It keeps one request open at the server, for up to `window` messages, and makes the next when
-    all of them have come: of a request that ended so, the server does not say how many bytes it
-    had left. Iteration ends after `stop`, when the messages already here have been taken.
+    all of them have arrived: for a request that ended so, the server does not say how many bytes
+    it had left. Iteration ends after `stop`, when the buffered messages have been taken.
     """
 
     def __init__(
-        self, client: Client, stream: str, consumer: str, window: int, domain: str = ""
+        self, connection: Connection, stream: str, consumer: str, window: int, domain: str = ""
     ) -> None:
-        self._client = client
+        """Pull up to `window` messages ahead; `domain` names the JetStream of a leaf node."""
+        self._connection = connection
         self._request_subject = f"{api_prefix(domain)}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._name = f"{stream}/{consumer}"
-        self._inbox = client.new_inbox()
-        self._window = window
-        self._bytes_max = 0  # of the next request; 0 for any number
-        self._wanted = 0  # asked for and not yet here
-        # Not an asyncio.Queue, whose get and put are a dozen calls for every message.
-        self._here: deque[Message] = deque()
-        self._stirred = asyncio.Event()  # something is here, or nothing more will be
-        self._last_sign = 0.0
-        self._disturbed_at = 0.0
+        self._inbox = connection.client.new_inbox()
+        self._limits = _Limits(window)
+        self._outstanding = 0  # messages requested and not yet arrived
+        # An asyncio.Queue costs a dozen calls for each message.
+        self._buffer: deque[Message] = deque()
+        self._wakeup = asyncio.Event()  # for the iteration: a message is here, or none will be
         self._renewal = asyncio.Event()
-        self._refused = False  # the last request, by the server
-        self._stopped = False
-        self._backoff = Backoff(0.1, 5)
+        self._last_arrival_seconds = self._disturbed_seconds = 0.0  # by the loop's clock
+        self._is_refused = self._is_stopped = False
+        self._backoff = Backoff(0.1, 5, connection.uniform)
         self.consumer_missing = asyncio.Event()
-        """Set while the server says that the consumer or its stream does not exist."""
+        """Set while the server answers that the consumer or its stream does not exist."""
 
     async def __aiter__(self) -> AsyncIterator[Message]:
-        subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
-        keeper = asyncio.create_task(self._keep_asking(), name=f"pull {self._name}")
+        """Yield messages until `stop`."""
+        client = self._connection.client
+        subscription = await client.subscribe(self._inbox, cb=self._on_message)
+        keeper = asyncio.create_task(self._keep_requesting(), name=f"pull {self._consumer_name}")
+        self._connection.reconnect_callbacks.append(self.renew_request)
         try:
-            while self._here or not self._stopped:
-                if self._here:
-                    yield self._here.popleft()
-                    if not self._wanted:
-                        await self._ask()
+            while self._buffer or not self._is_stopped:
+                if self._buffer:
+                    yield self._buffer.popleft()
+                    if not self._outstanding:
+                        await self._request()
                 else:
-                    self._stirred.clear()
-                    await self._stirred.wait()
+                    self._wakeup.clear()
+                    await self._wakeup.wait()
         finally:
+            self._connection.reconnect_callbacks.remove(self.renew_request)
             keeper.cancel()
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
     def stop(self) -> None:
-        """Asks for no more; what is here is still handed out, then the iteration ends."""
-        self._stopped = True
-        self._stirred.set()
+        """Request no more; buffered messages are still handed out, then the iteration ends."""
+        self._is_stopped = True
+        self._wakeup.set()
 
     def resize(self, window: int, bytes_max: int = 0) -> None:
-        """Changes how many messages are asked for ahead, and how many bytes they may have."""
-        self._window, self._bytes_max = window, bytes_max
-        if window and not self._wanted:
+        """Change how many messages are requested ahead, and how many bytes they may have."""
+        self._limits = _Limits(window, bytes_max)
+        if window and not self._outstanding:
             self._renewal.set()
-
-    async def _ask(self) -> None:
-        # What is here and not taken yet still has its part of the window and of the bytes.
-        if self._stopped or self._wanted or self._here or not self._client.is_connected:
-            return
-        batch = self._wanted = self._window
-        if not batch:
-            return
-        request = {
-            "batch": batch,
-            "expires": PULL_SECONDS * 1_000_000_000,
-            "idle_heartbeat": int(HEARTBEAT_SECONDS * 1_000_000_000),
-            "max_bytes": self._bytes_max,
-        }
-        with contextlib.suppress(nats.errors.Error):
-            await self._client.publish(
-                self._request_subject, msgspec.json.encode(request), reply=self._inbox
-            )
 
     @property
     def expects_redelivery(self) -> bool:
-        """Whether it began, or had to ask anew, a moment ago.
+        """True for a minute after the start and after each request that had to be renewed.
 
         A server that leads the consumer from now on may not know what the one before it delivered
         last, and deliver that again, to anyone, as if it were the first time.
         """
-        return asyncio.get_running_loop().time() - self._disturbed_at < DISTURBED_SECONDS
+        now = asyncio.get_running_loop().time()
+        return now - self._disturbed_seconds < REDELIVERY_SECONDS
 
     def expect_redelivery(self) -> None:
-        """Has what comes in the next minute count as perhaps delivered before."""
-        self._disturbed_at = asyncio.get_running_loop().time()
+        """Count what arrives in the next minute as perhaps delivered before."""
+        self._disturbed_seconds = asyncio.get_running_loop().time()
 
     def renew_request(self) -> None:
-        """Forgets what was asked for, because it is not coming, and asks anew."""
+        """Forget the request, because its messages are not coming, and make a new one."""
         self.expect_redelivery()
-        self._wanted = 0
+        self._outstanding = 0
         self._renewal.set()
 
-    async def _keep_asking(self) -> None:
-        """Asks at first, when a request has ended, and after three heartbeats of silence."""
+    @property
+    def _consumer_name(self) -> str:
+        return self._request_subject.partition(".NEXT.")[2]
+
+    async def _request(self) -> None:
+        # Buffered messages still count towards the limits.
+        client = self._connection.client
+        if self._is_stopped or self._outstanding or self._buffer or not client.is_connected:
+            return
+        self._outstanding = self._limits.messages_max
+        if not self._outstanding:
+            return
+        request = {
+            "batch": self._outstanding,
+            "expires": REQUEST_SECONDS * NS_PER_SECOND,
+            "idle_heartbeat": int(HEARTBEAT_SECONDS * NS_PER_SECOND),
+            "max_bytes": self._limits.bytes_max,
+        }
+        with contextlib.suppress(nats.errors.Error):
+            await client.publish(
+                self._request_subject, msgspec.json.encode(request), reply=self._inbox
+            )
+
+    async def _keep_requesting(self) -> None:
+        """Request at first, when a request has ended, and after three heartbeats of silence."""
         clock = asyncio.get_running_loop().time
         self.expect_redelivery()
-        while not self._stopped:
-            if clock() - self._last_sign > 3 * HEARTBEAT_SECONDS:
+        while not self._is_stopped:
+            if clock() - self._last_arrival_seconds > 3 * HEARTBEAT_SECONDS:
                 self.expect_redelivery()
-                self._wanted, self._last_sign = 0, clock()
-            await self._ask()
+                self._outstanding, self._last_arrival_seconds = 0, clock()
+            await self._request()
             self._renewal.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._renewal.wait(), HEARTBEAT_SECONDS)
-            if self._refused:
-                self._refused = False
+            await wait_for_event(self._renewal, HEARTBEAT_SECONDS)
+            if self._is_refused:
+                self._is_refused = False
                 await asyncio.sleep(self._backoff.draw_delay_seconds())
 
     async def _on_message(self, message: Msg) -> None:
-        self._last_sign = asyncio.get_running_loop().time()
+        self._last_arrival_seconds = asyncio.get_running_loop().time()
         if not message.reply:
             self._on_control(message.headers or {})
             return
-        self._wanted = max(0, self._wanted - 1)
+        self._outstanding = max(0, self._outstanding - 1)
         self.consumer_missing.clear()
         self._backoff.reset()
         decoded = _decode_delivery(message)
-        if self._stopped:
+        if self._is_stopped:
             # Nobody takes it any more: back to the stream, for the next puller.
             with contextlib.suppress(nats.errors.Error):
-                await self._client.publish(message.reply, b"-NAK")
+                await self._connection.client.publish(message.reply, b"-NAK")
         elif decoded is not None:
-            self._here.append(decoded)
-            self._stirred.set()
+            self._buffer.append(decoded)
+            self._wakeup.set()
 
     def _on_control(self, headers: dict[str, str]) -> None:
+        """Take the server's answer to a request, by its status."""
         status = headers.get("Status", "")
         description = headers.get("Description", "")
         if status == "100":
             return
         if status == "503" or "Consumer Deleted" in description:
             if not self.consumer_missing.is_set():
-                log.warning("the consumer %s is not there", self._name)
+                log.warning(
+                    "no messages: the consumer %s does not exist (its owner creates it)",
+                    self._consumer_name,
+                )
             self.consumer_missing.set()
-        # 408 is a request that came to its end, as is one whose bytes do not hold the next message.
-        # After any other word, such as a change of leader, the next request waits a little, or two
-        # hosts would talk as fast as they can.
-        self._refused = status != "408" and "MaxBytes" not in description
-        if self._refused:
+        # 408 ends a request that came to its time, as does one whose bytes do not hold the next
+        # message. After anything else the next request waits, or two hosts would talk in a loop.
+        self._is_refused = status != "408" and "MaxBytes" not in description
+        if self._is_refused:
             self.expect_redelivery()
-        # What an ended request still wanted is not coming. Where the server does not say how much
-        # that was, all of it is asked anew.
+        # The rest of an ended request is not coming. Where the server does not say how much that
+        # was, all of it is requested anew.
         unsent = headers.get("Nats-Pending-Messages", "")
-        self._wanted = max(0, self._wanted - int(unsent)) if unsent.isdecimal() else 0
+        self._outstanding = max(0, self._outstanding - int(unsent)) if unsent.isdecimal() else 0
         self._renewal.set()
 
 
 def _decode_delivery(message: Msg) -> Message | None:
-    """A delivered message with what its reply subject says of it.
+    """Return a delivered message with the numbers that stand in its reply subject.
 
     `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, or the
     same with `<domain>.<account>` before the stream and a random token at the end.
@@ -216,17 +237,17 @@ def _decode_delivery(message: Msg) -> Message | None:
     tokens = message.reply.split(".")
     tokens = tokens[4:] if len(tokens) > 9 else tokens[2:]
     try:
-        delivered, sequence, _, time_ns, pending = map(int, tokens[2:7])
+        delivery_count, sequence, _, time_ns, pending_count = map(int, tokens[2:7])
     except ValueError:
-        log.warning("skipped a message with the reply subject %r", message.reply)
+        log.warning("skipped a message: its reply subject %r is not JetStream's", message.reply)
         return None
     return Message(
         subject=message.subject,
         data=message.data,
         headers=message.headers or {},
         sequence=sequence,
-        delivery_count=delivered,
-        pending_count=pending,
+        delivery_count=delivery_count,
+        pending_count=pending_count,
         time_ns=time_ns,
         reply=message.reply,
     )

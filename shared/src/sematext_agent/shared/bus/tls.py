@@ -8,7 +8,7 @@ from sematext_agent.shared.settings import ServiceSettings, SettingsError
 
 
 def tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
-    """The context for TLS, where the settings ask for it.
+    """Return the context for TLS, or None where the settings do not ask for it.
 
     Raises:
         SettingsError: a file of keys or certificates cannot be used.
@@ -23,7 +23,7 @@ def tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
         ) from None
     if settings.nats_cert:
         try:
-            # Without a password of its own OpenSSL would ask for it on the terminal.
+            # Without this empty password OpenSSL would prompt for one on the terminal.
             context.load_cert_chain(settings.nats_cert, settings.nats_key or None, password="")
         except (OSError, ssl.SSLError) as error:
             raise SettingsError(
