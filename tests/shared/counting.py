@@ -1,6 +1,6 @@
 """A collector of numbers, run as a process by the tests of the runner.
 
-It counts to COUNT, then waits for its stop; on the way it can be made to crash or to end.
+It counts to COUNT, then waits for its stop; settings make it crash or end on the way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The contract of the bus: what is written can be read, also by the next and the last version."""
+"""The wire format of events: read back as written, also by the version before and after."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sematext_agent.shared.events import (
     AgentLifecycle,
+    Body,
     DockerEvent,
     Event,
     Gap,
@@ -24,11 +25,11 @@ from sematext_agent.shared.events import (
 from sematext_agent.shared.subjects import bucket_key, clean_token, subject_of
 
 
-def event(body: object, origin: str = "web-01") -> Event:
+def event(body: Body, origin: str = "web-01") -> Event:
     return Event(id="1", time=format_rfc3339(0), origin=origin, agent="1", body=body)
 
 
-SUBJECTS = {
+SUBJECTS: dict[str, Body] = {
     "events.docker.web-01.container.start": DockerEvent(
         type="container", action="start", actor_id="a"
     ),
@@ -51,7 +52,9 @@ SUBJECTS = {
 
 
 @pytest.mark.parametrize(("subject", "body"), SUBJECTS.items(), ids=SUBJECTS.keys())
-def test_every_body_has_its_subject_and_comes_back_as_it_was(subject: str, body: object) -> None:
+def test_every_body_has_its_subject_and_is_decoded_as_it_was_encoded(
+    subject: str, body: Body
+) -> None:
     assert subject_of(event(body)) == subject
     assert decode(encode(event(body))) == event(body)
 
@@ -67,12 +70,14 @@ def test_a_time_keeps_every_nanosecond(ns: int) -> None:
     assert parse_rfc3339(format_rfc3339(ns)) == ns
 
 
-def test_a_time_is_written_as_every_reader_expects() -> None:
+def test_a_time_is_written_as_rfc_3339() -> None:
     assert format_rfc3339(1795423877628168185) == "2026-11-23T08:51:17.628168185Z"
 
 
 @given(st.lists(st.text()), st.lists(st.text()))
-def test_two_identities_share_an_id_only_when_they_are_the_same(a: list[str], b: list[str]) -> None:
+def test_two_identities_have_the_same_id_only_when_they_are_equal(
+    a: list[str], b: list[str]
+) -> None:
     assert (event_id(*a) == event_id(*b)) == (a == b)
 
 

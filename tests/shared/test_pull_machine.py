@@ -1,8 +1,7 @@
-"""The puller's account of what it asked for, beside that of a server which keeps its own.
+"""The puller's count of outstanding messages, beside that of a model of the server.
 
-What both must agree on, whatever ends a request: how many messages are still to come. A puller that
-counts too many asks no more, and nothing comes for ever; one that counts too few takes more than it
-has room for.
+Both must agree whatever ends a request. A puller that counts too many makes no new request, so that
+nothing arrives for ever; one that counts too few gets more messages than its window.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sematext_agent.shared.bus import Message, puller
+from sematext_agent.shared.bus import Message
 from sematext_agent.shared.bus.connection import Connection
 from sematext_agent.shared.bus.puller import Puller
 
 WINDOW = 8
 
 
-class TheClient:
-    """Stands for the client: requests reach the model of the server at once."""
+class ModelClient:
+    """A client whose requests reach the model of the server at once."""
 
     is_connected = True
 
     def __init__(self) -> None:
         self.requests: list[int] = []
-        """How many messages each open request still wants."""
+        """Outstanding messages of each open request."""
 
     def new_inbox(self) -> str:
         return "_INBOX.1"
@@ -47,14 +46,13 @@ class TheClient:
 class PullMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.backoff, puller.Backoff = puller.Backoff, lambda *_: _NoWait()  # type: ignore[assignment]
         self.loop = asyncio.new_event_loop()
-        self.client = TheClient()
-        self.puller = Puller(Connection(self.client), "EVENTS", "forwarder", WINDOW)  # type: ignore[arg-type]
-        self.window_most = WINDOW
+        self.client = ModelClient()
+        connection = Connection(self.client, uniform=lambda low, high: 0.0)  # type: ignore[arg-type]
+        self.puller = Puller(connection, "EVENTS", "forwarder", WINDOW)
         self.window = WINDOW
-        self.sent = 0
-        self.taken: list[Message] = []
+        self.delivered_count = 0
+        self.messages: list[Message] = []
         self.may_take = asyncio.Semaphore(0)
         self.taking = self.loop.create_task(self.take_all())
         self.settle()
@@ -62,7 +60,7 @@ class PullMachine(RuleBasedStateMachine):
     async def take_all(self) -> None:
         async for message in self.puller:
             await self.may_take.acquire()
-            self.taken.append(message)
+            self.messages.append(message)
 
     def settle(self) -> None:
         for _ in range(8):
@@ -70,15 +68,14 @@ class PullMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.puller.stop()
-        for _ in range(self.sent + 1):
+        for _ in range(self.delivered_count + 1):
             self.may_take.release()
         self.loop.run_until_complete(asyncio.wait_for(self.taking, 5))
         self.settle()
         self.loop.close()
-        puller.Backoff = self.backoff  # type: ignore[misc]
-        assert [message.sequence for message in self.taken] == list(range(self.sent))
+        assert [message.sequence for message in self.messages] == list(range(self.delivered_count))
 
-    def arrives(self, reply: str, headers: dict[str, str] | None = None) -> None:
+    def receive(self, reply: str, headers: dict[str, str] | None = None) -> None:
         message = SimpleNamespace(subject="events.a", reply=reply, data=b"", headers=headers)
         self.loop.run_until_complete(self.puller._on_message(message))  # type: ignore[arg-type]
         self.settle()
@@ -89,8 +86,8 @@ class PullMachine(RuleBasedStateMachine):
         self.client.requests[0] -= 1
         if not self.client.requests[0]:
             self.client.requests.pop(0)
-        self.sent += 1
-        self.arrives(f"$JS.ACK.EVENTS.forwarder.1.{self.sent - 1}.1.1.0")
+        self.delivered_count += 1
+        self.receive(f"$JS.ACK.EVENTS.forwarder.1.{self.delivered_count - 1}.1.1.0")
 
     @rule()
     def take(self) -> None:
@@ -102,11 +99,11 @@ class PullMachine(RuleBasedStateMachine):
     def end_a_request(self, data: st.DataObject, status: str) -> None:
         at = data.draw(st.integers(0, len(self.client.requests) - 1))
         unsent = self.client.requests.pop(at)
-        self.arrives("", {"Status": status, "Nats-Pending-Messages": str(unsent)})
+        self.receive("", {"Status": status, "Nats-Pending-Messages": str(unsent)})
 
     @rule()
     def send_a_heartbeat(self) -> None:
-        self.arrives("", {"Status": "100", "Description": "Idle Heartbeat"})
+        self.receive("", {"Status": "100", "Description": "Idle Heartbeat"})
 
     @rule()
     def restart_the_server(self) -> None:
@@ -117,7 +114,7 @@ class PullMachine(RuleBasedStateMachine):
     @rule()
     def remove_the_consumer(self) -> None:
         self.client.requests.clear()
-        self.arrives("", {"Status": "503"})
+        self.receive("", {"Status": "503"})
         assert self.puller.consumer_missing.is_set()
 
     @rule(window=st.sampled_from([0, 4, WINDOW]))
@@ -127,25 +124,18 @@ class PullMachine(RuleBasedStateMachine):
         self.settle()
 
     @invariant()
-    def both_count_the_same(self) -> None:
+    def puller_and_server_agree_on_the_outstanding_messages(self) -> None:
         assert self.puller._outstanding == sum(self.client.requests)
 
     @invariant()
-    def no_more_is_asked_for_than_there_is_room_for(self) -> None:
+    def outstanding_and_buffered_messages_fit_into_the_window(self) -> None:
         assert self.puller._outstanding + len(self.puller._buffer) <= WINDOW
 
     @invariant()
-    def somebody_who_has_nothing_and_wants_something_has_asked(self) -> None:
+    def a_puller_with_an_empty_buffer_has_an_open_request(self) -> None:
         if self.window and not self.puller._buffer and not self.taking.done():
-            idle = len(self.taken) == self.sent  # nobody holds the last one up
+            idle = len(self.messages) == self.delivered_count  # the reader holds no message back
             assert self.client.requests or not idle
-
-
-class _NoWait:
-    def draw_delay_seconds(self) -> float:
-        return 0.0
-
-    def reset(self) -> None: ...
 
 
 TestPull = PullMachine.TestCase

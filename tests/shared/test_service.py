@@ -1,4 +1,4 @@
-"""The runner of every process, tried on a collector of numbers: start, drain, faults, health."""
+"""The runner of a service, as a process that collects numbers: start, drain, faults, health."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from broker import NatsServer, eventually
+from nats.js.api import DiscardPolicy
 
 from sematext_agent.shared.bus import Bus, StreamConfig
-from sematext_agent.shared.events import Gap, decode
-from sematext_agent.shared.health import Health, Report
+from sematext_agent.shared.events import DockerEvent, Gap, decode
 from sematext_agent.shared.subjects import CURSORS_BUCKET, STATUS_SUBJECT
 
 COUNTING = Path(__file__).with_name("counting.py")
 
 
-class Running:
-    """The counting collector as a process, and what it said so far."""
+class CountingProcess:
+    """The counting collector as a process, and its log so far."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -45,7 +44,7 @@ class Running:
         return "".join(self.lines)
 
     async def end(self, number: signal.Signals | None = None) -> int:
-        """Waits for the end of the process, after a signal where one is given."""
+        """Wait for the end of the process, after the signal `number`; return its exit status."""
         if number is not None:
             self.process.send_signal(number)
         async with asyncio.timeout(15):
@@ -54,11 +53,11 @@ class Running:
         return status
 
     async def page(self, path: str) -> tuple[int, str]:
-        """A page of its health server: status and text."""
+        """Return the status and the text of a page of its health server."""
         await eventually(lambda: "port" in self.log)
-        found = re.search(r"port (\d+)", self.log)
-        assert found is not None
-        return await asyncio.to_thread(get, f"http://127.0.0.1:{found[1]}{path}")
+        match = re.search(r"port (\d+)", self.log)
+        assert match is not None
+        return await asyncio.to_thread(get, f"http://127.0.0.1:{match[1]}{path}")
 
 
 def get(url: str) -> tuple[int, str]:
@@ -72,17 +71,17 @@ def get(url: str) -> tuple[int, str]:
 
 @pytest.fixture
 async def start(nats_server: NatsServer) -> AsyncIterator[Any]:
-    """Starts counting collectors, and ends those that a test left running."""
-    started: list[Running] = []
+    """A function that starts counting collectors; those left running end with the test."""
+    started: list[CountingProcess] = []
 
-    async def start_one(**environ: str) -> Running:
+    async def start_one(**environ: str) -> CountingProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             COUNTING,
             stderr=PIPE,
             env=os.environ | {"NATS_URL": nats_server.url, "HOSTNAME_ALIAS": "host"} | environ,
         )
-        started.append(Running(process))
+        started.append(CountingProcess(process))
         return started[-1]
 
     yield start_one
@@ -98,6 +97,12 @@ async def streams(connection: Bus) -> Bus:
     return connection
 
 
+def actor_id(payload: bytes) -> str:
+    body = decode(payload).body
+    assert isinstance(body, DockerEvent)
+    return body.actor_id
+
+
 async def stored(connection: Bus) -> int:
     return int((await connection.manager.stream_info("EVENTS")).state.messages)
 
@@ -108,7 +113,7 @@ async def until_stored(connection: Bus, count: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_sigterm_drains_and_the_next_start_goes_on_at_the_cursor(
+async def test_sigterm_drains_and_the_next_start_continues_at_the_cursor(
     streams: Bus, start: Any
 ) -> None:
     first = await start(COUNT="3000")
@@ -123,7 +128,7 @@ async def test_sigterm_drains_and_the_next_start_goes_on_at_the_cursor(
     assert await stored(streams) == 3500
 
 
-async def test_sigkill_loses_nothing_and_nothing_is_stored_twice(streams: Bus, start: Any) -> None:
+async def test_sigkill_neither_loses_nor_duplicates_an_event(streams: Bus, start: Any) -> None:
     first = await start(COUNT="20000")
     await until_stored(streams, 500)
     await first.end(signal.SIGKILL)
@@ -131,10 +136,10 @@ async def test_sigkill_loses_nothing_and_nothing_is_stored_twice(streams: Bus, s
     await start(COUNT="20000")
     await until_stored(streams, 20000)
     last = await streams.manager.get_last_msg("EVENTS", "events.docker.host.number.counted")
-    assert (last.seq, decode(last.data).body.actor_id) == (20000, "19999")
+    assert (last.seq, actor_id(last.data)) == (20000, "19999")
 
 
-async def test_a_broker_killed_under_load_costs_nothing(
+async def test_a_broker_killed_under_load_neither_loses_nor_duplicates_an_event(
     streams: Bus, start: Any, nats_server: NatsServer
 ) -> None:
     running = await start(COUNT="20000")
@@ -147,8 +152,12 @@ async def test_a_broker_killed_under_load_costs_nothing(
     assert await stored(streams) == 20000
 
 
-async def test_a_full_stream_holds_the_collector_and_says_so(streams: Bus, start: Any) -> None:
-    limited = StreamConfig(name="EVENTS", subjects=["events.>"], max_msgs=10, discard="new")
+async def test_a_full_stream_holds_the_collector_and_is_a_condition_of_health(
+    streams: Bus, start: Any
+) -> None:
+    limited = StreamConfig(
+        name="EVENTS", subjects=["events.>"], max_msgs=10, discard=DiscardPolicy.NEW
+    )
     await streams.manager.update_stream(limited)
     running = await start(COUNT="20")
     await eventually(lambda: "maximum messages exceeded" in running.log)
@@ -192,7 +201,9 @@ async def test_unusable_settings_end_it_with_2_and_one_line(start: Any) -> None:
     assert running.log == expected
 
 
-async def test_a_port_in_use_is_one_line(start: Any, nats_server: NatsServer) -> None:
+async def test_a_port_in_use_ends_it_with_2_and_one_line(
+    start: Any, nats_server: NatsServer
+) -> None:
     running = await start(API_SERVER_PORT=str(nats_server.port))
     assert await running.end() == 2
     assert "API_SERVER_PORT" in running.log
@@ -208,8 +219,8 @@ async def test_it_stops_while_it_still_waits_for_the_broker(
     assert await running.end(signal.SIGTERM) == 0
 
 
-async def test_it_stops_at_once_while_nobody_has_made_the_streams(start: Any) -> None:
-    """It has looked at nothing yet, so there is nothing to spend the time of a drain on."""
+async def test_it_stops_at_once_before_the_streams_exist(start: Any) -> None:
+    """It has not begun its watch, so there is nothing to drain."""
     running = await start(DRAIN_SECONDS="60")
     await eventually(lambda: "bus: connected" in running.log)
     assert await running.end(signal.SIGTERM) == 0
@@ -219,7 +230,7 @@ async def test_it_stops_at_once_while_nobody_has_made_the_streams(start: Any) ->
 async def test_it_stops_while_the_broker_is_away_and_reads_again_at_the_next_start(
     streams: Bus, start: Any, nats_server: NatsServer
 ) -> None:
-    running = await start(COUNT="20000", DRAIN_SECONDS="1")
+    running = await start(COUNT="20000", DRAIN_SECONDS="200ms")
     await until_stored(streams, 500)
     nats_server.signal(signal.SIGKILL)
     assert await running.end(signal.SIGTERM) == 0
@@ -229,7 +240,9 @@ async def test_it_stops_while_the_broker_is_away_and_reads_again_at_the_next_sta
     await until_stored(streams, 20000)
 
 
-async def test_health_ready_and_metrics(streams: Bus, start: Any, nats_server: NatsServer) -> None:
+async def test_pages_and_status_show_the_health(
+    streams: Bus, start: Any, nats_server: NatsServer
+) -> None:
     running = await start(COUNT="7")
     await until_stored(streams, 7)
     assert await running.page("/healthz") == (200, "alive\n")
@@ -248,11 +261,3 @@ async def test_health_ready_and_metrics(streams: Bus, start: Any, nats_server: N
         while (await running.page("/readyz"))[0] != 503:
             await asyncio.sleep(0.05)
     assert (await running.page("/healthz"))[0] == 200
-
-
-def test_a_figure_that_is_true_or_false_is_a_number_in_the_report() -> None:
-    """Readers decode figures as numbers, and would lose the whole report over one that is not."""
-    health = Health("test", "host")
-    health.add_figure("holding", "Whether it holds.", lambda: True)
-    report = msgspec.json.decode(msgspec.json.encode(health.report()), type=Report)
-    assert report.figures["holding"] == 1.0

@@ -1,4 +1,4 @@
-"""Settings: what is read, and the one line that each kind of mistake gets."""
+"""Settings: how each type is read, and the one line for each kind of mistake."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     count: int = 1
 
 
-def test_nothing_set_is_the_defaults() -> None:
-    assert load_settings(Settings, {}).interval == 600
+def test_unset_and_empty_variables_are_the_defaults() -> None:
+    assert load_settings(Settings, {}).interval == Duration(600)
     assert load_settings(Settings, {"COUNT": "", "NAMES": ""}).count == 1
 
 
-def test_every_kind_is_read() -> None:
+def test_every_type_of_setting_is_read() -> None:
     settings = load_settings(
         Settings,
         {
@@ -41,7 +41,7 @@ def test_every_kind_is_read() -> None:
         },
     )
     assert settings.token.reveal() == "t"
-    assert (settings.interval, settings.enabled, settings.count) == (600, False, 7)
+    assert (settings.interval, settings.enabled, settings.count) == (Duration(600), False, 7)
     assert settings.names == ("a", "b", "c")
     assert settings.logging_level == "warning"
 
@@ -69,7 +69,7 @@ def test_a_mistake_is_one_line_with_the_variable_and_the_remedy(
     assert "\n" not in text
 
 
-def test_no_broker_at_all_is_a_mistake_and_a_brokers_password_never_shows() -> None:
+def test_a_broker_is_required_and_its_password_is_never_shown() -> None:
     with pytest.raises(SettingsError, match=r"^NATS_URL=: not the address of a broker; "):
         load_settings(Settings, {"NATS_URL": ","})
     with pytest.raises(SettingsError) as caught:
@@ -78,7 +78,7 @@ def test_no_broker_at_all_is_a_mistake_and_a_brokers_password_never_shows() -> N
     assert load_settings(Settings, {"NATS_URL": "broker:4222,tls://me:pw@[::1]"}).nats_url
 
 
-def test_a_secret_comes_from_a_file_and_never_shows(tmp_path: Path) -> None:
+def test_a_secret_comes_from_a_file_and_is_never_shown(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("the-secret\n")
     settings = load_settings(Settings, {"TOKEN_FILE": str(path)})
@@ -100,12 +100,14 @@ def test_an_unusable_secret_file_is_one_line(
         load_settings(Settings, {"TOKEN_FILE": str(path)})
 
 
-def test_a_secret_given_twice_is_refused() -> None:
+def test_a_secret_from_both_variable_and_file_is_refused() -> None:
     with pytest.raises(SettingsError, match="TOKEN: TOKEN_FILE is set too; keep one of the two"):
         load_settings(Settings, {"TOKEN": "t", "TOKEN_FILE": "/dev/null"})
 
 
-def test_the_hosts_name_is_the_alias_the_node_or_the_mounted_hosts(tmp_path: Path) -> None:
+def test_the_hostname_is_the_alias_else_the_node_else_that_of_the_mounted_host(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/hostname").write_text("mounted\n")
     environ = {"HOST_ROOT": str(tmp_path)}

@@ -102,11 +102,11 @@ LINES: dict[str, Body] = {
 
 
 @pytest.mark.parametrize("expected", LINES)
-def test_an_event_says_what_happened(expected: str) -> None:
+def test_the_summary_of_a_body(expected: str) -> None:
     assert summary.summarize(LINES[expected]) == expected
 
 
-def test_a_line_says_when_by_whom_and_where() -> None:
+def test_a_line_has_the_time_the_source_and_the_origin() -> None:
     now = datetime.datetime.now().astimezone()
     body = AgentLifecycle(state="started", run="r")
     time = format_rfc3339(int(now.timestamp()) * 10**9 + 45_678_901)
@@ -116,16 +116,16 @@ def test_a_line_says_when_by_whom_and_where() -> None:
     )
 
 
-def test_a_moment_of_another_day_has_its_date() -> None:
+def test_a_time_of_another_day_has_its_date() -> None:
     then = datetime.datetime(2026, 11, 22, 15, 4, 5).astimezone()
-    moment = summary.format_local_time(
+    local_time = summary.format_local_time(
         format_rfc3339(int(then.timestamp()) * 10**9), then + datetime.timedelta(days=1)
     )
-    assert moment == "2026-11-22 15:04:05.000"
+    assert local_time == "2026-11-22 15:04:05.000"
 
 
 @pytest.mark.parametrize("time", ["", "yesterday", "99999-01-01T00:00:00Z"])
-def test_a_time_that_is_none_is_shown_as_it_is(time: str) -> None:
+def test_a_text_that_is_no_time_is_shown_as_it_is(time: str) -> None:
     assert summary.format_local_time(time) == time
 
 
@@ -133,7 +133,7 @@ def test_a_time_that_is_none_is_shown_as_it_is(time: str) -> None:
     ("seconds", "expected"),
     [(0, "0 s"), (59.9, "59 s"), (60, "1 m"), (3725, "1 h 2 m"), (90061, "1 d 1 h")],
 )
-def test_a_span_has_its_two_largest_units(seconds: float, expected: str) -> None:
+def test_a_duration_has_its_two_largest_units(seconds: float, expected: str) -> None:
     assert summary.format_duration(seconds) == expected
 
 

@@ -1,7 +1,7 @@
-"""The window of publishes, whatever happens in whatever order, beside a model of five lines.
+"""The window of publishes beside a small model, with answers and faults in any order.
 
-The model is a list of what was put, each safe or not. What the window must know at every moment is
-the cursors of its longest safe prefix, and that every event in it is published once at a time.
+The model is a list of observations, each safe or not. At every step the window must hold the
+cursors of its longest safe prefix, and publish each of its events once at a time.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from sematext_agent.shared.events import AgentLifecycle, Event
 from sematext_agent.shared.health import Health
 
 WINDOW = 4
-PARTS = st.sampled_from(["", "oom"])
+CURSOR_NAMES = st.sampled_from(["", "oom"])
 
 
 class Put:
     """One observation in the model."""
 
-    def __init__(self, observed: Observation) -> None:
-        self.observed = observed
-        self.safe = observed.event is None
+    def __init__(self, observation: Observation) -> None:
+        self.observation = observation
+        self.safe = observation.event is None
 
 
-class TheBus:
-    """Stands for the bus: it keeps every publish until the machine answers it."""
+class HeldBus:
+    """A bus that holds every publish until the machine answers it."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, tuple[bytes, asyncio.Future[PublishAck]]] = {}
@@ -51,12 +51,15 @@ class TheBus:
 class WindowMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.before = collector.WINDOW_EVENTS_MAX, collector.Backoff
-        collector.WINDOW_EVENTS_MAX = WINDOW
-        collector.Backoff = lambda *_: _NoWait()  # type: ignore[assignment,misc]
+        self.window_events_max, collector.WINDOW_EVENTS_MAX = collector.WINDOW_EVENTS_MAX, WINDOW
         self.loop = asyncio.new_event_loop()
-        self.bus = TheBus()
-        self.window = PublishWindow(self.bus, Health("test", "host"), self.loop)  # type: ignore[arg-type]
+        self.bus = HeldBus()
+        self.window = PublishWindow(
+            self.bus,  # type: ignore[arg-type]
+            Health("test", "host"),
+            self.loop,  # type: ignore[arg-type]
+            uniform=lambda low, high: 0.0,
+        )
         self.model: list[Put] = []
         self.cursors: dict[str, bytes] = {}
         self.payloads: dict[str, bytes] = {}
@@ -69,13 +72,13 @@ class WindowMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(asyncio.wait_for(self.window.drain(), 5))
         self.the_cursors_are_those_of_the_safe_prefix()
         self.loop.close()
-        collector.WINDOW_EVENTS_MAX, collector.Backoff = self.before  # type: ignore[misc]
+        collector.WINDOW_EVENTS_MAX = self.window_events_max
 
     def settle(self) -> None:
         for _ in range(6):
             self.loop.run_until_complete(asyncio.sleep(0))
         while self.model and self.model[0].safe:
-            first = self.model.pop(0).observed
+            first = self.model.pop(0).observation
             if first.cursor is not None:
                 self.cursors[first.cursor_name] = first.cursor
         if self.kept_waiting and len(self.model) <= WINDOW * 3 // 4:
@@ -85,19 +88,19 @@ class WindowMachine(RuleBasedStateMachine):
             self.kept_waiting = None
             self.settle()
 
-    def observed(self, part: str, with_cursor: bool, with_event: bool = True) -> Put:
+    def make_put(self, cursor_name: str, with_cursor: bool, with_event: bool = True) -> Put:
         self.number += 1
         body = AgentLifecycle(state="started", run=str(self.number))
         event = Event(id=str(self.number), time="", origin="o", agent="1", body=body)
         cursor = b"%d" % self.number if with_cursor else None
-        return Put(Observation(event if with_event else None, cursor, part))
+        return Put(Observation(event if with_event else None, cursor, cursor_name))
 
     def answer(self, message_id: str, outcome: PublishAck | Exception) -> None:
         payload, future = self.bus.waiting.pop(message_id)
         assert self.payloads.setdefault(message_id, payload) == payload, "another event, same id"
         if isinstance(outcome, PublishAck):
             for put in (*self.model, *([self.kept_waiting[1]] if self.kept_waiting else ())):
-                if put.observed.event is not None and put.observed.event.id == message_id:
+                if put.observation.event is not None and put.observation.event.id == message_id:
                     put.safe = True
             future.set_result(outcome)
         else:
@@ -105,18 +108,18 @@ class WindowMachine(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: len(self.model) < WINDOW)
-    @rule(part=PARTS, with_cursor=st.booleans(), with_event=st.booleans())
-    def put(self, part: str, with_cursor: bool, with_event: bool) -> None:
-        put = self.observed(part, with_cursor or not with_event, with_event)
+    @rule(cursor_name=CURSOR_NAMES, with_cursor=st.booleans(), with_event=st.booleans())
+    def put(self, cursor_name: str, with_cursor: bool, with_event: bool) -> None:
+        put = self.make_put(cursor_name, with_cursor or not with_event, with_event)
         self.model.append(put)
-        self.loop.run_until_complete(self.window.put(put.observed))
+        self.loop.run_until_complete(self.window.put(put.observation))
         self.settle()
 
     @precondition(lambda self: len(self.model) == WINDOW and self.kept_waiting is None)
-    @rule(part=PARTS)
-    def put_into_a_full_window(self, part: str) -> None:
-        put = self.observed(part, with_cursor=True)
-        task = self.loop.create_task(self.window.put(put.observed))
+    @rule(cursor_name=CURSOR_NAMES)
+    def put_into_a_full_window(self, cursor_name: str) -> None:
+        put = self.make_put(cursor_name, with_cursor=True)
+        task = self.loop.create_task(self.window.put(put.observation))
         self.settle()
         assert not task.done()
         self.kept_waiting = task, put
@@ -149,16 +152,9 @@ class WindowMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_event_that_is_not_safe_is_published_once(self) -> None:
-        unsafe = {p.observed.event.id for p in self.model if not p.safe and p.observed.event}
+        unsafe = {p.observation.event.id for p in self.model if not p.safe and p.observation.event}
         assert set(self.bus.waiting) == unsafe
         assert len(self.window) == len(self.model) <= WINDOW
-
-
-class _NoWait:
-    failures = 0
-
-    def draw_delay_seconds(self) -> float:
-        return 0.0
 
 
 TestWindow = WindowMachine.TestCase

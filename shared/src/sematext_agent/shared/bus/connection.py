@@ -31,7 +31,7 @@ from sematext_agent.shared.waiting import wait_for_event
 log = logging.getLogger(__name__)
 
 _PENDING_BYTES_MAX = 8 * 1024 * 1024
-_WATCH_SECONDS = 1.0
+WATCH_SECONDS = 1.0
 _UNREPORTED_FAILURES = 3
 
 
@@ -108,7 +108,7 @@ class Connection:
             ConnectionLost: the client is closed for good, or its reader has ended.
         """
         reader_ended_before = False
-        while not await wait_for_event(self._closed, _WATCH_SECONDS):
+        while not await wait_for_event(self._closed, WATCH_SECONDS):
             if self._inbox_revoked:
                 # The broker returns the permission without the subscription, so make it anew.
                 self._inbox_revoked = False

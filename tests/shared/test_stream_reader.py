@@ -1,9 +1,8 @@
-"""Looking on at a stream: all it holds and no more, also where that is nothing."""
+"""Reading a stream: all that it holds and no more, also where that is nothing."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -27,7 +26,7 @@ async def sequences(messages: AsyncGenerator[Message, None]) -> list[int]:
         return [message.sequence async for message in messages]
 
 
-async def test_what_is_stored_is_read_to_its_end(dead: Bus) -> None:
+async def test_stored_messages_are_read_to_the_end(dead: Bus) -> None:
     for number in range(1000):
         await dead.begin_publish("dead.events.a", b"{}", str(number))
     await dead.publish("dead.events.b", b"{}", "b")
@@ -36,7 +35,7 @@ async def test_what_is_stored_is_read_to_its_end(dead: Bus) -> None:
     assert await sequences(read_messages(dead, "DEAD", "dead.events.b", 1)) == [1001]
 
 
-async def test_nothing_is_stored_behind_the_end_nor_where_there_is_no_stream(dead: Bus) -> None:
+async def test_nothing_is_read_behind_the_end_nor_from_a_missing_stream(dead: Bus) -> None:
     assert await sequences(read_messages(dead, "NONE", ">", 1)) == []
     assert await sequences(read_messages(dead, "DEAD", "dead.>", 1)) == []
     await dead.publish("dead.a", b"{}", "a")
@@ -44,8 +43,10 @@ async def test_nothing_is_stored_behind_the_end_nor_where_there_is_no_stream(dea
     assert await find_info(dead, "STREAM.INFO.NONE") is None
 
 
-async def test_a_broker_that_is_lost_meanwhile_is_told(dead: Bus, nats_server: NatsServer) -> None:
-    """Or what was read so far would pass for all there is."""
+async def test_a_broker_that_is_lost_while_reading_is_an_error(
+    dead: Bus, nats_server: NatsServer
+) -> None:
+    """Else the messages so far would pass for all of them."""
     for number in range(1000):
         await dead.publish("dead.a", b"{}", str(number))
 
@@ -61,20 +62,19 @@ async def test_a_broker_that_is_lost_meanwhile_is_told(dead: Bus, nats_server: N
             await read_slowly()
 
 
-async def test_a_dead_letter_is_found_by_its_number_alone(dead: Bus) -> None:
+async def test_a_dead_letter_is_found_by_its_number_only(dead: Bus) -> None:
     for number in "abc":
         await dead.publish("dead.events.a", number.encode(), number)
     await dead.request_api("STREAM.MSG.DELETE.DEAD", {"seq": 2})
-    found = await dead_letters.find_dead_letter(dead, 3)
-    assert found is not None
-    assert (found.data, dead_letters.original_subject_of(found)) == (b"c", "events.a")
+    letter = await dead_letters.find_dead_letter(dead, 3)
+    assert letter is not None
+    assert (letter.data, dead_letters.original_subject_of(letter)) == (b"c", "events.a")
     assert await dead_letters.find_dead_letter(dead, 2) is None
     assert await dead_letters.find_dead_letter(dead, 4) is None
 
 
-async def test_a_reader_that_has_ended_leaves_nothing_behind(dead: Bus) -> None:
+async def test_a_reader_that_has_ended_leaves_no_puller_behind(dead: Bus) -> None:
     await dead.publish("dead.a", b"{}", "a")
     for _ in range(5):
         await sequences(read_messages(dead, "DEAD", "dead.>", 1))
-    gc.collect()
     assert dead._connection.reconnect_callbacks == []

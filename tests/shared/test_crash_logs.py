@@ -1,4 +1,4 @@
-"""A service that dies of a fault: its last words hold no secret, and nothing poses as an entry."""
+"""The log of a service that ends by a fault holds no secret, and no forged entry."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DYING = """if True:
 
     async def work(runtime):
         s = runtime.settings
-        told = [s.address.reveal(), s.proxy_password.reveal(), s.nats_password.reveal()]
-        words = f"{told} {quote(s.proxy_password.reveal(), safe='')} {s} " + FORGED
+        secrets = [s.address.reveal(), s.proxy_password.reveal(), s.nats_password.reveal()]
+        words = f"{secrets} {quote(s.proxy_password.reveal(), safe='')} {s} " + FORGED
         FAULT
 
     run("forwarder", work, ForwarderSettings)
@@ -46,7 +46,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("where", FAULTS)
-def test_a_crash_shows_no_secret_and_forges_no_entry(
+def test_a_fault_logs_no_secret_and_no_forged_entry(
     where: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     (tmp_path / "password").write_text(BUS)

@@ -1,4 +1,4 @@
-"""Log lines stay one line each; waits grow, spread and start anew."""
+"""Every log entry is one printable line, whatever a source sent, and a fault an indented block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sematext_agent.shared.logs import configure_logging, escape
-from sematext_agent.shared.retry import Backoff
 
 
 @given(st.text(alphabet=st.characters()))
@@ -17,7 +16,7 @@ def test_an_escaped_text_is_one_printable_line(text: str) -> None:
     assert escape(text).isprintable()
 
 
-def test_what_is_printable_stays_as_it_is() -> None:
+def test_printable_characters_stay_and_others_are_escaped() -> None:
     assert escape("café ☕ {x} %s") == "café ☕ {x} %s"
     assert escape("a\nINFO forged\x1b[31m") == "a\\nINFO forged\\x1b[31m"
 
@@ -39,13 +38,3 @@ def test_a_fault_is_an_entry_and_an_indented_traceback(
     assert trace[0] == "    Traceback (most recent call last):"
     assert trace[-1].endswith("forged \\x1b[31m")
     assert all(line.startswith("    ") for line in trace)
-
-
-@given(st.floats(0.01, 10), st.floats(10, 1000), st.integers(0, 2000))
-def test_a_wait_stays_below_its_growing_ceiling(first: float, most: float, failures: int) -> None:
-    backoff = Backoff(first, most)
-    backoff.failures = failures
-    assert 0 <= backoff.draw_delay_seconds() <= min(most, first * 2.0 ** min(failures, 32))
-    assert backoff.failures == failures + 1
-    backoff.reset()
-    assert backoff.draw_delay_seconds() <= first
