@@ -135,11 +135,23 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
+def _open_health_socket(settings: ServiceSettings) -> socket.socket:
+    host, port = settings.api_server_host, settings.api_server_port
+    try:
+        return listener.listen(host, port)
+    except OSError as error:
+        raise SettingsError(
+            f"API_SERVER_HOST={host} API_SERVER_PORT={port}",
+            f"cannot listen ({error.strerror})",
+            "free the port or choose another",
+        ) from None
+
+
 async def _serve(
     name: str,
     work: Work[S],
     settings: S,
-    listen: Callable[[ServiceSettings], socket.socket] | None = None,
+    listen: Callable[[ServiceSettings], socket.socket] = _open_health_socket,
     client: Callable[[], TolerantClient] = TolerantClient,
     clock: Clock = SYSTEM_CLOCK,
     uniform: Uniform | None = None,
@@ -152,7 +164,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopping)
     health = Health(name, settings.hostname, clock)
-    health_socket = (listen or _listen)(settings)
+    health_socket = listen(settings)
     address = health_socket.getsockname()[:2]
     log.info("%s %s, health on %s port %d", AGENT_NAME, AGENT_VERSION, *address)
     async with asyncio.TaskGroup() as tasks:
@@ -198,18 +210,6 @@ def _build_health_server(health: Health) -> HttpServer:
     from sematext_agent.shared import http_server  # at the first connection: see shared.listener
 
     return http_server.build_http_server(http_server.build_health_app(health))
-
-
-def _listen(settings: ServiceSettings) -> socket.socket:
-    host, port = settings.api_server_host, settings.api_server_port
-    try:
-        return listener.listen(host, port)
-    except OSError as error:
-        raise SettingsError(
-            f"API_SERVER_HOST={host} API_SERVER_PORT={port}",
-            f"cannot listen ({error.strerror})",
-            "free the port or choose another",
-        ) from None
 
 
 def _on_signal(stopping: asyncio.Event) -> None:

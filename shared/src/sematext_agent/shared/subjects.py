@@ -8,8 +8,8 @@ agent.shipped.<domain or hub>                  asks the other forwarders what th
 agent.<request>                                any request; the answer comes to an inbox
 
 A dead letter is the event's message as it was: the same payload, the same `Nats-Msg-Id`, and beside
-them the headers `DEAD_…_HEADER` below. To replay one, publish its payload on its
-subject without the first token, with a `replay_id`: its own id would make it a duplicate.
+them the headers `DEAD_…_HEADER` below. To replay one, publish its payload on its subject without
+the first token, with a `replay_id`: its own id would make it a duplicate.
 """
 
 from __future__ import annotations
