@@ -10,7 +10,7 @@ from sematext_agent.shared.bus import Bus, ConsumerConfig, StreamConfig
 
 @pytest.fixture
 async def stream(connection: Bus) -> Bus:
-    """A connection whose server has a stream EVENTS and a consumer `forwarder`."""
+    """Return a connection whose server has a stream EVENTS and a consumer `forwarder`."""
     config = StreamConfig(
         name="EVENTS", subjects=["events.>"], max_bytes=100_000, discard=DiscardPolicy.NEW
     )

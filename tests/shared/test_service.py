@@ -71,7 +71,7 @@ def get(url: str) -> tuple[int, str]:
 
 @pytest.fixture
 async def start(nats_server: NatsServer) -> AsyncIterator[Any]:
-    """A function that starts counting collectors; those left running end with the test."""
+    """Yield a function that starts counting collectors; those left running end with the test."""
     started: list[CountingProcess] = []
 
     async def start_one(**environ: str) -> CountingProcess:

@@ -52,7 +52,7 @@ class OfflineSubscription:
 
 @pytest.fixture
 def health_socket() -> Iterator[socket.socket]:
-    """A socket without any connection, in place of the health listener."""
+    """Yield a socket without any connection, in place of the health listener."""
     listener, peer = socket.socketpair()
     with listener, peer:
         yield listener

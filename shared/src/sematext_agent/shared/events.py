@@ -246,14 +246,14 @@ def _raise_if_newer(payload: bytes, problem: Exception) -> None:
         event = _any_decoder.decode(payload)
     except DECODE_ERRORS:
         return
-    if event.body.event not in _TAGS or _version(event.agent) > _version(AGENT_VERSION):
+    if event.body.event not in _TAGS or _parse_version(event.agent) > _parse_version(AGENT_VERSION):
         raise NewerEventError(
             f"of agent {event.agent[:64]}: its `{event.body.event[:64]}` has a form that "
             f"{AGENT_VERSION} does not know"
         ) from problem
 
 
-def _version(text: str) -> tuple[int, ...]:
+def _parse_version(text: str) -> tuple[int, ...]:
     """Return `1.20.3` as numbers to compare; a text that is no version is the lowest."""
     return tuple(int(part) for part in text.split(".") if part.isdecimal() and len(part) < 9)
 
@@ -267,11 +267,11 @@ def format_rfc3339(nanoseconds: int) -> str:
     """
     seconds, fraction = divmod(max(0, nanoseconds), NS_PER_SECOND)
     seconds = min(seconds, _SECONDS_MAX)
-    return f"{_second(seconds)}.{fraction:09d}Z"
+    return f"{_format_second(seconds)}.{fraction:09d}Z"
 
 
 @functools.lru_cache(maxsize=64)
-def _second(seconds: int) -> str:
+def _format_second(seconds: int) -> str:
     # For many events in the same second this is a good part of the cost.
     return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%S}"
 

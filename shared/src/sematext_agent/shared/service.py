@@ -110,15 +110,15 @@ def run(name: str, work: Work[S], settings_type: type[S]) -> None:
             sys.exit(_report_unusable(name, unusable))
         # Through the log, where no text of a source can pose as an entry, and no secret is shown.
         if _is_restart(fault):
-            log.error("restart requested: %s", _first(fault))
+            log.error("restart requested: %s", _find_first_error(fault))
         else:
-            log.exception("ended by a fault: %s", _first(fault))
+            log.exception("ended by a fault: %s", _find_first_error(fault))
         sys.exit(1)
 
 
 def _report_unusable(name: str, error: BaseException) -> int:
     """Print one line on the settings that cannot be used; return the exit status for it."""
-    print(logs.escape(f"{name}: {_first(error)}"), file=sys.stderr)  # noqa: T201 - no log yet
+    print(logs.escape(f"{name}: {_find_first_error(error)}"), file=sys.stderr)  # noqa: T201 - no log yet
     return EXIT_SETTINGS
 
 
@@ -128,7 +128,7 @@ def _is_restart(fault: BaseException) -> bool:
     return isinstance(fault, RestartRequested)
 
 
-def _first(error: BaseException) -> BaseException:
+def _find_first_error(error: BaseException) -> BaseException:
     """Return the error itself, or the first one of a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -142,7 +142,7 @@ def load_settings(settings_type: type[S], environ: Mapping[str, str]) -> S:
     types = get_type_hints(settings_type, include_extras=True)
     values = {}
     for field in msgspec.structs.fields(settings_type):
-        text = _text(field.name.upper(), types[field.name], environ)
+        text = _read_text(field.name.upper(), types[field.name], environ)
         if text is not None:
             values[field.name] = _convert(field.name, types[field.name], text)
     settings = settings_type(**values)
@@ -174,7 +174,7 @@ def _check_broker(url: str) -> None:
         is_broker = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
         problem = "" if is_broker else "not the address of a broker"
     except ValueError as error:
-        problem = _problem(error)
+        problem = _describe_error(error)
     if problem:
         raise SettingsError(
             f"NATS_URL={redact_userinfo(url)}", problem, "write it like nats://127.0.0.1:4222"
@@ -186,7 +186,7 @@ def redact_userinfo(url: str) -> str:
     return re.sub(r"(?<=//).*@|^.*@", "********@", url)
 
 
-def _text(variable: str, wanted: Any, environ: Mapping[str, str]) -> str | None:
+def _read_text(variable: str, wanted: Any, environ: Mapping[str, str]) -> str | None:
     """Return the variable's text; of a secret, also from the file that `<variable>_FILE` names."""
     text = environ.get(variable) or None
     path = environ.get(f"{variable}_FILE") if wanted is Secret else None
@@ -221,7 +221,9 @@ def _convert(name: str, wanted: Any, text: str) -> Any:
     try:
         return msgspec.convert(value, wanted, strict=False, dec_hook=_decode_custom)
     except (msgspec.ValidationError, ValueError) as error:
-        raise SettingsError(f"{name.upper()}={text}", _problem(error), _remedy(wanted)) from None
+        raise SettingsError(
+            f"{name.upper()}={text}", _describe_error(error), _suggest_remedy(wanted)
+        ) from None
 
 
 def _decode_custom(wanted: type, value: Any) -> Any:
@@ -230,12 +232,12 @@ def _decode_custom(wanted: type, value: Any) -> Any:
     raise TypeError(f"no setting is of type {wanted}")
 
 
-def _problem(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     text = str(error)
     return text[:1].lower() + text[1:].replace("`", "")
 
 
-def _remedy(wanted: Any) -> str:
+def _suggest_remedy(wanted: Any) -> str:
     if wanted is bool:
         return "set it to true or false"
     if wanted is Duration:

@@ -25,7 +25,7 @@ def severity_of(body: Body) -> Severity:
     """Return the severity of an event with this body."""
     match body:
         case DockerEvent():
-            return _docker(body)
+            return _rate_docker(body)
         case OutOfMemory():
             return "error"
         case KubernetesEvent(type="Warning") | AgentLifecycle(clean=False) | Gap():
@@ -33,7 +33,7 @@ def severity_of(body: Body) -> Severity:
     return "info"
 
 
-def _docker(body: DockerEvent) -> Severity:
+def _rate_docker(body: DockerEvent) -> Severity:
     attributes = body.attributes
     match body.type, body.action:
         case "container", "oom":

@@ -43,16 +43,16 @@ def summarize(body: Body) -> str:
     """Return the summary of a body, without time and origin."""
     match body:
         case DockerEvent():
-            return _docker(body)
+            return _summarize_docker(body)
         case KubernetesEvent():
-            return _kubernetes(body)
+            return _summarize_kubernetes(body)
         case OutOfMemory():
             container = body.container_name or body.container_id[:_ID_CHARACTERS]
             where = f" in {container}" if container else ""
             victim = f"process {body.process} ({body.pid})"
             return f"{victim} killed for lack of memory, it had {format_bytes(body.memory)}{where}"
         case PackageChange():
-            return _package(body)
+            return _summarize_package(body)
         case AgentLifecycle(state="stopped", clean=False):
             return "agent stopped without a word; it was last alive then"
         case AgentLifecycle():
@@ -63,7 +63,7 @@ def summarize(body: Body) -> str:
             return f"GAP in {body.source} ({body.reason}), {span}{lost}: {body.detail}".rstrip(": ")
 
 
-def _docker(body: DockerEvent) -> str:
+def _summarize_docker(body: DockerEvent) -> str:
     name = body.attributes.get("name") or body.actor_id[:_ID_CHARACTERS]
     details = [
         f"{word} {body.attributes[key]}"
@@ -77,17 +77,17 @@ def _docker(body: DockerEvent) -> str:
         details.append(f"container {container[:_ID_CHARACTERS]}")
     if body.synthetic:
         details.append("found later")
-    return " ".join(filter(None, (body.type, name, body.action))) + _in_parentheses(details)
+    return " ".join(filter(None, (body.type, name, body.action))) + _parenthesize(details)
 
 
-def _kubernetes(body: KubernetesEvent) -> str:
+def _summarize_kubernetes(body: KubernetesEvent) -> str:
     thing = "/".join(filter(None, (body.namespace, body.name)))
     times = f" (x{body.count})" if body.count > 1 else ""
     warning = "WARNING " if body.type == "Warning" else ""
     return f"{warning}{body.kind} {thing} {body.reason}{times}: {body.message}"
 
 
-def _package(body: PackageChange) -> str:
+def _summarize_package(body: PackageChange) -> str:
     details = []
     if body.previous_version:
         details.append(f"was {body.previous_version}")
@@ -96,10 +96,10 @@ def _package(body: PackageChange) -> str:
     if body.container_name or body.container_id:
         details.append(f"in {body.container_name or body.container_id[:_ID_CHARACTERS]}")
     package = f"{body.manager} package {body.name} {body.version} {body.change}"
-    return package + _in_parentheses(details)
+    return package + _parenthesize(details)
 
 
-def _in_parentheses(details: list[str]) -> str:
+def _parenthesize(details: list[str]) -> str:
     return f" ({', '.join(details)})" if details else ""
 
 
@@ -115,10 +115,10 @@ def format_bytes(count: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Return a duration in its two largest units, as `45 s` or `2 h 10 m`."""
-    return " ".join(list(_units(int(seconds)))[:2]) or "0 s"
+    return " ".join(list(_split_units(int(seconds)))[:2]) or "0 s"
 
 
-def _units(seconds: int) -> Iterator[str]:
+def _split_units(seconds: int) -> Iterator[str]:
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         if count := seconds // length:
             yield f"{count} {unit}"
