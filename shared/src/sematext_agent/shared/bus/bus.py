@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nats.errors
 
@@ -17,9 +18,6 @@ from sematext_agent.shared.bus.puller import Message, Puller
 from sematext_agent.shared.bus.requests import Requester, Unsubscribe
 from sematext_agent.shared.retry import Backoff, Uniform, retry
 from sematext_agent.shared.settings import ServiceSettings
-
-if TYPE_CHECKING:
-    import asyncio
 
 log = logging.getLogger(__name__)
 
