@@ -18,7 +18,7 @@ from sematext_agent.docker_collector import state as docker
 from sematext_agent.host_collector import oom_follower as oom
 from sematext_agent.host_collector.packages import inventory, slots
 from sematext_agent.kubernetes_collector.place import Place
-from sematext_agent.lifecycle_collector.watch import Record
+from sematext_agent.lifecycle_collector.translate import RunRecord
 from sematext_agent.shared import events, health, subjects
 
 SNAPSHOT = Path(__file__).parent / "schema.json"
@@ -32,7 +32,7 @@ STRUCTS: dict[str, Any] = {
     "docker container": docker.Seen,
     "oom cursor": oom.Cursor,
     "kubernetes cursor": Place,
-    "lifecycle cursor": Record,
+    "lifecycle cursor": RunRecord,
     "packages slot": slots._Slot,
     "packages index": slots._Index,
     "package": inventory.Package,
