@@ -129,9 +129,11 @@ async def test_every_service_answers_a_reader_and_on_no_other_subject(
 
         await service.bus.subscribe(STATUS_SUBJECT, answer)
         await service.bus.flush()
-    for user in ("", *READERS):
-        reader = await log_in(user)
-        answers = await reader.bus.request_all(STATUS_SUBJECT, 0.5)
+    readers = {user: await log_in(user) for user in ("", *READERS)}
+    requests = [reader.bus.request_all(STATUS_SUBJECT, 0.5) for reader in readers.values()]
+    for (user, reader), answers in zip(
+        readers.items(), await asyncio.gather(*requests), strict=True
+    ):
         # The console is in the account of readers, which no request of the other account reaches.
         assert len(answers) == len(services) - (user in ("replay", "agentctl"))
         assert not await reader.cannot_publish(STATUS_SUBJECT, reply=event_subject("elsewhere"))

@@ -8,8 +8,9 @@ import pytest
 
 from sematext_agent.agentctl import services
 from sematext_agent.agentctl.services import SERVICES, AgentService
+from sematext_agent.agentctl.settings import UpSettings
 from sematext_agent.agentctl.state import StateDirectory
-from sematext_agent.agentctl.up import UpSettings, describe_start, select_services
+from sematext_agent.agentctl.up import describe_start, select_services
 from sematext_agent.shared.settings import load_settings
 
 

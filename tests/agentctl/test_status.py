@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import pytest
 from broker import NatsServer
 from commands import Start
 
-from sematext_agent.agentctl.state import StateDirectory
+from sematext_agent.agentctl import connection as agentctl_connection
+from sematext_agent.agentctl.state import CommandError, StateDirectory
 from sematext_agent.shared.bus import Bus, StreamConfig
 from sematext_agent.shared.health import Condition, Report
 from sematext_agent.shared.subjects import STATUS_SUBJECT
@@ -132,19 +135,16 @@ async def test_without_a_broker_one_line_names_every_address_and_a_remedy(
     assert not any(password in line for line in status.err + status.out)
 
 
-async def test_a_server_that_never_answers_is_one_line(start: Start) -> None:
-    listener = await start(
-        "-c",
-        "import socket\n"
-        "s = socket.create_server(('127.0.0.1', 0))\n"
-        "print(s.getsockname()[1], flush=True)\n"
-        "while True: s.accept()",
-    )
-    port = await listener.shows("")
-    status = await start("-m", "sematext_agent.agentctl", "status", "--nats", f"127.0.0.1:{port}")
-    assert await status.end() == 1
-    (line,) = status.err
-    assert "NATS_USER" in line
+async def test_a_server_that_never_answers_is_an_error_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(agentctl_connection, "CONNECT_SECONDS_MAX", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        options = argparse.Namespace(nats=address, state=tmp_path)
+        with pytest.raises(CommandError, match="NATS_USER"):
+            async with agentctl_connection.connect_to_broker(options):
+                pass
 
 
 @pytest.mark.parametrize("address", ["nats://host:port", "http://host", "nats://[::1]:1"])

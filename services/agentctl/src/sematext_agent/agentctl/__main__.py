@@ -1,4 +1,4 @@
-"""`agentctl`: runs the whole agent on this machine, and shows what it does."""
+"""The command `agentctl`: it runs the whole agent on this machine, and shows its state."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _add_users(command: argparse.ArgumentParser) -> None:
         "--domain",
         action="append",
         default=[],
-        help="a leaf node's, whose streams the forwarder keeps too; for the broker of either end",
+        help="domain of a leaf node whose streams the forwarder owns too; for either end's broker",
     )
     command.add_argument(
         "--open-tap", action="store_true", help="let clients without a password listen and read"

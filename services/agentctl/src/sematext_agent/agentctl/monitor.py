@@ -62,7 +62,7 @@ class BusMonitor:
         return left
 
     async def _count_undelivered(self) -> int:
-        """Return the length of the backlog, 0 where nobody can say it."""
+        """Return the length of the backlog, 0 if it cannot be read."""
         with suppress(BusError):
             connection = self._connection
             if connection and connection.is_connected:

@@ -21,6 +21,7 @@ from sematext_agent.agentctl.broker import Broker
 from sematext_agent.agentctl.monitor import BusMonitor
 from sematext_agent.agentctl.screen import Screen
 from sematext_agent.agentctl.services import CONSOLE, SERVICES, AgentService, StopOrder
+from sematext_agent.agentctl.settings import UpSettings
 from sematext_agent.agentctl.state import StateDirectory, find_free_port
 from sematext_agent.agentctl.supervised_process import SupervisedProcess
 from sematext_agent.agentctl.users import (
@@ -32,27 +33,12 @@ from sematext_agent.agentctl.users import (
 )
 from sematext_agent.shared import AGENT_NAME, AGENT_VERSION
 from sematext_agent.shared.service import EXIT_SETTINGS
-from sematext_agent.shared.settings import Port, Secret, ServiceSettings, load_settings
+from sematext_agent.shared.settings import Secret, load_settings
 
 DELIVER_SECONDS_MAX = 5
 """Longest wait of a stop for the receiver to take the last events."""
 KILL_SECONDS = 5
 """Time beyond its own drain that a service has to stop before it is killed."""
-
-
-class UpSettings(ServiceSettings, frozen=True, kw_only=True):
-    """Settings of `agentctl up`, beside those of every service."""
-
-    infra_token: Secret = Secret("")
-    """Token of the forwarder; here only its absence matters, which is shown at the start."""
-    logging_write_events: bool = False
-    """Shows what services print beside their logs: the forwarder's documents."""
-    console_enabled: bool = True
-    """Serves the live page."""
-    console_replay_enabled: bool = False
-    """Lets the page replay dead letters."""
-    console_port: Port = 8676
-    """Port of the page; unless it is set, any free port replaces one that is taken."""
 
 
 def up(
