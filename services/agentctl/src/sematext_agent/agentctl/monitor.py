@@ -42,7 +42,7 @@ class BusMonitor:
             await connection.reply(message, self._report(processes))
 
         while True:
-            since = datetime.datetime.now(datetime.UTC)
+            since = datetime.datetime.fromtimestamp(self._clock.wall_ns() / 1e9, datetime.UTC)
             self._connection = connection = await bus.connect(self._settings, "agentctl up")
             try:
                 async with asyncio.TaskGroup() as tasks:

@@ -20,6 +20,7 @@ from sematext_agent.agentctl.state import CommandError
 from sematext_agent.agentctl.terminal import Terminal
 from sematext_agent.shared import summary
 from sematext_agent.shared.bus import Message
+from sematext_agent.shared.clock import SYSTEM_CLOCK
 from sematext_agent.shared.events import (
     AgentLifecycle,
     Body,
@@ -47,7 +48,8 @@ async def show(options: argparse.Namespace) -> int:
     """Print events until it is interrupted, or until nobody reads the output."""
     subject = subject_for(options)
     stream = DEAD_STREAM if subject.partition(".")[0] == "dead" else EVENTS_STREAM
-    since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=options.since)
+    since_seconds = SYSTEM_CLOCK.wall_ns() / 1e9 - options.since
+    since = datetime.datetime.fromtimestamp(since_seconds, datetime.UTC)
     async with connect_to_broker(options) as connection:
         connection.on_connection = _print_connection
         messages = follow_messages(connection, stream, subject, since)
