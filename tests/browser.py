@@ -32,27 +32,29 @@ _OPTIONS = (
 
 
 class Browser:
-    """One browser with one page open. Whatever is looked for is waited for."""
+    """One browser with one page open."""
 
     def __init__(self, driver: webdriver.Chrome, address: str) -> None:
         self.driver = driver
         self._address = address
 
     def open(self, path: str = "") -> None:
+        """Open a path of the page, and wait until the page is live."""
         self.driver.get(self._address + path)
         self.until(lambda: self.text("#link") == "live")
 
     @property
     def query(self) -> str:
-        """What stands behind the `?` of the address."""
+        """Query of the address, without the `?`."""
         return str(self.driver.current_url).partition("?")[2]
 
     def until(self, condition: Callable[[], Any], seconds: float = 20) -> Any:
+        """Wait for `condition`; return its first true result."""
         deadline = time.monotonic() + seconds
-        while not (found := condition()):
+        while not (result := condition()):
             assert time.monotonic() < deadline, f"{self.text('#link')}: {self.texts('#rows .text')}"
             time.sleep(0.05)
-        return found
+        return result
 
     def find(self, selector: str) -> WebElement:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
@@ -68,7 +70,7 @@ class Browser:
         return list(self.script(code, selector))
 
     def press(self, *keys: str) -> None:
-        """Types where the focus is."""
+        """Type into the element that has the focus."""
         webdriver.ActionChains(self.driver).send_keys(*keys).perform()
 
     def type(self, selector: str, text: str) -> None:
@@ -83,26 +85,28 @@ class Browser:
         )
 
     def prefer(self, scheme: str) -> None:
-        """`light` or `dark`."""
+        """Set the preferred colour scheme to `light` or `dark`."""
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
-    def problems(self) -> list[str]:
-        """What axe-core finds wrong for people who cannot see, point or hear."""
+    def violations(self) -> list[str]:
+        """Return the violations of accessibility that axe-core finds."""
         self.script(files("axe_core_python").joinpath("axe.min.js").read_text())
-        found = self.driver.execute_async_script(
+        violations = self.driver.execute_async_script(
             "const done = arguments[0]; axe.run().then((r) => done(r.violations))"
         )
-        return [f"{f['id']}: {f['help']}: {[n['html'][:120] for n in f['nodes']]}" for f in found]
+        return [
+            f"{v['id']}: {v['help']}: {[n['html'][:120] for n in v['nodes']]}" for v in violations
+        ]
 
-    def complaints(self) -> list[str]:
-        """What the browser itself logged since it was asked last: errors, and what CSP stopped."""
-        return [entry["message"] for entry in self.driver.get_log("browser")]
+    def log_entries(self) -> list[str]:
+        """Return new entries of the browser's log: errors, and violations of the page's policy."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def chromium(address: str) -> Iterator[Browser]:
-    """A browser for the page at `address`."""
+    """Yield a browser for the page at `address`."""
     options = Options()
     options.binary_location = str(CHROMIUM)
     for option in _OPTIONS:

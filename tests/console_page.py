@@ -1,4 +1,4 @@
-"""What asks the live page in tests, and events for it."""
+"""A client of the live page in tests, and events for the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import http.client
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from sematext_agent.console.settings import ConsoleSettings
@@ -16,11 +16,11 @@ from sematext_agent.shared.service import Runtime
 from sematext_agent.shared.subjects import subject_of
 
 
-def an_event(name: str = "web", action: str = "start", **changes: Any) -> Event:
-    """What a container did just now."""
+def container_event(name: str = "web", action: str = "start", **changes: Any) -> Event:
+    """Return an event of a container that happened just now."""
     attributes = {"name": name, "image": "nginx"} | changes.pop("attributes", {})
     body = DockerEvent(type="container", action=action, actor_id="0" * 64, attributes=attributes)
-    values = {
+    values: dict[str, Any] = {
         "id": event_id(name, action, time.time_ns()),
         "time": format_rfc3339(time.time_ns()),
         "origin": "web-01",
@@ -30,14 +30,14 @@ def an_event(name: str = "web", action: str = "start", **changes: Any) -> Event:
     return Event(**(values | changes))
 
 
-async def tell(bus: Bus, *events: Event) -> int:
-    """Publishes the events as a collector does; returns the number of the last in the stream."""
-    waiting = [await bus.begin_publish(subject_of(e), encode(e), e.id) for e in events]
-    return (await asyncio.gather(*waiting))[-1].seq
+async def publish_events(bus: Bus, *events: Event) -> int:
+    """Publish events as a collector does; return the sequence of the last one in the stream."""
+    answers = [await bus.begin_publish(subject_of(e), encode(e), e.id) for e in events]
+    return (await asyncio.gather(*answers))[-1].seq
 
 
-class Page:
-    """What answers on the page's port."""
+class PageClient:
+    """A client of the page that `runtime` serves."""
 
     def __init__(self, runtime: Runtime[ConsoleSettings]) -> None:
         self.port = runtime.settings.console_port
@@ -45,13 +45,13 @@ class Page:
         self.stopping = runtime.stopping
         self.bus = runtime.bus
 
-    async def ask(
+    async def request(
         self, path: str, method: str = "GET", body: Any = None, **headers: str
     ) -> tuple[int, Any, dict[str, str]]:
-        """One request: status, what it answers (read as JSON where it is that), and the headers."""
-        return await asyncio.to_thread(self._ask, path, method, body, headers)
+        """Send one request; return status, body (decoded if it is JSON) and headers."""
+        return await asyncio.to_thread(self._request, path, method, body, headers)
 
-    def _ask(self, path: str, method: str, body: Any, headers: dict[str, str]) -> Any:
+    def _request(self, path: str, method: str, body: Any, headers: dict[str, str]) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         content = None if body is None else json.dumps(body)
         if content is not None:
@@ -60,12 +60,12 @@ class Page:
         answer = connection.getresponse()
         text = answer.read().decode()
         connection.close()
-        found = {name.lower(): value for name, value in answer.getheaders()}
-        is_json = found.get("content-type") == "application/json"
-        return answer.status, json.loads(text) if is_json else text, found
+        response_headers = {name.lower(): value for name, value in answer.getheaders()}
+        is_json = response_headers.get("content-type") == "application/json"
+        return answer.status, json.loads(text) if is_json else text, response_headers
 
-    async def live(self, query: str = "") -> AsyncIterator[tuple[str, Any]]:
-        """What an open page is told: the name of each Server-Sent Event, and its data."""
+    async def live(self, query: str = "") -> AsyncGenerator[tuple[str, Any], None]:
+        """Yield name and data of each Server-Sent Event of an open page."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**24)
         writer.write(f"GET /live?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         name = ""
@@ -84,4 +84,4 @@ class Page:
             writer.close()
 
 
-Open = Callable[..., Awaitable[Page]]
+OpenPage = Callable[..., Awaitable[PageClient]]

@@ -1,78 +1,70 @@
-"""Commands as real processes, whose output a test can wait for."""
+"""Commands as real processes, and the users of a real broker."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
-from broker import eventually
+from broker import NatsServer
+from broker_users import BrokerUser, LogIn
+from commands import Start, start_commands
 
-
-class Command:
-    """A running command, with the lines it printed so far."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.out: list[str] = []
-        self.err: list[str] = []
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self._readings = [
-            asyncio.create_task(self._read(process.stdout, self.out)),
-            asyncio.create_task(self._read(process.stderr, self.err)),
-        ]
-
-    async def _read(self, stream: asyncio.StreamReader, lines: list[str]) -> None:
-        async for line in stream:
-            lines.append(line.decode().rstrip("\n"))
-
-    async def shows(self, text: str, times: int = 1) -> str:
-        """Waits until `text` stands in so many lines of the output; returns the last of them."""
-
-        def found() -> list[str]:
-            return [line for line in self.out if text in line]
-
-        try:
-            await eventually(lambda: len(found()) >= times, seconds=30)
-        except TimeoutError:
-            raise AssertionError(f"no {text!r} in {self.out}, {self.err}") from None
-        return found()[times - 1]
-
-    async def end(self, number: signal.Signals | None = None) -> int:
-        """Waits for its end, after a signal where one is given; returns the exit status."""
-        if number is not None:
-            self.process.send_signal(number)
-        async with asyncio.timeout(30):
-            status = await self.process.wait()
-            await asyncio.gather(*self._readings)
-        return status
-
-
-Start = Callable[..., Awaitable[Command]]
+from sematext_agent.agentctl.users import ensure_passwords, format_accounts, password_file
+from sematext_agent.forwarder.consumers import consumer_config
+from sematext_agent.forwarder.settings import ForwarderSettings
+from sematext_agent.forwarder.streams import stream_configs
+from sematext_agent.shared import bus
+from sematext_agent.shared.bus import Bus
+from sematext_agent.shared.settings import Secret, ServiceSettings
+from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER_CONSUMER
 
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts `python <arguments>`, and kills what a test left running."""
-    commands: list[Command] = []
+    """Return a function that starts `python <arguments>`."""
+    async with start_commands() as start_command:
+        yield start_command
 
-    async def start_one(*arguments: object, **environ: str) -> Command:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *map(str, arguments),
-            stdout=PIPE,
-            stderr=PIPE,
-            env=os.environ | {"HOSTNAME_ALIAS": "web-01", "NATS_URL": ""} | environ,
+
+@pytest.fixture
+def accounts_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """Start a broker with the accounts of this agent."""
+    text = format_accounts(ensure_passwords(tmp_path / "users"), open_tap=True)
+    server = NatsServer(tmp_path, text)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def log_in(accounts_server: NatsServer) -> AsyncIterator[LogIn]:
+    """Return a function that connects as the user of a name, or as nobody for an empty one."""
+    connections: list[Bus] = []
+
+    async def as_user(user: str) -> BrokerUser:
+        password = (
+            password_file(accounts_server.store / "users", user).read_text().strip() if user else ""
         )
-        commands.append(Command(process))
-        return commands[-1]
+        settings = ServiceSettings(
+            nats_url=(accounts_server.url,), nats_user=user, nats_password=Secret(password)
+        )
+        connections.append(await bus.connect(settings, user))
+        return BrokerUser(connections[-1])
 
-    yield start_one
-    for command in commands:
-        if command.process.returncode is None:
-            await command.end(signal.SIGKILL)
+    yield as_user
+    for connection in connections:
+        await connection.close()
+
+
+@pytest.fixture
+async def forwarder(log_in: LogIn) -> BrokerUser:
+    """Log the forwarder in, and create its streams and its consumer."""
+    forwarder = await log_in(FORWARDER_CONSUMER)
+    for config in stream_configs(ForwarderSettings()):
+        await forwarder.bus.request_api(f"STREAM.CREATE.{config['name']}", config)
+    await forwarder.bus.request_api(
+        f"CONSUMER.CREATE.{EVENTS_STREAM}.{FORWARDER_CONSUMER}",
+        {"stream_name": EVENTS_STREAM, "config": consumer_config(1)},
+    )
+    return forwarder

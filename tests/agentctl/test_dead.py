@@ -1,12 +1,10 @@
-"""`agentctl dead`: what was refused can be seen, understood, and sent once more."""
+"""`agentctl dead`: dead letters are listed, shown whole, and replayed."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 import pytest
 from broker import NatsServer
+from commands import Command, Start
 
 from sematext_agent.shared.bus import Bus, Message, StreamConfig
 from sematext_agent.shared.events import AgentLifecycle, Event, encode, format_rfc3339
@@ -18,8 +16,6 @@ from sematext_agent.shared.subjects import (
     dead_subject,
     subject_of,
 )
-
-Start = Callable[..., Awaitable[Any]]
 
 EVENT = Event(
     id="0" * 32,
@@ -37,8 +33,8 @@ async def streams(connection: Bus) -> Bus:
     return connection
 
 
-async def bury(connection: Bus, message_id: str) -> int:
-    """Stores a dead letter as the forwarder does; returns its number."""
+async def dead_letter(connection: Bus, message_id: str) -> int:
+    """Store a dead letter as the forwarder does; return its number."""
     headers = {
         DEAD_REASON_HEADER: "the receiver refused it: bad type",
         DEAD_STATUS_HEADER: "400",
@@ -50,43 +46,47 @@ async def bury(connection: Bus, message_id: str) -> int:
 
 
 async def messages(connection: Bus, stream: str) -> list[Message]:
-    """Everything in a stream."""
+    """Return all messages of a stream."""
     info = await connection.request_api(f"STREAM.INFO.{stream}")
     config = {"ack_policy": "none", "deliver_policy": "all"}
-    made = await connection.request_api(
+    consumer = await connection.request_api(
         f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config}
     )
-    found: list[Message] = []
+    stored: list[Message] = []
     if info["state"]["messages"]:
-        async for message in connection.create_puller(stream, made["name"], 16):
-            found.append(message)
+        async for message in connection.create_puller(stream, consumer["name"], 16):
+            stored.append(message)
             if not message.pending_count:
                 break
-    return found
+    return stored
 
 
-async def run(start: Start, server: NatsServer, *arguments: object) -> Any:
+async def run(start: Start, server: NatsServer, *arguments: object) -> Command:
     command = await start("-m", "sematext_agent.agentctl", "dead", *arguments, "--nats", server.url)
     await command.end()
     return command
 
 
-async def test_the_list_says_what_it_was_and_why_it_was_refused(
+async def test_the_list_has_number_event_and_reason(
     streams: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await bury(streams, "a")
+    await dead_letter(streams, "a")
     listed = await run(start, nats_server, "list")
     (line,) = listed.out
     assert line.split()[0] == "1"
     assert line.endswith("agent started  <- 400 the receiver refused it: bad type")
 
 
-async def test_an_empty_list_says_so(streams: Bus, nats_server: NatsServer, start: Start) -> None:
-    assert (await run(start, nats_server, "list")).out == ["No event was refused."]
+async def test_an_empty_list_is_one_line(
+    streams: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    assert (await run(start, nats_server, "list")).out == ["There are no dead letters."]
 
 
-async def test_one_is_shown_whole(streams: Bus, nats_server: NatsServer, start: Start) -> None:
-    await bury(streams, "a")
+async def test_a_dead_letter_is_shown_whole(
+    streams: Bus, nats_server: NatsServer, start: Start
+) -> None:
+    await dead_letter(streams, "a")
     shown = await run(start, nats_server, "show", 1)
     assert shown.out[:5] == [
         "subject   events.lifecycle.web-01.agent.started",
@@ -98,7 +98,7 @@ async def test_one_is_shown_whole(streams: Bus, nats_server: NatsServer, start: 
     assert '    "state": "started",' in shown.out
 
 
-async def test_a_number_that_is_none_is_one_line(
+async def test_an_unknown_number_is_one_line(
     streams: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     shown = await run(start, nats_server, "show", 99)
@@ -106,34 +106,34 @@ async def test_a_number_that_is_none_is_one_line(
     assert shown.err == ["agentctl: no dead letter has the number 99; see `agentctl dead list`"]
 
 
-async def test_a_replay_is_on_its_subject_under_a_new_id_and_no_longer_dead(
+async def test_a_replayed_letter_is_an_event_with_a_new_id_and_no_letter_any_more(
     streams: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await streams.publish(subject_of(EVENT), encode(EVENT), "a")  # as it was before it was refused
-    await bury(streams, "a")
-    await bury(streams, "b")
+    await streams.publish(subject_of(EVENT), encode(EVENT), "a")  # the event that became the letter
+    await dead_letter(streams, "a")
+    await dead_letter(streams, "b")
     replayed = await run(start, nats_server, "replay", 1)
-    assert replayed.out == ["1 sent once more."]
+    assert replayed.out == ["1 replayed."]
     _, again = await messages(streams, "EVENTS")
     assert (again.subject, again.data) == (subject_of(EVENT), encode(EVENT))
     assert again.id == "a:replay:1"
     assert [message.id for message in await messages(streams, "DEAD")] == ["b"]
 
 
-async def test_all_are_replayed_and_one_that_was_refused_twice_has_one_more_id(
+async def test_all_are_replayed_and_a_letter_of_a_replay_gets_a_new_id_again(
     streams: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await bury(streams, "a")
-    await bury(streams, "a:replay:7")
+    await dead_letter(streams, "a")
+    await dead_letter(streams, "a:replay:7")
     await run(start, nats_server, "replay", "--all")
     assert [m.id for m in await messages(streams, "EVENTS")] == ["a:replay:1", "a:replay:2"]
     assert await messages(streams, "DEAD") == []
 
 
-async def test_a_replay_that_was_sent_but_not_removed_is_stored_once(
+async def test_a_replay_that_was_interrupted_before_its_removal_is_stored_once(
     streams: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await bury(streams, "a")
+    await dead_letter(streams, "a")
     await streams.publish(subject_of(EVENT), encode(EVENT), "a:replay:1")
     await run(start, nats_server, "replay", 1)
     assert len(await messages(streams, "EVENTS")) == 1
@@ -141,7 +141,7 @@ async def test_a_replay_that_was_sent_but_not_removed_is_stored_once(
 
 
 @pytest.mark.parametrize("arguments", [(), (1, "--all")])
-async def test_a_replay_wants_numbers_or_all(
+async def test_a_replay_needs_numbers_or_all(
     streams: Bus, nats_server: NatsServer, start: Start, arguments: tuple[object, ...]
 ) -> None:
     replayed = await run(start, nats_server, "replay", *arguments)

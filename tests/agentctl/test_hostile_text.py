@@ -1,6 +1,6 @@
-"""Text of a source that would break a line, colour it, turn it around or move the cursor.
+"""Text of a source that would break a line, colour it, reverse it or move the cursor.
 
-Whatever prints it prints whole lines of printable characters, and none that the text began.
+Every output has whole lines of printable characters, and no line that the text began.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
 from broker import NatsServer
+from commands import Start
 
 from sematext_agent.agentctl.screen import Screen
 from sematext_agent.shared.bus import Bus, StreamConfig
@@ -42,8 +43,6 @@ from sematext_agent.shared.subjects import (
     subject_of,
 )
 
-Start = Callable[..., Awaitable[Any]]
-
 FORGED = "FORGED"
 BREAKS = ("\n", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029")
 HOSTILE = (
@@ -52,8 +51,8 @@ HOSTILE = (
 )
 
 
-def of_type(kind: Any) -> Any:
-    """A value of a field's type, hostile wherever it is text."""
+def hostile_value(kind: Any) -> Any:
+    """Return a value of a field's type, hostile wherever it is text."""
     match kind:
         case msgspec.inspect.StrType():
             return HOSTILE
@@ -61,7 +60,7 @@ def of_type(kind: Any) -> Any:
             keys = ("name", "image", "exitCode", "signal", "container", "oldName", HOSTILE)
             return dict.fromkeys(keys, HOSTILE)
         case msgspec.inspect.UnionType():
-            return of_type(kind.types[0])
+            return hostile_value(kind.types[0])
         case msgspec.inspect.LiteralType():
             return kind.values[0]
         case msgspec.inspect.BoolType():
@@ -69,35 +68,42 @@ def of_type(kind: Any) -> Any:
         case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
             return 1
         case msgspec.inspect.StructType():
-            return {f.encode_name: of_type(f.type) for f in kind.fields}
+            return {f.encode_name: hostile_value(f.type) for f in kind.fields}
         case msgspec.inspect.ListType() | msgspec.inspect.VarTupleType():
-            return [of_type(kind.item_type)]
+            return [hostile_value(kind.item_type)]
     return None
 
 
-def hostile(body_type: type[Body]) -> Event:
+def hostile_event(body_type: type[Body]) -> Event:
     kind = msgspec.inspect.type_info(body_type)
     assert isinstance(kind, msgspec.inspect.StructType)
-    body = msgspec.convert(of_type(kind) | {kind.tag_field: kind.tag}, body_type)
+    body = msgspec.convert(hostile_value(kind) | {kind.tag_field: kind.tag}, body_type)
     return Event(
         id=body_type.__name__, time=format_rfc3339(0), origin=HOSTILE, agent="1", body=body
     )
 
 
-BODIES = (DockerEvent, KubernetesEvent, OutOfMemory, PackageChange, AgentLifecycle, Gap)
-EVENTS = [*map(hostile, BODIES)]
+BODIES: tuple[type[Body], ...] = (
+    DockerEvent,
+    KubernetesEvent,
+    OutOfMemory,
+    PackageChange,
+    AgentLifecycle,
+    Gap,
+)
+EVENTS = [hostile_event(body) for body in BODIES]
 
 
-def is_whole(text: str) -> None:
-    """No control character has come out, and no line begins where a text broke."""
+def assert_harmless(text: str) -> None:
+    """Assert that no control character is left, and that no line begins where a text broke."""
     lines = text.removesuffix("\n").split("\n")
     assert [line for line in lines if not line.isprintable()] == []
     assert [line for line in lines if line.lstrip().startswith(FORGED)] == []
 
 
 @pytest.fixture
-async def told(connection: Bus) -> AsyncIterator[Bus]:
-    """Every kind of event in the stream, each also refused; and a part that is unwell."""
+async def hostile_streams(connection: Bus) -> AsyncIterator[Bus]:
+    """Store every kind of hostile event and dead letter, beside a service that is not ready."""
     await connection.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
     await connection.manager.add_stream(StreamConfig(name="DEAD", subjects=["dead.>"]))
     headers = {DEAD_REASON_HEADER: "\x1b[31m\x9b \u202e", DEAD_STATUS_HEADER: "4\x0b00"}
@@ -109,7 +115,7 @@ async def told(connection: Bus) -> AsyncIterator[Bus]:
     await connection.publish("dead.docker.x", HOSTILE.encode(), "none", headers)
 
     async def answer(message: Any) -> None:
-        report = unwell().report()
+        report = hostile_health().report()
         changed = msgspec.structs.replace(report, service=HOSTILE, version=HOSTILE)
         await connection.reply(message, msgspec.json.encode(changed))
 
@@ -118,8 +124,8 @@ async def told(connection: Bus) -> AsyncIterator[Bus]:
     await end()
 
 
-def unwell(origin: str = HOSTILE) -> Health:
-    """A service whose source said all that is hostile."""
+def hostile_health(origin: str = HOSTILE) -> Health:
+    """Return the health of a service whose conditions and errors have hostile text."""
     health = Health("docker", origin)
     health.set_condition("source", False, HOSTILE)
     health.record_error(HOSTILE)
@@ -129,7 +135,9 @@ def unwell(origin: str = HOSTILE) -> Health:
 @pytest.mark.parametrize(
     "command", ["status", "dead list", *(f"dead show {n + 1}" for n in range(len(EVENTS) + 1))]
 )
-async def test_what_a_command_prints(command: str, told: Bus, nats_server: NatsServer) -> None:
+async def test_the_output_of_a_command_is_harmless(
+    command: str, hostile_streams: Bus, nats_server: NatsServer
+) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -144,43 +152,42 @@ async def test_what_a_command_prints(command: str, told: Bus, nats_server: NatsS
     out, err = await process.communicate()
     assert err == b""
     assert FORGED.encode() in out or command.endswith("7")
-    is_whole(out.decode())
+    assert_harmless(out.decode())
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-async def test_what_a_tap_prints(
-    form: tuple[str, ...], told: Bus, nats_server: NatsServer, start: Start
+async def test_the_output_of_a_tap_is_harmless(
+    form: tuple[str, ...], hostile_streams: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     tap = await start("-m", "sematext_agent.agentctl", "tap", *form, "--nats", nats_server.url)
     await tap.shows(FORGED, times=len(EVENTS))
-    await told.publish("events.docker.last", b'"last"', "last")
+    await hostile_streams.publish("events.docker.last", b'"last"', "last")
     await tap.shows("last")
-    is_whole("\n".join(tap.out))
-    if form:  # and it is the same JSON as ever
+    assert_harmless("\n".join(tap.out))
+    if form:  # escaping does not change the JSON
         assert [json.loads(line) for line in tap.out[: len(EVENTS)]] == [
             json.loads(encode(event)) for event in EVENTS
         ]
 
 
-def test_what_the_screen_of_the_whole_agent_shows() -> None:
+def test_the_screen_of_the_whole_agent_is_harmless() -> None:
     out = io.StringIO()
     screen = Screen(out)
     screen.show(HOSTILE)
     screen.close()
     assert FORGED in out.getvalue()
-    is_whole(out.getvalue())
+    assert_harmless(out.getvalue())
 
 
-async def test_the_pages_of_a_service() -> None:
-    """They are for programs; a terminal that shows them is safe too."""
-    told = build_health_app(unwell("web-01"))
+async def test_the_http_pages_of_a_service_are_harmless_in_a_terminal() -> None:
+    application = build_health_app(hostile_health("web-01"))
     for path in ("/healthz", "/readyz", "/metrics"):
-        is_whole(text := await page(told, path))
-        assert (FORGED in text) == (path == "/readyz")  # metrics repeat no source at all
+        assert_harmless(text := await get_page(application, path))
+        assert (FORGED in text) == (path == "/readyz")  # metrics have no text of a source
 
 
-async def page(application: Any, path: str) -> str:
-    """The body that an ASGI application answers with."""
+async def get_page(application: Any, path: str) -> str:
+    """Return the body that an ASGI application answers with."""
     parts: list[bytes] = []
 
     async def receive() -> dict[str, Any]:
@@ -222,7 +229,7 @@ async def page(application: Any, path: str) -> str:
         "DRAIN_SECONDS",
     ],
 )
-def test_the_line_for_a_setting_that_cannot_be_used(setting: str) -> None:
+def test_the_line_for_an_unusable_setting_is_harmless(setting: str) -> None:
     environ = {setting: HOSTILE.replace("\0", "")}
     done = subprocess.run(
         [sys.executable, "-m", "sematext_agent.forwarder"],
@@ -233,4 +240,4 @@ def test_the_line_for_a_setting_that_cannot_be_used(setting: str) -> None:
     )
     assert done.returncode == 2
     assert len(done.stderr.decode().split("\n")) == 2
-    is_whole(done.stderr.decode())
+    assert_harmless(done.stderr.decode())

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import socket
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from broker import NatsServer
+from commands import Start
 
-from sematext_agent.agentctl.state import State
+from sematext_agent.agentctl import connection as agentctl_connection
+from sematext_agent.agentctl.state import CommandError, StateDirectory
 from sematext_agent.shared.bus import Bus, StreamConfig
 from sematext_agent.shared.health import Condition, Report
 from sematext_agent.shared.subjects import STATUS_SUBJECT
-
-Start = Callable[..., Awaitable[Any]]
 
 STARTED = time.time() - 90000
 DOCKER = Report(
@@ -39,8 +40,8 @@ FORWARDER = Report(
 )
 
 
-async def answering(connection: Bus, *reports: Report) -> None:
-    """Services that answer like this when they are asked how they are."""
+async def answer_with(connection: Bus, *reports: Report) -> None:
+    """Answer status requests with these reports, as services do."""
 
     async def answer(message: Any) -> None:
         await connection.send(message.reply, b"something else that listens here")
@@ -60,10 +61,10 @@ async def events(connection: Bus) -> Bus:
     return connection
 
 
-async def test_one_screen_tells_parts_sources_buffer_lag_and_refusals(
+async def test_the_screen_shows_services_conditions_buffer_lag_and_dead_letters(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await answering(events, FORWARDER, DOCKER)
+    await answer_with(events, FORWARDER, DOCKER)
     for number in range(3):
         await events.publish("events.docker.web-01.container.start", b"{}", str(number))
     await events.publish("dead.events.docker.web-01.container.start", b"{}", "9")
@@ -71,7 +72,7 @@ async def test_one_screen_tells_parts_sources_buffer_lag_and_refusals(
     assert await status.end() == 0
     screen = [" ".join(line.split()) for line in status.out]
     assert screen[:5] == [
-        "PART ORIGIN STATE RUNNING VERSION",
+        "SERVICE ORIGIN STATE RUNNING VERSION",
         "docker web-01 ready 1 d 1 h 0.1.0",
         "source: Docker Engine 29.0",
         "forwarder web-01 ready 1 d 1 h 0.1.0",
@@ -80,12 +81,12 @@ async def test_one_screen_tells_parts_sources_buffer_lag_and_refusals(
     assert screen[6].startswith("buffer ")
     assert screen[6].endswith(" of 1.0 MiB, 3 events")
     assert screen[7:] == [
-        "lag 3 to ship, 0 being shipped",
-        "refused 1 (see `agentctl dead list`)",
+        "lag 3 to deliver, 0 in flight",
+        "dead letters 1 (see `agentctl dead list`)",
     ]
 
 
-async def test_something_that_is_not_ready_is_marked_and_makes_it_1(
+async def test_a_service_that_is_not_ready_is_marked_and_the_exit_status_is_1(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     holding = msgspec.structs.replace(
@@ -95,29 +96,29 @@ async def test_something_that_is_not_ready_is_marked_and_makes_it_1(
         last_error_at=STARTED,
         conditions={"receiver": Condition(False, "holding: the token is refused")},
     )
-    await answering(events, holding, DOCKER)
+    await answer_with(events, holding, DOCKER)
     status = await start("-m", "sematext_agent.agentctl", "status", "--nats", nats_server.url)
     assert await status.end() == 1
     await status.shows("NOT READY")
     await status.shows("  ! receiver: holding: the token is refused")
-    await status.shows("last error  1 d 1 h ago, forwarder: 403 Forbidden")
+    await status.shows("last error    1 d 1 h ago, forwarder: 403 Forbidden")
 
 
-async def test_a_forwarder_that_does_not_answer_makes_it_1(
+async def test_without_an_answer_of_the_forwarder_the_exit_status_is_1(
     connection: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await answering(connection, DOCKER)
+    await answer_with(connection, DOCKER)
     status = await start("-m", "sematext_agent.agentctl", "status", "--nats", nats_server.url)
     assert await status.end() == 1
     await status.shows("The forwarder does not answer")
-    await status.shows("buffer      not made yet")
+    await status.shows("buffer        not created yet")
 
 
-async def test_no_broker_is_one_line_that_names_every_place_and_a_remedy(
+async def test_without_a_broker_one_line_names_every_address_and_a_remedy(
     start: Start, tmp_path: Path
 ) -> None:
     password = "not-to-be-seen"
-    State(tmp_path).broker_url("tap", password)
+    StateDirectory(tmp_path).write_broker_url("tap", password)
     status = await start(
         "-m",
         "sematext_agent.agentctl",
@@ -134,25 +135,20 @@ async def test_no_broker_is_one_line_that_names_every_place_and_a_remedy(
     assert not any(password in line for line in status.err + status.out)
 
 
-async def test_a_broker_that_lets_nobody_in_is_one_line(start: Start) -> None:
-    listener = await start(
-        "-c",
-        "import socket\n"
-        "s = socket.create_server(('127.0.0.1', 0))\n"
-        "print(s.getsockname()[1], flush=True)\n"
-        "while True: s.accept()",
-    )
-    port = await listener.shows("")
-    status = await start("-m", "sematext_agent.agentctl", "status", "--nats", f"127.0.0.1:{port}")
-    assert await status.end() == 1
-    (line,) = status.err
-    assert "NATS_USER" in line
+async def test_a_server_that_never_answers_is_an_error_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(agentctl_connection, "CONNECT_SECONDS_MAX", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        options = argparse.Namespace(nats=address, state=tmp_path)
+        with pytest.raises(CommandError, match="NATS_USER"):
+            async with agentctl_connection.connect_to_broker(options):
+                pass
 
 
 @pytest.mark.parametrize("address", ["nats://host:port", "http://host", "nats://[::1]:1"])
-async def test_an_address_that_is_none_or_leads_nowhere_is_one_line(
-    start: Start, address: str
-) -> None:
+async def test_an_unusable_address_is_one_line(start: Start, address: str) -> None:
     status = await start("-m", "sematext_agent.agentctl", "status", "--nats", address)
     assert await status.end() == 1
     assert len(status.err) == 1

@@ -6,19 +6,17 @@ import argparse
 import datetime
 import json
 import signal
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from broker import NatsServer, eventually
+from commands import Start
 
 from sematext_agent.agentctl.state import CommandError
 from sematext_agent.agentctl.tap import subject_for
 from sematext_agent.shared.bus import Bus, StreamConfig
 from sematext_agent.shared.events import DockerEvent, Event, encode, format_rfc3339
 from sematext_agent.shared.subjects import subject_of
-
-Start = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture
@@ -27,8 +25,8 @@ async def events(connection: Bus) -> Bus:
     return connection
 
 
-async def tell(connection: Bus, name: str, origin: str = "web-01") -> Event:
-    """Publishes that a container of that name started."""
+async def publish_start(connection: Bus, name: str, origin: str = "web-01") -> Event:
+    """Publish the start of a container of that name."""
     now = int(datetime.datetime.now(datetime.UTC).timestamp()) * 10**9
     body = DockerEvent(type="container", action="start", actor_id="0", attributes={"name": name})
     event = Event(
@@ -38,13 +36,13 @@ async def tell(connection: Bus, name: str, origin: str = "web-01") -> Event:
     return event
 
 
-async def test_it_shows_recent_events_and_then_live_ones(
+async def test_recent_events_come_first_and_then_live_ones(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await tell(events, "recent")
+    await publish_start(events, "recent")
     tap = await start("-m", "sematext_agent.agentctl", "tap", "--nats", nats_server.url)
     await tap.shows("docker     web-01  container recent start")
-    await tell(events, "live")
+    await publish_start(events, "live")
     await tap.shows("container live start")
     assert len(tap.out) == 2
     assert await tap.end(signal.SIGINT) == 130
@@ -54,17 +52,17 @@ async def test_it_shows_recent_events_and_then_live_ones(
 async def test_json_is_the_event_as_it_is_stored(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    event = await tell(events, "web")
+    event = await publish_start(events, "web")
     tap = await start("-m", "sematext_agent.agentctl", "tap", "--json", "--nats", nats_server.url)
     assert json.loads(await tap.shows("web")) == json.loads(encode(event))
 
 
-async def test_filters_by_subject_source_origin_and_text(
+async def test_filters_select_by_subject_source_origin_and_text(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await tell(events, "web")
-    await tell(events, "web", origin="db.example")
-    await tell(events, "last")
+    await publish_start(events, "web")
+    await publish_start(events, "web", origin="db.example")
+    await publish_start(events, "last")
     for arguments, line in {
         ("events.docker.db_example.>",): "db.example  container web",
         ("--origin", "db.example"): "db.example  container web",
@@ -78,41 +76,41 @@ async def test_filters_by_subject_source_origin_and_text(
         await tap.end(signal.SIGINT)
 
 
-async def test_since_leaves_older_events_out(
+async def test_since_excludes_older_events(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await tell(events, "old")
+    await publish_start(events, "old")
     tap = await start(
         "-m", "sematext_agent.agentctl", "tap", "--since", "0s", "--nats", nats_server.url
     )
-    await until_somebody_looks_on(events)
-    await tell(events, "new")
+    await wait_for_consumer(events)
+    await publish_start(events, "new")
     await tap.shows("container new")
     assert len(tap.out) == 1
 
 
-async def until_somebody_looks_on(connection: Bus) -> None:
+async def wait_for_consumer(connection: Bus) -> None:
     while not (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["consumer_count"]:
         pass
 
 
-async def test_it_goes_on_after_a_restart_of_the_broker_and_repeats_nothing(
+async def test_a_restart_of_the_broker_neither_ends_the_tap_nor_repeats_an_event(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await tell(events, "before")
+    await publish_start(events, "before")
     tap = await start("-m", "sematext_agent.agentctl", "tap", "--nats", nats_server.url)
     await tap.shows("container before")
     nats_server.signal(signal.SIGKILL)
     await eventually(lambda: not events.is_connected)
     nats_server.start()
     await eventually(lambda: events.is_connected)
-    await tell(events, "after")
+    await publish_start(events, "after")
     await tap.shows("container after")
     assert [line.split()[-2] for line in tap.out] == ["before", "after"]
     assert tap.err == ["agentctl: the broker is away", "agentctl: the broker is back"]
 
 
-async def test_what_is_no_event_is_shown_and_can_do_no_harm_to_a_terminal(
+async def test_a_message_that_is_no_event_is_shown_escaped(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     await events.publish("events.x.y.z.a", b"\x1b[31mred\n", "1")
@@ -122,21 +120,21 @@ async def test_what_is_no_event_is_shown_and_can_do_no_harm_to_a_terminal(
     await raw.shows(r"\u001b[31mred\n")
 
 
-async def test_a_reader_that_has_enough_is_no_error(
+async def test_a_reader_that_closes_the_pipe_is_no_error(
     events: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     for number in range(3):
-        await tell(events, f"web-{number}")
+        await publish_start(events, f"web-{number}")
     script = 'set -o pipefail; "$0" -m sematext_agent.agentctl tap --nats "$1" | head -n 1'
     program = f"import subprocess, sys; sys.exit(subprocess.call(['bash', '-c', {script!r}, sys.executable, {nats_server.url!r}]))"  # noqa: E501
     tap = await start("-c", program)
     await tap.shows("container web-0")
-    await tell(events, "one more, which meets the closed pipe")
+    await publish_start(events, "an event for the closed pipe")
     assert await tap.end() == 0
     assert tap.err == []
 
 
-async def test_a_broker_that_is_away_is_one_line_with_a_remedy(start: Start) -> None:
+async def test_without_a_broker_one_line_has_a_remedy(start: Start) -> None:
     tap = await start("-m", "sematext_agent.agentctl", "tap", "--nats", "nats://127.0.0.1:1")
     assert await tap.end() == 1
     (line,) = tap.err
@@ -161,7 +159,7 @@ def test_the_subject_of_the_filters() -> None:
 @pytest.mark.parametrize(
     "subject", ["docker.>", "events..x", "events.>.x", "events.a b", "eventsx"]
 )
-def test_a_subject_on_which_nothing_can_come_is_refused(subject: str) -> None:
-    """The broker would take some of these, and the tap would wait for ever."""
+def test_a_subject_that_no_event_can_have_is_rejected(subject: str) -> None:
+    """The broker would accept some of these, and the tap would wait for ever."""
     with pytest.raises(CommandError, match="no event has such a subject; write it like"):
         subject_for(options(subject=subject))

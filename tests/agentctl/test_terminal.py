@@ -1,4 +1,4 @@
-"""agentctl as somebody at a keyboard has it: in a real pseudo-terminal, and in real shells."""
+"""agentctl at a keyboard: in a real pseudo-terminal, and in real shells."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
 from broker import NatsServer
+from commands import Start
 
 from sematext_agent.shared.bus import Bus, StreamConfig
 from sematext_agent.shared.events import DockerEvent, Event, KubernetesEvent, encode, format_rfc3339
 from sematext_agent.shared.health import Condition, Report
 from sematext_agent.shared.subjects import STATUS_SUBJECT, subject_of
 
-Start = Callable[..., Awaitable[Any]]
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class Typing:
-    """A command in a terminal: what it showed, and a keyboard."""
+class TerminalSession:
+    """A command in a pseudo-terminal of its own, with its output and its keyboard."""
 
-    def __init__(self, *arguments: str, columns: int = 120, **environ: str) -> None:
+    def __init__(
+        self, *arguments: str, columns: int = 120, environ: dict[str, str] | None = None
+    ) -> None:
         self._keyboard, screen = pty.openpty()
         fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        environment = {**os.environ, "TERM": "xterm", "NO_COLOR": ""} | environ
+        environment = {**os.environ, "TERM": "xterm", "NO_COLOR": ""} | (environ or {})
+        environment.pop("COLUMNS", None)  # as pytest-xdist sets it; it overrides the terminal's
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sematext_agent.agentctl", *arguments],
             stdin=screen,
@@ -50,14 +52,14 @@ class Typing:
         os.set_blocking(self._keyboard, False)
         self.shown = ""
 
-    def look(self) -> str:
+    def read(self) -> str:
         with contextlib.suppress(OSError):  # nothing new, or closed by its end
             self.shown += os.read(self._keyboard, 65536).decode()
         return self.shown
 
     def shows(self, text: str, seconds: float = 30) -> str:
         deadline = time.monotonic() + seconds
-        while text not in self.look():
+        while text not in self.read():
             assert time.monotonic() < deadline, f"no {text!r} in {self.shown!r}"
             time.sleep(0.02)
         return self.shown
@@ -67,13 +69,13 @@ class Typing:
 
     def end(self) -> int:
         status = self.process.wait(30)
-        self.look()
+        self.read()
         os.close(self._keyboard)
         return status
 
     @property
     def lines(self) -> list[str]:
-        """What was shown, without colours."""
+        """Lines that were shown, without colours."""
         return COLOUR.sub("", self.shown).splitlines()
 
 
@@ -83,7 +85,7 @@ async def events(connection: Bus) -> Bus:
     return connection
 
 
-async def tell(bus: Bus, body: DockerEvent | KubernetesEvent, origin: str = "web-01") -> None:
+async def publish(bus: Bus, body: DockerEvent | KubernetesEvent, origin: str = "web-01") -> None:
     number = time.time_ns()
     event = Event(id=str(number), time=format_rfc3339(number), origin=origin, agent="1", body=body)
     await bus.publish(subject_of(event), encode(event), event.id)
@@ -97,9 +99,9 @@ def died(name: str, code: str) -> DockerEvent:
 async def test_tap_is_aligned_and_coloured_and_ctrl_c_ends_it_cleanly(
     events: Bus, nats_server: NatsServer
 ) -> None:
-    await tell(events, died("good", "0"), "a-longer-name")
-    await tell(events, died("bad", "1"))
-    tap = Typing("tap", "--nats", nats_server.url)
+    await publish(events, died("good", "0"), "a-longer-name")
+    await publish(events, died("bad", "1"))
+    tap = TerminalSession("tap", "--nats", nats_server.url)
     shown = tap.shows("exit code 1")
     assert "\x1b[1;31mcontainer bad die" in shown  # an error is red
     assert "\x1b[1;31mcontainer good" not in shown
@@ -111,20 +113,20 @@ async def test_tap_is_aligned_and_coloured_and_ctrl_c_ends_it_cleanly(
 
 
 @pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-async def test_who_wants_no_colours_gets_none(
+async def test_colours_can_be_turned_off(
     events: Bus, nats_server: NatsServer, environ: dict[str, str]
 ) -> None:
-    await tell(events, died("bad", "1"))
-    tap = Typing("tap", "--nats", nats_server.url, **environ)
+    await publish(events, died("bad", "1"))
+    tap = TerminalSession("tap", "--nats", nats_server.url, environ=environ)
     assert "\x1b" not in tap.shows("container bad die")
     tap.press("\x03")
     tap.end()
 
 
-async def test_a_closed_pipe_ends_it_at_once_though_no_event_comes(
+async def test_a_closed_pipe_ends_the_tap_though_no_event_comes(
     events: Bus, nats_server: NatsServer
 ) -> None:
-    await tell(events, died("web", "0"))
+    await publish(events, died("web", "0"))
     command = (
         f"{sys.executable} -m sematext_agent.agentctl tap --nats {nats_server.url} | head -n 1"
     )
@@ -148,18 +150,18 @@ async def test_a_closed_pipe_ends_it_at_once_though_no_event_comes(
     ],
     ids=lambda value: " ".join(value),
 )
-async def test_filters_by_object_name_and_severity(
+async def test_filters_select_by_object_name_and_severity(
     events: Bus, nats_server: NatsServer, start: Start, arguments: tuple[str, ...], names: list[str]
 ) -> None:
     pod = KubernetesEvent(
         uid="1", resource_version="1", message="m", kind="Pod", name="shop-pod", type="Warning"
     )
-    await tell(events, died("shop-web", "0"))
-    await tell(events, died("shop-db", "1"))
-    await tell(events, pod)
+    await publish(events, died("shop-web", "0"))
+    await publish(events, died("shop-db", "1"))
+    await publish(events, pod)
     tap = await start("-m", "sematext_agent.agentctl", "tap", *arguments, "--nats", nats_server.url)
     await tap.shows(names[-1])
-    await asyncio.sleep(0.3)  # nothing tells that no more comes
+    await asyncio.sleep(0.3)  # nothing shows that no more events come
     assert [name for line in tap.out for name in re.findall(r"shop-\w+", line)] == names
 
 
@@ -181,17 +183,17 @@ async def test_status_fits_a_narrow_terminal_and_colours_what_is_not_ready(
 
     await connection.subscribe(STATUS_SUBJECT, answer)
     await connection.flush()
-    status = Typing("status", "--nats", nats_server.url, columns=44)
+    status = TerminalSession("status", "--nats", nats_server.url, columns=44)
     await until_ended(status)
     assert status.end() == 1
     assert max(map(len, status.lines)) <= 44
     assert "\x1b[1;31m  ! source: the Docker Engine" in status.shown
 
 
-async def until_ended(command: Typing) -> None:
-    """Reads on meanwhile, so that neither a full terminal nor the asked parts wait."""
+async def until_ended(command: TerminalSession) -> None:
+    """Read the output meanwhile, so that neither the terminal nor this event loop blocks."""
     while command.process.poll() is None:
-        command.look()
+        command.read()
         await asyncio.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""The agent as a user has it: `agentctl up` with the real parts, against a receiver."""
+"""The agent as a user has it: `agentctl up` with the real services, against a receiver."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from broker import eventually
+from commands import Command, Start
 from receiver import TOKEN, Receiver, Reply
 
-from sematext_agent.shared import listener
+from sematext_agent.shared import bus, listener
+from sematext_agent.shared.settings import Secret, ServiceSettings
+from sematext_agent.shared.subjects import CURSORS_BUCKET, bucket_key
 
-Start = Callable[..., Awaitable[Any]]
+Up = Callable[..., Awaitable[Command]]
 
 
 @pytest.fixture
@@ -26,10 +29,10 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-def up(start: Start, tmp_path: Path, receiver: Receiver) -> Callable[..., Awaitable[Any]]:
-    """Starts the agent; it leaves this machine's own events out."""
+def up(start: Start, tmp_path: Path, receiver: Receiver) -> Up:
+    """Return a function that starts the agent without the events of this machine."""
 
-    async def start_up(**environ: str) -> Any:
+    async def start_up(**environ: str) -> Command:
         return await start(
             "-m",
             "sematext_agent.agentctl",
@@ -52,13 +55,13 @@ def up(start: Start, tmp_path: Path, receiver: Receiver) -> Callable[..., Awaita
 
 
 def titles(receiver: Receiver) -> list[str]:
-    """What the receiver stored of the agent's own life, in order."""
-    found = (document["title"] for document in receiver.documents)
-    return [title.split()[0] for title in found if title.startswith("agent_")]
+    """Return the titles of delivered lifecycle events, in order."""
+    delivered = (document["title"] for document in receiver.documents)
+    return [title.split()[0] for title in delivered if title.startswith("agent_")]
 
 
 async def test_start_and_stop_are_delivered_though_everything_stops_together(
-    up: Callable[..., Awaitable[Any]], receiver: Receiver
+    up: Up, receiver: Receiver
 ) -> None:
     agent = await up()
     await eventually(lambda: titles(receiver) == ["agent_started"], seconds=30)
@@ -66,15 +69,31 @@ async def test_start_and_stop_are_delivered_though_everything_stops_together(
     assert titles(receiver) == ["agent_started", "agent_stopped"]
     assert set(receiver.stored.values()) == {1}
     assert not any(TOKEN in line for line in agent.out + agent.err)
-    # An ordinary start and stop give nobody a reason to worry.
+    # An ordinary start and stop have no warning.
     assert not any("forwarder  | WARNING" in line for line in agent.out)
 
 
+async def wait_for_run_record(state: Path) -> None:
+    """Wait until the lifecycle collector has stored its cursor, which comes after its event."""
+    url = urlsplit((state / "nats-url").read_text().strip())
+    settings = ServiceSettings(
+        nats_url=(f"nats://{url.hostname}:{url.port}",),
+        nats_user=url.username or "",
+        nats_password=Secret(url.password or ""),
+    )
+    connection = await bus.connect(settings, "test")
+    async with asyncio.timeout(30):
+        while await connection.get(CURSORS_BUCKET, bucket_key("lifecycle", "web-01")) is None:
+            await asyncio.sleep(0.01)
+    await connection.close()
+
+
 async def test_a_killed_agent_is_reported_by_its_next_start(
-    up: Callable[..., Awaitable[Any]], receiver: Receiver
+    up: Up, receiver: Receiver, tmp_path: Path
 ) -> None:
     agent = await up()
     await eventually(lambda: titles(receiver) == ["agent_started"], seconds=30)
+    await wait_for_run_record(tmp_path / "state")
     await agent.end(signal.SIGKILL)
     agent = await up()
     await eventually(lambda: len(titles(receiver)) == 3, seconds=30)
@@ -83,10 +102,10 @@ async def test_a_killed_agent_is_reported_by_its_next_start(
     assert set(receiver.stored.values()) == {1}
 
 
-async def test_what_was_refused_can_be_sent_once_more(
-    up: Callable[..., Awaitable[Any]], receiver: Receiver, start: Start, tmp_path: Path
+async def test_a_dead_letter_can_be_replayed(
+    up: Up, receiver: Receiver, start: Start, tmp_path: Path
 ) -> None:
-    """The headers and ids of a dead letter, as one service writes them and the other reads them."""
+    """One service writes the headers and ids of a dead letter, and another reads them."""
     receiver.reply = Reply(400, b"not today")
     agent = await up()
     await agent.shows("dead letter")
@@ -102,8 +121,8 @@ async def test_what_was_refused_can_be_sent_once_more(
     assert await agent.end(signal.SIGINT) == 0
 
 
-async def test_a_setting_that_the_forwarder_cannot_use_ends_it_soon(
-    up: Callable[..., Awaitable[Any]], receiver: Receiver
+async def test_a_setting_that_the_forwarder_cannot_use_ends_the_agent_soon(
+    up: Up, receiver: Receiver
 ) -> None:
     agent = await up(REGION="MARS", DRAIN_SECONDS="60")
     assert await agent.end() == 2
@@ -111,26 +130,17 @@ async def test_a_setting_that_the_forwarder_cannot_use_ends_it_soon(
     assert "US or EU" in agent.out[-1]
 
 
-async def test_the_page_is_there_by_default_wherever_there_is_a_port(
-    up: Callable[..., Awaitable[Any]],
+async def test_the_page_is_served_by_default_on_any_free_port(
+    up: Up,
 ) -> None:
-    with ExitStack() as taken:
-        with suppress(OSError):  # somebody else has it: just as well
-            taken.enter_context(listener.listen("127.0.0.1", 8676))
+    with ExitStack() as occupied:
+        with suppress(OSError):  # another process has it: just as well
+            occupied.enter_context(listener.listen("127.0.0.1", 8676))
         agent = await up()
-        line = await agent.shows("  page    http://127.0.0.1:")
+        line = await agent.shows("  page      http://127.0.0.1:")
         address = line.split()[1]
         assert address != "http://127.0.0.1:8676/"
         await agent.shows("the page is on " + address)
         answer = await asyncio.to_thread(lambda: urllib.request.urlopen(address).read().decode())
         assert "<title>Events" in answer
         assert await agent.end(signal.SIGINT) == 0
-
-
-async def test_a_setting_leaves_the_page_out(up: Callable[..., Awaitable[Any]]) -> None:
-    agent = await up(CONSOLE_ENABLED="false")
-    parts = await agent.shows("  parts   ")
-    await agent.shows("agent started")
-    assert await agent.end(signal.SIGINT) == 0
-    assert "console" not in parts
-    assert not any("  page  " in line for line in agent.out)

@@ -21,9 +21,9 @@ from typing import Any
 from broker import NATS_SERVER, free_port, until_streams_are_made, wait_for_port
 from receiver import TOKEN, Receiver
 
-from sematext_agent.agentctl import vigil
+from sematext_agent.agentctl import disk_watchdog
 from sematext_agent.agentctl.broker import SYSTEM_USER
-from sematext_agent.agentctl.parts import Supervised
+from sematext_agent.agentctl.supervised_process import SupervisedProcess
 from sematext_agent.shared import bus
 from sematext_agent.shared.settings import Secret, ServiceSettings
 
@@ -35,7 +35,7 @@ REQUEST_SECONDS = 10
 _TESTS = Path(__file__).parents[1]
 
 
-class Part(Supervised):
+class Part(SupervisedProcess):
     """One process of the agent, whose log is kept in a file."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Part(Supervised):
 
     def send(self, number: signal.Signals) -> None:
         """Sends it a signal."""
-        self._signal(number)
+        self.send_signal(number)
 
     async def until_started_again(self, number: signal.Signals) -> None:
         """Sends a signal that ends it, and waits until its supervisor has started it again."""
@@ -161,8 +161,10 @@ class Stage:
 
     async def _guard_disk(self, system: bus.Bus) -> None:
         """As `agentctl up` does."""
-        await vigil.watch_disk(
-            partial(vigil.unwell, system), lambda _: self.broker.restart(), self.store
+        await disk_watchdog.watch_disk(
+            partial(disk_watchdog.read_broker_problem, system),
+            lambda _: self.broker.restart(),
+            self.store,
         )
 
     @property

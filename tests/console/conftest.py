@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from broker import NatsServer, free_port, wait_for_port
-from console_page import Open, Page
+from console_page import OpenPage, PageClient
 
 from sematext_agent.console.__main__ import work
 from sematext_agent.console.settings import ConsoleSettings
@@ -18,17 +18,20 @@ from sematext_agent.shared.service import Runtime
 
 
 @pytest.fixture
-async def open_page(connection: Bus, nats_server: NatsServer) -> AsyncIterator[Open]:
-    """`await open_page(**settings)` serves the page, which is stopped after the test."""
-    served: list[tuple[Page, asyncio.Task[None]]] = []
+async def open_page(connection: Bus, nats_server: NatsServer) -> AsyncIterator[OpenPage]:
+    """Return a function that serves the page, with further settings, until the test ends."""
+    pages: list[tuple[PageClient, asyncio.Task[None]]] = []
 
-    async def serve(**settings: Any) -> Page:
-        values = {"nats_url": (nats_server.url,), "console_port": free_port()} | settings
+    async def serve(**settings: Any) -> PageClient:
+        values: dict[str, Any] = {
+            "nats_url": (nats_server.url,),
+            "console_port": free_port(),
+        } | settings
         health = Health("console", "web-01")
         runtime = Runtime(ConsoleSettings(**values), health, connection, asyncio.Event())
         task = asyncio.create_task(run(runtime))
-        page = Page(runtime)
-        served.append((page, task))
+        page = PageClient(runtime)
+        pages.append((page, task))
         await asyncio.to_thread(wait_for_port, page.port)
         return page
 
@@ -36,14 +39,14 @@ async def open_page(connection: Bus, nats_server: NatsServer) -> AsyncIterator[O
         await work(runtime)
 
     yield serve
-    for page, task in served:
+    for page, task in pages:
         page.stopping.set()
         await asyncio.wait_for(task, 10)
 
 
 @pytest.fixture
 async def streams(connection: Bus) -> Bus:
-    """A bus with the streams that a forwarder would have made."""
+    """Create the streams of a forwarder."""
     await connection.manager.add_stream(
         StreamConfig(name="EVENTS", subjects=["events.>"], max_bytes=2**26, allow_direct=True)
     )

@@ -1,4 +1,4 @@
-"""One event as a line, and the filters that stand in the page's address."""
+"""One event as a row, and the filter in the page's address."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from sematext_agent.console.rows import FilterError, Filters, row
+from sematext_agent.console.rows import FilterError, RowFilter, make_row
 from sematext_agent.shared.events import DockerEvent, Event, Gap, encode, format_rfc3339
 
 NOON = 1_795_000_000
 
 
-def line(text: str = "web", source: str = "docker", origin: str = "web-01", **values: Any) -> Any:
+def row(text: str = "web", source: str = "docker", origin: str = "web-01", **values: Any) -> Any:
     body = DockerEvent(type="container", action="start", actor_id="1", attributes={"name": text})
     event = Event(
         id="abc",
@@ -21,37 +21,42 @@ def line(text: str = "web", source: str = "docker", origin: str = "web-01", **va
         agent="1",
         body=values.get("body", body),
     )
-    return row(f"events.{source}.x.y.z", encode(event), 7, 0)
+    return make_row(f"events.{source}.x.y.z", encode(event), 7, 0)
 
 
-def test_a_line_says_what_happened_and_how_bad_it_is() -> None:
+def test_a_row_has_summary_and_severity() -> None:
     died = DockerEvent(
         type="container", action="die", actor_id="1", attributes={"name": "web", "exitCode": "1"}
     )
-    found = line(body=died)
-    assert (found.number, found.time, found.source, found.origin) == (7, NOON, "docker", "web-01")
-    assert (found.text, found.severity) == ("container web die (exit code 1)", "error")
+    result = row(body=died)
+    assert (result.number, result.time, result.source, result.origin) == (
+        7,
+        NOON,
+        "docker",
+        "web-01",
+    )
+    assert (result.text, result.severity) == ("container web die (exit code 1)", "error")
 
 
-def test_a_gap_says_from_when_to_when() -> None:
+def test_the_row_of_a_gap_has_its_begin_and_end() -> None:
     gap = Gap(
         source="docker",
         reason="expired",
         since=format_rfc3339(NOON * 10**9 - 60 * 10**9),
         until=format_rfc3339(NOON * 10**9),
     )
-    assert line(body=gap).gap == (NOON - 60, NOON)
-    assert line(body=Gap(source="docker", reason="x", since="?", until="?")).gap == (0, 0)  # stored
+    assert row(body=gap).gap == (NOON - 60, NOON)
+    assert row(body=Gap(source="docker", reason="x", since="?", until="?")).gap == (0, 0)  # stored
 
 
-def test_what_is_no_event_is_a_line_too_and_an_unknown_source_has_no_lane_of_its_own() -> None:
-    found = row("events.x.y.z.a", b"<b>", 3, 5 * 10**9)
-    assert (found.time, found.source, found.severity) == (5, "other", "error")
-    assert found.text == "events.x.y.z.a: 3 bytes that are no event"
+def test_a_message_that_is_no_event_has_a_row_and_an_unknown_source_is_other() -> None:
+    result = make_row("events.x.y.z.a", b"<b>", 3, 5 * 10**9)
+    assert (result.time, result.source, result.severity) == (5, "other", "error")
+    assert result.text == "events.x.y.z.a: 3 bytes that are no event"
 
 
-def test_a_line_has_a_bound() -> None:
-    assert len(line("x" * 100_000).text) == 400
+def test_the_text_of_a_row_is_bounded() -> None:
+    assert len(row("x" * 100_000).text) == 400
 
 
 @pytest.mark.parametrize(
@@ -74,8 +79,8 @@ def test_a_line_has_a_bound() -> None:
         ({"until": str(NOON)}, False),
     ],
 )
-def test_filters_choose_lines(query: dict[str, str], expected: bool) -> None:
-    assert Filters.parse(query).match(line()) is expected
+def test_a_filter_selects_rows(query: dict[str, str], expected: bool) -> None:
+    assert RowFilter.parse(query).match(row()) is expected
 
 
 @pytest.mark.parametrize(
@@ -87,8 +92,6 @@ def test_filters_choose_lines(query: dict[str, str], expected: bool) -> None:
         ({"since": "noon"}, "since, until: write seconds since 1970"),
     ],
 )
-def test_a_filter_that_is_none_is_one_line_with_a_remedy(
-    query: dict[str, str], problem: str
-) -> None:
+def test_an_unusable_filter_is_one_line_with_a_remedy(query: dict[str, str], problem: str) -> None:
     with pytest.raises(FilterError, match=problem):
-        Filters.parse(query)
+        RowFilter.parse(query)

@@ -1,4 +1,4 @@
-"""What the page's service answers, to whom, and what it refuses."""
+"""The answers of the page's service, to whom they go, and the requests that it rejects."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 from broker import NatsServer, eventually, free_port
-from console_page import Open, an_event, tell
+from console_page import OpenPage, PageClient, container_event, publish_events
 
-from sematext_agent.console import live, lookout
+from sematext_agent.console import live_feed, page_stream
 from sematext_agent.shared import listener
 from sematext_agent.shared.bus import Bus, StreamConfig
 from sematext_agent.shared.events import encode
@@ -37,9 +37,9 @@ REPORT = Report(
 )
 
 
-async def bury(bus: Bus, name: str) -> int:
-    """Stores a dead letter as the forwarder does; returns its number."""
-    event = an_event(name)
+async def store_dead_letter(bus: Bus, name: str) -> int:
+    """Store a dead letter as the forwarder does; return its number."""
+    event = container_event(name)
     headers = {
         DEAD_REASON_HEADER: "bad type",
         DEAD_STATUS_HEADER: "400",
@@ -50,43 +50,43 @@ async def bury(bus: Bus, name: str) -> int:
     return (await bus.publish(subject, encode(event), event.id, headers)).seq
 
 
-async def first(told: Any, name: str = "start") -> Any:
-    """The data of the first event of that name; the stream stays open."""
+async def read_update(updates: Any, name: str = "start") -> Any:
+    """Return the data of the next update of that name; the stream stays open."""
     async with asyncio.timeout(15):
-        async for event, data in told:
+        async for event, data in updates:
             if event == name:
                 return data
     raise AssertionError(f"ended without {name}")
 
 
-async def test_the_page_and_all_it_loads_come_from_here(open_page: Open) -> None:
+async def test_the_page_loads_everything_from_its_own_service(open_page: OpenPage) -> None:
     page = await open_page()
-    status, text, headers = await page.ask("/")
+    status, text, headers = await page.request("/")
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert "http://" not in text + (await page.ask("/console.js"))[1]
+    assert "http://" not in text + (await page.request("/console.js"))[1]
     assert "https://" not in text
     for name in ("console.css", "console.js", "dom.js", "icon.svg"):
-        assert (await page.ask(f"/{name}"))[0] == 200
+        assert (await page.request(f"/{name}"))[0] == 200
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
     assert "unsafe" not in policy
     assert headers["x-content-type-options"] == "nosniff"
-    assert (await page.ask("/docs"))[0] == (await page.ask("/openapi.json"))[0] == 404
+    assert (await page.request("/docs"))[0] == (await page.request("/openapi.json"))[0] == 404
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8676", "127.0.0.1.evil.example", ""]
 )
-async def test_a_name_that_leads_here_by_rebinding_is_not_answered(
-    open_page: Open, host: str
-) -> None:
+async def test_a_request_under_a_foreign_name_is_rejected(open_page: OpenPage, host: str) -> None:
     page = await open_page()
     for path in ("/", "/rows", "/live", "/dead"):
-        status, text, _ = await page.ask(path, Host=host)
+        status, text, _ = await page.request(path, Host=host)
         assert (status, "CONSOLE_ALLOWED_HOSTS" in text) == (421, True)
 
 
-async def test_the_loopback_and_the_names_of_the_settings_are_answered(open_page: Open) -> None:
+async def test_the_names_of_the_loopback_and_of_the_settings_are_accepted(
+    open_page: OpenPage,
+) -> None:
     page = await open_page(console_allowed_hosts=("Events.example",))
     for host in (
         "localhost",
@@ -95,172 +95,181 @@ async def test_the_loopback_and_the_names_of_the_settings_are_answered(open_page
         "events.example",
         "EVENTS.example:80",
     ):
-        assert (await page.ask("/", Host=host))[0] == 200
+        assert (await page.request("/", Host=host))[0] == 200
 
 
-async def test_an_open_page_is_told_what_there_is_and_what_comes(
-    open_page: Open, streams: Bus
+async def test_an_open_page_gets_stored_events_and_then_new_ones(
+    open_page: OpenPage, streams: Bus
 ) -> None:
-    await tell(streams, an_event("early"))
+    await publish_events(streams, container_event("early"))
 
     async def answer(message: Any) -> None:
         await streams.send(message.reply, msgspec.json.encode(REPORT))
 
     await streams.subscribe(STATUS_SUBJECT, answer)
     page = await open_page()
-    told = page.live()
-    start = await first(told)
+    updates = page.live()
+    start = await read_update(updates)
     assert [row["text"] for row in start["rows"]] == ["container early start (image nginx)"]
-    assert [report["service"] for report in start["overview"]["services"]] == ["forwarder"]
-    assert start["overview"]["flow"]["messages"] == 1
-    assert start["replay"] is False
-    await tell(streams, an_event("late"))
-    tick = await first(told, "tick")
-    while not tick.get("came"):
-        tick = await first(told, "tick")
+    assert [report["service"] for report in start["overview"]["reports"]] == ["forwarder"]
+    assert start["overview"]["delivery"]["events"] == 1
+    assert start["replay_enabled"] is False
+    await publish_events(streams, container_event("late"))
+    tick = await read_update(updates, "tick")
+    while not tick.get("arrived"):
+        tick = await read_update(updates, "tick")
     assert [row["text"] for row in tick["rows"]] == ["container late start (image nginx)"]
-    await told.aclose()
+    await updates.aclose()
 
 
-async def test_filters_are_kept_to_live_and_a_flood_is_sampled(
-    open_page: Open, streams: Bus
+async def test_the_filter_applies_to_new_events_and_a_flood_is_sampled(
+    open_page: OpenPage, streams: Bus
 ) -> None:
-    await tell(streams, an_event("early"))
+    await publish_events(streams, container_event("early"))
     page = await open_page()
-    told = page.live("q=-noise")
-    await first(told)
-    await tell(streams, *(an_event(f"web-{number}") for number in range(3000)), an_event("noise"))
-    came = matching = shown = 0
-    async for name, tick in told:
+    updates = page.live("q=-noise")
+    await read_update(updates)
+    await publish_events(
+        streams,
+        *(container_event(f"web-{number}") for number in range(3000)),
+        container_event("noise"),
+    )
+    arrived = matching = shown = 0
+    async for name, tick in updates:
         assert name == "tick"
-        came += tick.get("came", 0)
+        arrived += tick.get("arrived", 0)
         matching += tick.get("matching", 0)
         shown += len(tick.get("rows", ()))
-        assert len(tick.get("rows", ())) <= live.ROWS_PER_TICK_MAX
-        if came == 3001 and "timeline" in tick:
+        assert len(tick.get("rows", ())) <= page_stream.ROWS_PER_TICK_MAX
+        if arrived == 3001 and "timeline" in tick:
             break
     assert matching == 3000
     assert shown < 300
-    await told.aclose()
+    await updates.aclose()
 
 
-async def test_nobody_looks_and_nothing_is_followed_or_kept(
-    open_page: Open, streams: Bus, monkeypatch: pytest.MonkeyPatch
+async def test_without_an_open_page_nothing_is_followed_or_kept(
+    open_page: OpenPage, streams: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookout, "LINGER_SECONDS", 0.2)
-    await tell(streams, an_event("early"))
+    monkeypatch.setattr(live_feed, "LINGER_SECONDS", 0.2)
+    await publish_events(streams, container_event("early"))
     page = await open_page()
-    await page.ask("/")
+    await page.request("/")
 
     async def consumers() -> int:
         return int((await streams.request_api("STREAM.INFO.EVENTS"))["state"]["consumer_count"])
 
     def figure(name: str) -> float:
-        return page.health.report().figures[name]
+        return float(page.health.report().figures[name])
 
     assert await consumers() == 0
-    told = page.live()
-    await first(told)
+    updates = page.live()
+    await read_update(updates)
     assert (figure("pages_open"), figure("events_kept")) == (1, 1)
     assert await consumers() == 1
-    await told.aclose()
+    await updates.aclose()
     await eventually(lambda: figure("pages_open") == 0)
     await eventually(lambda: figure("events_kept") == 0)
 
 
-async def test_so_many_may_look_and_no_more(
-    open_page: Open, streams: Bus, monkeypatch: pytest.MonkeyPatch
+async def test_the_number_of_open_pages_is_bounded(
+    open_page: OpenPage, streams: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sematext_agent.console.web.VIEWERS_MAX", 1)
     page = await open_page()
-    told = page.live()
-    await first(told)
-    status, answer, _ = await page.ask("/live")
+    updates = page.live()
+    await read_update(updates)
+    status, answer, _ = await page.request("/live")
     assert (status, answer) == (503, {"problem": "1 pages are open already; close one of them."})
-    await told.aclose()
+    await updates.aclose()
 
 
-async def test_a_stop_does_not_wait_for_open_pages(open_page: Open, streams: Bus) -> None:
+async def test_a_stop_does_not_wait_for_open_pages(open_page: OpenPage, streams: Bus) -> None:
     page = await open_page()
-    told = page.live()
-    await first(told)
+    updates = page.live()
+    await read_update(updates)
     page.stopping.set()
     async with asyncio.timeout(5):
-        async for _ in told:
+        async for _ in updates:
             pass
 
 
-async def test_another_stream_is_shown_from_its_beginning(open_page: Open, streams: Bus) -> None:
+async def test_a_replaced_stream_is_shown_from_its_beginning(
+    open_page: OpenPage, streams: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as after the broker's disk was replaced: numbers begin at 1 again."""
-    await tell(streams, an_event("old-1"), an_event("old-2"))
+    monkeypatch.setattr(live_feed, "OVERVIEW_SECONDS", 0.1)
+    await publish_events(streams, container_event("old-1"), container_event("old-2"))
     page = await open_page()
-    told = page.live()
-    await first(told)
+    updates = page.live()
+    await read_update(updates)
     await streams.manager.delete_stream("EVENTS")
     await streams.manager.add_stream(StreamConfig(name="EVENTS", subjects=["events.>"]))
-    await tell(streams, an_event("new"))
-    start = await first(told)
+    await publish_events(streams, container_event("new"))
+    start = await read_update(updates)
     assert [row["text"].split()[1] for row in start["rows"]] == ["new"]
-    await told.aclose()
+    await updates.aclose()
 
 
-async def test_older_rows_and_a_filter_that_is_none(open_page: Open, streams: Bus) -> None:
-    await tell(streams, *(an_event(f"web-{number}") for number in range(5)))
+async def test_older_rows_are_listed_and_an_unusable_filter_is_rejected(
+    open_page: OpenPage, streams: Bus
+) -> None:
+    await publish_events(streams, *(container_event(f"web-{number}") for number in range(5)))
     page = await open_page()
-    told = page.live()
-    await first(told)
-    _, answer, _ = await page.ask("/rows?before=3&q=web")
+    updates = page.live()
+    await read_update(updates)
+    _, answer, _ = await page.request("/rows?before=3&q=web")
     assert [row["number"] for row in answer["rows"]] == [2, 1]
     for path in ("/rows?source=x", "/live?source=x"):
-        status, answer, _ = await page.ask(path)
+        status, answer, _ = await page.request(path)
         assert (status, answer["problem"][:9]) == (400, "source=x:")
-    await told.aclose()
+    await updates.aclose()
 
 
-async def test_an_event_is_opened_also_without_a_forwarder(
-    open_page: Open, streams: Bus, monkeypatch: pytest.MonkeyPatch
+async def test_an_event_has_details_also_without_a_forwarder(
+    open_page: OpenPage, streams: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sematext_agent.console.opened.DOCUMENT_SECONDS", 0.2)
-    event = an_event("web")
-    number = await tell(streams, event)
+    monkeypatch.setattr("sematext_agent.console.details.DOCUMENT_SECONDS", 0.2)
+    event = container_event("web")
+    number = await publish_events(streams, event)
     await streams.publish("events.x.y.z.a", b"\xff<b>", "1")
     page = await open_page()
-    status, found, _ = await page.ask(f"/events/{number}")
-    assert (status, found["subject"]) == (200, subject_of(event))
-    assert found["event"]["body"]["attributes"]["name"] == "web"
-    assert found["document"] == ""
-    assert found["problem"].startswith("The forwarder does not answer")
-    _, found, _ = await page.ask(f"/events/{number + 1}")
-    assert (found["event"], found["text"]) == (None, "�<b>")
-    status, found, _ = await page.ask("/events/99")
-    assert (status, found["problem"]) == (404, "The stream no longer holds this event.")
+    status, answer, _ = await page.request(f"/events/{number}")
+    assert (status, answer["subject"]) == (200, subject_of(event))
+    assert answer["event"]["body"]["attributes"]["name"] == "web"
+    assert answer["document"] == ""
+    assert answer["problem"].startswith("The forwarder does not answer")
+    _, answer, _ = await page.request(f"/events/{number + 1}")
+    assert (answer["event"], answer["text"]) == (None, "�<b>")
+    status, answer, _ = await page.request("/events/99")
+    assert (status, answer["problem"]) == (404, "The stream no longer holds this event.")
 
 
 async def test_dead_letters_are_listed_with_their_reason_newest_first(
-    open_page: Open, streams: Bus, monkeypatch: pytest.MonkeyPatch
+    open_page: OpenPage, streams: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sematext_agent.console.opened.LETTERS_MAX", 2)
+    monkeypatch.setattr("sematext_agent.console.details.LETTERS_MAX", 2)
     page = await open_page()
-    assert (await page.ask("/dead"))[1] == {"letters": [], "count": 0, "older": 0}
+    assert (await page.request("/dead"))[1] == {"letters": [], "count": 0, "older": 0}
     for name in "abc":
-        await bury(streams, name)
-    _, answer, _ = await page.ask("/dead")
+        await store_dead_letter(streams, name)
+    _, answer, _ = await page.request("/dead")
     assert [letter["number"] for letter in answer["letters"]] == [3, 2]
     assert answer["letters"][0]["status"] == "400"
     assert answer["letters"][0]["reason"] == "bad type"
     assert answer["letters"][0]["row"]["text"] == "container c start (image nginx)"
     assert (answer["count"], answer["older"]) == (3, 2)
-    _, answer, _ = await page.ask("/dead?before=2")
+    _, answer, _ = await page.request("/dead?before=2")
     assert [letter["number"] for letter in answer["letters"]] == [1]
     assert answer["older"] == 0
-    _, letter, _ = await page.ask("/dead/1")
+    _, letter, _ = await page.request("/dead/1")
     assert letter["event"]["body"]["attributes"]["name"] == "a"
-    assert (await page.ask("/dead/9"))[0] == 404
+    assert (await page.request("/dead/9"))[0] == 404
 
 
-async def replay(page: Any, *numbers: int, **headers: str) -> tuple[int, Any]:
+async def replay(page: PageClient, *numbers: int, **headers: str) -> tuple[int, Any]:
     own = {"Origin": f"http://127.0.0.1:{page.port}"} | headers
-    status, answer, _ = await page.ask("/dead/replay", "POST", list(numbers), **own)
+    status, answer, _ = await page.request("/dead/replay", "POST", list(numbers), **own)
     return status, answer
 
 
@@ -268,65 +277,68 @@ async def messages(bus: Bus, stream: str) -> int:
     return int((await bus.request_api(f"STREAM.INFO.{stream}"))["state"]["messages"])
 
 
-async def test_a_replay_takes_the_setting(open_page: Open, streams: Bus) -> None:
-    number = await bury(streams, "a")
+async def test_a_replay_needs_the_setting(open_page: OpenPage, streams: Bus) -> None:
+    number = await store_dead_letter(streams, "a")
     page = await open_page()
     status, answer = await replay(page, number)
     assert (status, "CONSOLE_REPLAY_ENABLED=true" in answer["problem"]) == (403, True)
     assert (await messages(streams, "EVENTS"), await messages(streams, "DEAD")) == (0, 1)
 
 
-async def test_a_replay_puts_dead_letters_back_on_their_way(open_page: Open, streams: Bus) -> None:
-    numbers = [await bury(streams, name) for name in "ab"]
+async def test_a_replay_makes_events_of_dead_letters(open_page: OpenPage, streams: Bus) -> None:
+    numbers = [await store_dead_letter(streams, name) for name in "ab"]
     page = await open_page(console_replay_enabled=True)
-    assert await replay(page, *numbers, 99) == (200, {"sent": 2})
+    assert await replay(page, *numbers, 99) == (200, {"replayed": 2})
     assert (await messages(streams, "EVENTS"), await messages(streams, "DEAD")) == (2, 0)
 
 
 @pytest.mark.parametrize("origin", ["", "null", "http://evil.example", "https://127.0.0.1:1"])
-async def test_no_other_page_can_replay(open_page: Open, streams: Bus, origin: str) -> None:
-    number = await bury(streams, "a")
+async def test_no_other_page_can_replay(open_page: OpenPage, streams: Bus, origin: str) -> None:
+    number = await store_dead_letter(streams, "a")
     page = await open_page(console_replay_enabled=True)
     status, _ = await replay(page, number, Origin=origin)
     assert status == 403
-    assert (await page.ask("/dead/replay"))[0] == 422  # a GET is only a number that is none
+    assert (await page.request("/dead/replay"))[
+        0
+    ] == 422  # as a GET it is a dead letter without a number
     assert (await messages(streams, "EVENTS"), await messages(streams, "DEAD")) == (0, 1)
 
 
-async def test_a_broker_that_is_away_is_said_and_the_page_goes_on(
-    open_page: Open, streams: Bus, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+async def test_the_page_reports_a_broker_that_is_away_and_goes_on_with_it(
+    open_page: OpenPage, streams: Bus, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sematext_agent.console.web.ANSWER_SECONDS_MAX", 0.5)
-    await tell(streams, an_event("early"))
+    monkeypatch.setattr(live_feed, "OVERVIEW_SECONDS", 0.1)
+    await publish_events(streams, container_event("early"))
     page = await open_page()
-    told = page.live()
-    await first(told)
+    updates = page.live()
+    await read_update(updates)
     nats_server.signal(signal.SIGKILL)
-    async for _, tick in told:
+    async for _, tick in updates:
         if tick.get("overview", {}).get("connected") is False:
             break
-    status, answer, _ = await page.ask("/dead")
-    assert (status, answer["problem"][:27]) == (503, "The broker cannot say it no")
+    status, answer, _ = await page.request("/dead")
+    assert (status, answer["problem"][:26]) == (503, "The broker does not answer")
     nats_server.start()
     await eventually(lambda: streams.is_connected)
-    await tell(streams, an_event("late"))
-    async for _, tick in told:
-        if tick.get("came"):
+    await publish_events(streams, container_event("late"))
+    async for _, tick in updates:
+        if tick.get("arrived"):
             break
     assert [row["text"].split()[1] for row in tick["rows"]] == ["late"]
-    await told.aclose()
+    await updates.aclose()
 
 
-async def test_a_port_that_is_taken_is_waited_for(
-    open_page: Open, monkeypatch: pytest.MonkeyPatch
+async def test_the_page_waits_for_its_port(
+    open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page's port is no reason to end, or `agentctl up` would end with it."""
+    """A port in use must not end the process, or `agentctl up` would end with it."""
     port = free_port()
-    taken = listener.listen("127.0.0.1", port)
+    occupant = listener.listen("127.0.0.1", port)
     page = await open_page(console_port=port)
     await eventually(lambda: "page" in page.health.report().conditions)
     condition = page.health.report().conditions["page"]
     assert (condition.ok, "set CONSOLE_PORT to another" in condition.detail) == (False, True)
-    taken.close()
+    occupant.close()
     await eventually(lambda: page.health.report().conditions["page"].ok)
-    assert (await page.ask("/"))[0] == 200
+    assert (await page.request("/"))[0] == 200

@@ -16,7 +16,7 @@ import docker
 import pytest
 from broker import NatsServer, free_port, until_streams_are_made, wait_for_port
 from browser import CHROMIUM, DRIVER, Browser, Keys, chromium
-from console_page import an_event, tell
+from console_page import container_event, publish_events
 
 from sematext_agent.shared import bus
 from sematext_agent.shared.events import Event, Gap, encode, format_rfc3339
@@ -71,7 +71,7 @@ class Agent:
     async def _tell(self, events: tuple[Event, ...]) -> None:
         connection = await bus.connect(ServiceSettings(nats_url=(self.broker.url,)), "test")
         await until_streams_are_made(connection)
-        await tell(connection, *events)
+        await publish_events(connection, *events)
         await connection.close()
 
     async def bury(self, event: Event) -> None:
@@ -93,9 +93,9 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     running = Agent(tmp_path_factory.mktemp("agent"))
     died = {"exitCode": "1"}
     running.tell(
-        *(an_event(f"shop-{number}") for number in range(5)),
-        an_event("payments", "die", attributes=died),
-        an_event(SCRIPT),
+        *(container_event(f"shop-{number}") for number in range(5)),
+        container_event("payments", "die", attributes=died),
+        container_event(SCRIPT),
     )
     yield running
     running.stop()
@@ -113,7 +113,7 @@ def page(opened: Browser) -> Browser:
     opened.resize(1280, 860)
     opened.prefer("light")
     opened.open()
-    opened.complaints()
+    opened.log_entries()
     return opened
 
 
@@ -130,7 +130,7 @@ def test_a_container_starts_and_its_row_appears(agent: Agent, page: Browser) -> 
     try:
         container.start()
         page.until(lambda: has(page, "docker", f"container {name} start"))
-        assert page.text("#flow div:last-child dd") == "3 of 3"
+        assert page.text("#delivery div:last-child dd") == "3 of 3"
     finally:
         container.remove(force=True)
         client.close()
@@ -144,7 +144,7 @@ def test_an_event_says_what_is_shipped_to_the_letter(agent: Agent, page: Browser
     page.find("#rows a").click()
     page.until(lambda: page.texts("#document"))
     assert "event=" in page.query
-    assert "attributes.exitCode1" in "".join(page.texts("#opened .fields *"))
+    assert "attributes.exitCode1" in "".join(page.texts("#details .fields *"))
     shown = json.loads(page.text("#document"))
     printed = map(json.loads, agent.printed.read_text().splitlines())
     assert shown in list(printed)
@@ -169,14 +169,14 @@ def test_filters_stand_in_the_address(page: Browser) -> None:
     assert not page.find("input[value=error]").is_selected()
     page.driver.get(page.driver.current_url + "?source=nothing")
     page.until(lambda: "source=nothing: choose among" in page.text("#banner"))
-    page.complaints()
+    page.log_entries()
 
 
 def test_what_an_event_says_is_never_markup(page: Browser) -> None:
     page.type("#q", "onerror")
     page.until(lambda: page.texts("#rows .text") == [f"container {SCRIPT} start (image nginx)"])
     page.find("#rows a").click()
-    page.until(lambda: SCRIPT in "".join(page.texts("#opened dd")))
+    page.until(lambda: SCRIPT in "".join(page.texts("#details dd")))
     assert (
         page.script("return document.querySelectorAll('main img, dialog img, main script').length")
         == 0
@@ -186,7 +186,7 @@ def test_what_an_event_says_is_never_markup(page: Browser) -> None:
     page.script("document.body.setAttribute('onclick', 'document.title=\"taken\"')")
     page.script("document.body.click()")
     assert page.driver.title != "taken"
-    assert any("Content Security Policy" in text for text in page.complaints())
+    assert any("Content Security Policy" in text for text in page.log_entries())
 
 
 def test_a_gap_is_marked_where_it_happened(agent: Agent, page: Browser) -> None:
@@ -198,7 +198,7 @@ def test_a_gap_is_marked_where_it_happened(agent: Agent, page: Browser) -> None:
         until=format_rfc3339(now - 300 * 10**9),
         detail="the engine forgot",
     )
-    agent.tell(an_event(body=gap, id="gap"))
+    agent.tell(container_event(body=gap, id="gap"))
     page.until(lambda: has(page, "GAP in docker", "the engine forgot"))
     band = page.until(
         lambda: page.script(
@@ -223,7 +223,7 @@ def test_it_can_be_read_in_the_dark_and_on_a_phone(page: Browser) -> None:
         page.resize(360, 740, is_phone=True)
         page.open(view)
         assert page.script("return document.documentElement.scrollWidth") == 360
-    assert page.complaints() == []
+    assert page.log_entries() == []
 
 
 def test_it_can_be_used_with_the_keyboard_alone(page: Browser) -> None:
@@ -238,7 +238,7 @@ def test_it_can_be_used_with_the_keyboard_alone(page: Browser) -> None:
             break
     page.press(Keys.ENTER)
     page.until(lambda: page.texts("#document"))
-    assert page.script("return document.querySelector('#opened').contains(document.activeElement)")
+    assert page.script("return document.querySelector('#details').contains(document.activeElement)")
     page.press(Keys.ESCAPE)
     page.until(lambda: "event=" not in page.query)
     assert page.script("return document.activeElement.matches('#rows a')")
@@ -253,28 +253,28 @@ def test_it_can_be_used_with_the_keyboard_alone(page: Browser) -> None:
 
 
 def test_nothing_stands_in_the_way_of_a_screen_reader(agent: Agent, page: Browser) -> None:
-    asyncio.run(agent.bury(an_event("refused")))
+    asyncio.run(agent.bury(container_event("refused")))
     views = [(view, "light") for view in ("?q=shop-1", "?view=health", "?view=dead", "?event=1")]
     for view, scheme in [*views, ("?q=shop-1", "dark")]:
         page.prefer(scheme)
         page.open(view)
         page.until(lambda: page.texts("#services li"))
-        assert page.problems() == [], (scheme, view)
+        assert page.violations() == [], (scheme, view)
 
 
 def test_a_dead_letter_is_seen_and_replayed(agent: Agent, page: Browser) -> None:
     page.open("?view=dead")
     page.until(lambda: page.texts("#letters .why"))
-    assert "refused with 400: tags must be a list" in page.text("#letters .why")
+    assert "rejected with 400: tags must be a list" in page.text("#letters .why")
     page.find("#letters button").click()
-    page.until(lambda: page.text("#say") == "1 event sent once more.")
+    page.until(lambda: page.text("#announcement") == "1 event replayed.")
     page.until(lambda: page.text("#dead-title") == "No dead letters")
     page.open()
     page.until(lambda: has(page, "container refused start"))
 
 
 def test_it_stays_calm_at_ten_thousand_events(agent: Agent, page: Browser) -> None:
-    agent.tell(*(an_event(f"flood-{number}") for number in range(10_000)))
+    agent.tell(*(container_event(f"flood-{number}") for number in range(10_000)))
     page.until(lambda: "A sample:" in page.text("#sampled"))
     counted = "return parseInt(document.querySelector('#counted').textContent.replace(',', ''))"
     page.until(lambda: page.script(counted) >= 10_000, seconds=30)
@@ -282,7 +282,7 @@ def test_it_stays_calm_at_ten_thousand_events(agent: Agent, page: Browser) -> No
     started = time.monotonic()
     page.script("return document.querySelectorAll('*').length")
     assert time.monotonic() - started < 2, "the browser has no time left"
-    assert page.complaints() == []
+    assert page.log_entries() == []
 
 
 def test_a_broker_that_is_away_and_back_needs_no_reload(agent: Agent, page: Browser) -> None:
@@ -291,6 +291,6 @@ def test_a_broker_that_is_away_and_back_needs_no_reload(agent: Agent, page: Brow
     assert page.text("#link") == "the broker is away"
     agent.broker.start()
     page.until(lambda: page.text("#link") == "live", seconds=30)
-    agent.tell(an_event("after-the-restart"))
+    agent.tell(container_event("after-the-restart"))
     page.until(lambda: has(page, "after-the-restart"), seconds=30)
     assert not page.find("#banner").is_displayed()

@@ -22,6 +22,7 @@ from sematext_agent.shared.bus import BucketEntry, Bus, Message
 from sematext_agent.shared.bus.client import TolerantClient
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.logs import escape
+from sematext_agent.shared.overview import Overview, decode_report
 from sematext_agent.shared.service import Runtime
 
 _CONTROL_LINE_BYTES_MAX = 4096
@@ -119,8 +120,8 @@ def event(data: bytes) -> None:
     """A payload on `events.>`: told by the forwarder, shown by the tap, listed as a dead letter."""
     message = Message("events.a", data, {}, 7, 1, 0, 0, _DELIVERED)
     asyncio.run(ship(message))
-    assert tap.in_words(message).isprintable()
-    assert tap.raw(message).isprintable()
+    assert tap.format_message_line(message).isprintable()
+    assert tap.format_raw(message).isprintable()
 
 
 def message(data: bytes) -> None:
@@ -147,7 +148,7 @@ async def _receive(subject: bytes, reply: bytes, header: bytes, payload: bytes) 
     bus._publisher.on_answer(subject, payload, header)
     for delivered in puller._buffer:
         await ship(delivered)
-        assert tap.in_words(delivered).isprintable()
+        assert tap.format_message_line(delivered).isprintable()
 
 
 def control(data: bytes) -> None:
@@ -183,9 +184,9 @@ def answer(data: bytes) -> None:
 
 def report(data: bytes) -> None:
     """What somebody answers on `agent.status`."""
-    known = status._report(data)
-    if known is not None:
-        lines = [*status._parts([known]), (status._last_error(known), "")]
+    report = decode_report(data)
+    if report is not None:
+        lines = status.format_overview(Overview(connected=True, now=0.0, reports=[report]))
         assert all(escape(line).isprintable() for line, _ in lines)
 
 

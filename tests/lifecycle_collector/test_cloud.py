@@ -1,4 +1,4 @@
-"""The metadata services of three clouds, played by a local HTTP server as their documents say."""
+"""The metadata services of three clouds, as a local HTTP server simulates their documentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AWS_TOKEN = "AQAEAB=="  # a token as the service hands out
 
 
 def aws(method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
-    """IMDSv2 with version 1 turned off: nothing is told without the token of a PUT."""
+    """Answer as IMDSv2 with version 1 turned off: only with the token of a PUT."""
     if (method, path) == ("PUT", "/latest/api/token"):
         lifetime = int(headers["X-aws-ec2-metadata-token-ttl-seconds"])
         return (200, AWS_TOKEN) if 0 < lifetime <= 21600 else (400, "")
@@ -70,7 +70,7 @@ def azure(method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
 
 
 def nonsense(method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
-    """A proxy or a captive portal that has an answer to everything."""
+    """Answer as a captive portal, which has an answer to everything."""
     return 200, "<html>Welcome!</html>"
 
 
@@ -85,21 +85,21 @@ def redirect(method: str, path: str, headers: dict[str, str]) -> tuple[int, str]
 
 
 class MetadataService:
-    """Answers as one cloud, and keeps what it was asked."""
+    """A simulation of one cloud, with the requests that it received."""
 
     def __init__(self) -> None:
         self.answer = nonsense
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         service = self
 
         class Handler(BaseHTTPRequestHandler):
             def respond(self) -> None:
-                service.asked.append(f"{self.command} {self.path}")
+                service.requests.append(f"{self.command} {self.path}")
                 status, body = service.answer(self.command, self.path, dict(self.headers))
                 self.send_response(status)
                 if status == 302:
                     self.send_header("Location", service.url + "/elsewhere")
-                with suppress(BrokenPipeError):  # who asked has its limit, and is gone
+                with suppress(BrokenPipeError):  # the client has given up
                     self.end_headers()
                     self.wfile.write(body.encode())
 
@@ -161,9 +161,9 @@ CLOUDS = {
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-async def test_each_cloud_says_where_the_machine_is(service: MetadataService, name: str) -> None:
+async def test_each_cloud_describes_the_machine(service: MetadataService, name: str) -> None:
     service.answer, expected = CLOUDS[name]
-    assert await cloud.ask(service.url) == expected
+    assert await cloud.read_cloud_facts(service.url) == expected
 
 
 @pytest.mark.parametrize("answer", [nonsense, redirect, google_in_part])
@@ -171,18 +171,18 @@ async def test_an_answer_of_another_form_counts_as_none(
     service: MetadataService, answer: object
 ) -> None:
     service.answer = answer  # type: ignore[assignment]
-    assert await cloud.ask(service.url) == {}
-    assert not any("elsewhere" in request for request in service.asked)
+    assert await cloud.read_cloud_facts(service.url) == {}
+    assert not any("elsewhere" in request for request in service.requests)
 
 
 async def test_a_proxy_is_never_asked(
     service: MetadataService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through a proxy, the answer would be of the machine that the proxy runs on."""
+    """Through a proxy, the answer would describe the machine of the proxy."""
     monkeypatch.setenv("http_proxy", service.url)
     service.answer = aws
-    assert await cloud.ask("http://127.0.0.1:9") == {}
-    assert service.asked == []
+    assert await cloud.read_cloud_facts("http://127.0.0.1:9") == {}
+    assert service.requests == []
 
 
 async def test_a_service_that_never_answers_costs_one_timeout(
@@ -197,6 +197,6 @@ async def test_a_service_that_never_answers_costs_one_timeout(
 
     service.answer = hang
     begin = time.monotonic()
-    assert await cloud.ask(service.url) == {}
+    assert await cloud.read_cloud_facts(service.url) == {}
     hanging.set()
     assert time.monotonic() - begin < 2

@@ -1,4 +1,4 @@
-"""The facts of the host: what is looked up, and that they reach the bucket without any hurry."""
+"""The facts of the host: their sources, and their way into the bucket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import msgspec
 import psutil
 import pytest
 
-from sematext_agent.lifecycle_collector import cloud, facts
+from sematext_agent.lifecycle_collector import cloud
+from sematext_agent.lifecycle_collector.facts import (
+    maintain_facts,
+    read_host_facts,
+    read_os_release,
+)
 from sematext_agent.lifecycle_collector.settings import LifecycleSettings
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import HostFacts
@@ -34,33 +39,33 @@ def write(root: Path, name: str, text: str) -> None:
     (root / name).write_text(text)
 
 
-def test_the_facts_of_this_machine_are_its_own() -> None:
-    here = facts.of_this_host("web-01")
-    assert here.hostname == "web-01"
-    assert here.os_family == platform.system().lower()
-    assert here.kernel == platform.release()
-    assert here.cpu_count == psutil.cpu_count()
-    assert here.memory_bytes == psutil.virtual_memory().total
-    assert here.boot_id
+def test_the_facts_are_those_of_this_machine() -> None:
+    facts = read_host_facts("web-01")
+    assert facts.hostname == "web-01"
+    assert facts.os_family == platform.system().lower()
+    assert facts.kernel == platform.release()
+    assert facts.cpu_count == psutil.cpu_count()
+    assert facts.memory_bytes == psutil.virtual_memory().total
+    assert facts.boot_id
 
 
 def test_the_distribution_is_that_of_the_mounted_host(tmp_path: Path) -> None:
     write(tmp_path, "etc/os-release", UBUNTU)
-    here = facts.of_this_host("web-01", str(tmp_path))
-    assert (here.distro_name, here.distro_version) == ("Ubuntu", "24.04")
+    facts = read_host_facts("web-01", str(tmp_path))
+    assert (facts.distro_name, facts.distro_version) == ("Ubuntu", "24.04")
 
 
-def test_a_link_that_leads_out_of_the_mounted_host_is_not_followed_into_nothing(
+def test_a_link_out_of_the_mounted_host_is_not_followed(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, "usr/lib/os-release", UBUNTU)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").symlink_to("/nowhere/os-release")
-    assert facts.os_release(tmp_path)["NAME"] == "Ubuntu"
+    assert read_os_release(tmp_path)["NAME"] == "Ubuntu"
 
 
 def test_a_host_without_a_distribution_has_none(tmp_path: Path) -> None:
-    assert facts.of_this_host("web-01", str(tmp_path)).distro_name == ""
+    assert read_host_facts("web-01", str(tmp_path)).distro_name == ""
 
 
 def runtime_on(connection: Bus, **environ: str) -> Runtime[LifecycleSettings]:
@@ -70,7 +75,7 @@ def runtime_on(connection: Bus, **environ: str) -> Runtime[LifecycleSettings]:
 
 
 async def stored(connection: Bus) -> HostFacts:
-    """The facts in the bucket, once there are any."""
+    """Return the facts in the bucket, once there are any."""
     async with asyncio.timeout(10):
         while True:
             value = await connection.get(HOSTS_BUCKET, bucket_key("web.example"))
@@ -85,12 +90,12 @@ async def test_the_facts_are_stored_while_the_cloud_is_still_being_asked(
     await connection.manager.create_key_value(bucket=HOSTS_BUCKET)
     answered = asyncio.Event()
 
-    async def ask(url: str) -> dict[str, str]:
+    async def answer(url: str) -> dict[str, str]:
         await answered.wait()
         return {"cloud_provider": "aws", "cloud_region": "eu-west-1"}
 
-    monkeypatch.setattr(cloud, "ask", ask)
-    keeping = asyncio.create_task(facts.keep(runtime_on(connection)))
+    monkeypatch.setattr(cloud, "read_cloud_facts", answer)
+    keeping = asyncio.create_task(maintain_facts(runtime_on(connection)))
     first = await stored(connection)
     assert (first.hostname, first.cloud_provider) == ("web.example", "")
     answered.set()
@@ -104,24 +109,24 @@ async def test_the_facts_are_stored_once_the_bucket_exists(
     connection: Bus,
 ) -> None:
     runtime = runtime_on(connection, CLOUD_METADATA_ENABLED="false")
-    keeping = asyncio.create_task(facts.keep(runtime))
+    keeping = asyncio.create_task(maintain_facts(runtime))
     await asyncio.sleep(0.05)  # long enough for one refused attempt
     await connection.manager.create_key_value(bucket=HOSTS_BUCKET)
     assert (await stored(connection)).hostname == "web.example"
     keeping.cancel()
 
 
-async def test_the_facts_are_looked_up_again_and_the_cloud_is_left_alone_when_it_is_off(
+async def test_the_facts_are_read_again_and_a_cloud_that_is_turned_off_is_not_asked(
     connection: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await connection.manager.create_key_value(bucket=HOSTS_BUCKET)
 
-    async def ask(url: str) -> dict[str, str]:
+    async def answer(url: str) -> dict[str, str]:
         raise AssertionError("the cloud was asked")
 
-    monkeypatch.setattr(cloud, "ask", ask)
+    monkeypatch.setattr(cloud, "read_cloud_facts", answer)
     runtime = runtime_on(connection, CLOUD_METADATA_ENABLED="false", HOST_FACTS_INTERVAL="10ms")
-    keeping = asyncio.create_task(facts.keep(runtime))
+    keeping = asyncio.create_task(maintain_facts(runtime))
     await stored(connection)
     await connection.put(HOSTS_BUCKET, bucket_key("web.example"), b'{"hostname": "old"}')
     async with asyncio.timeout(10):

@@ -1,4 +1,4 @@
-"""What a machine runs on, from the files by which it can be known."""
+"""The virtualization of a machine, detected by its files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sematext_agent.lifecycle_collector.virtualization import virtualization
+from sematext_agent.lifecycle_collector.virtualization import detect_virtualization
 
 DMI = "sys/class/dmi/id/"
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:
-    """A root of a file system that holds `files`."""
+    """Return the root of a file system that holds `files`."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,17 +54,17 @@ MACHINES = {
 
 
 @pytest.mark.parametrize(("files", "expected"), MACHINES.values(), ids=MACHINES.keys())
-def test_a_machine_is_known_by_its_files(
+def test_the_virtualization_is_detected_by_files(
     tmp_path: Path, files: dict[str, str], expected: str
 ) -> None:
-    assert virtualization(root=machine(tmp_path, files), environ={}) == expected
+    assert detect_virtualization(root=machine(tmp_path, files), environ={}) == expected
 
 
 def test_a_pod_is_a_container(tmp_path: Path) -> None:
     environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
-    assert virtualization(root=tmp_path, environ=environ) == "container"
+    assert detect_virtualization(root=tmp_path, environ=environ) == "container"
 
 
-def test_from_a_container_that_looks_at_its_host_the_host_is_named(tmp_path: Path) -> None:
+def test_from_a_container_that_inspects_its_host_the_host_is_detected(tmp_path: Path) -> None:
     root = machine(tmp_path, {".dockerenv": "", DMI + "sys_vendor": "QEMU\n"})
-    assert virtualization(in_container_of_host=True, root=root, environ={}) == "qemu"
+    assert detect_virtualization(in_container_of_host=True, root=root, environ={}) == "qemu"

@@ -18,7 +18,7 @@ from sematext_agent.docker_collector import state as docker
 from sematext_agent.host_collector import oom_follower as oom
 from sematext_agent.host_collector.packages import inventory, slots
 from sematext_agent.kubernetes_collector.place import Place
-from sematext_agent.lifecycle_collector.watch import Record
+from sematext_agent.lifecycle_collector.translate import RunRecord
 from sematext_agent.shared import events, health, subjects
 
 SNAPSHOT = Path(__file__).parent / "schema.json"
@@ -32,7 +32,7 @@ STRUCTS: dict[str, Any] = {
     "docker container": docker.Seen,
     "oom cursor": oom.Cursor,
     "kubernetes cursor": Place,
-    "lifecycle cursor": Record,
+    "lifecycle cursor": RunRecord,
     "packages slot": slots._Slot,
     "packages index": slots._Index,
     "package": inventory.Package,
@@ -44,7 +44,7 @@ Schema = dict[str, dict[str, str]]
 
 def current() -> Schema:
     """By struct and field, in their order: the type, and `, optional` where it has a default."""
-    schema: Schema = {"subjects": {name: getattr(subjects, name) for name in WORDS}}
+    schema: Schema = {"subjects": {getattr(subjects, name): "spelled once" for name in WORDS}}
     for name, struct in STRUCTS.items():
         schema[name] = {"tag": str(struct.__struct_config__.tag)}
         for field in msgspec.structs.fields(struct):

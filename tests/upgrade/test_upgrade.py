@@ -24,9 +24,11 @@ from sematext_agent.host_collector import oom
 from sematext_agent.host_collector.packages import slots
 from sematext_agent.host_collector.packages.inventory import Package, Root
 from sematext_agent.kubernetes_collector.place import Place
-from sematext_agent.lifecycle_collector import watch as lifecycle
+from sematext_agent.lifecycle_collector.translate import RunRecord
+from sematext_agent.lifecycle_collector.watch import decode_record
 from sematext_agent.shared.bus import Message
 from sematext_agent.shared.events import HostFacts, NewerEventError, decode, encode, parse_rfc3339
+from sematext_agent.shared.overview import Overview, decode_report
 from sematext_agent.shared.subjects import (
     DEAD_REASON_HEADER,
     DEAD_SEQUENCE_HEADER,
@@ -63,7 +65,7 @@ def test_the_facts_the_report_and_the_headers_of_an_older_version_are_read(versi
     facts = msgspec.json.decode(written, type=HostFacts)
     assert holds(json.loads(msgspec.json.encode(facts)), json.loads(written))
     written = (version / "report.json").read_bytes()
-    assert holds(json.loads(msgspec.json.encode(status._report(written))), json.loads(written))
+    assert holds(json.loads(msgspec.json.encode(decode_report(written))), json.loads(written))
     headers = json.loads((version / "dead_letter_headers.json").read_bytes())
     assert {DEAD_REASON_HEADER, DEAD_STATUS_HEADER, DEAD_SEQUENCE_HEADER, DEAD_TIME_HEADER} <= set(
         headers
@@ -92,7 +94,7 @@ def test_the_cursors_of_an_older_version_are_gone_on_from(version: Path) -> None
     )
     assert packages.settled == {"", "c1"}
     assert msgspec.json.decode(stored("kubernetes.json"), type=Place) == Place(7, 1795423877.5)
-    assert lifecycle._read(stored("lifecycle.json")) == lifecycle.Record("r", "i", 1, 2, 3)
+    assert decode_record(stored("lifecycle.json")) == RunRecord("r", "i", 1, 2, 3)
 
 
 def of_a_newer_agent(path: Path, **body: Any) -> Message:
@@ -108,7 +110,7 @@ def of_a_newer_agent(path: Path, **body: Any) -> Message:
 def test_fields_that_a_newer_version_added_are_skipped(path: Path) -> None:
     message = of_a_newer_agent(path)
     assert decode(message.data).body == decode(path.read_bytes()).body
-    assert "newer" not in tap.in_words(message)
+    assert "newer" not in tap.format_message_line(message)
     asyncio.run(ship(message))
 
 
@@ -125,14 +127,15 @@ def test_an_event_that_only_a_newer_version_can_read_says_to_upgrade(
     asyncio.run(ship(message))
     assert "a dead letter: of agent 99.0" in caplog.text
     assert "upgrade this forwarder, then `agentctl dead replay` sends it" in caplog.text
-    assert "upgrade agentctl" in tap.in_words(message)
+    assert "upgrade agentctl" in tap.format_message_line(message)
 
 
 def test_a_report_of_a_newer_version_is_shown() -> None:
     report = json.loads((VERSIONS[0] / "report.json").read_bytes()) | {"later": 1}
-    known = status._report(msgspec.json.encode(report))
-    assert known is not None
-    assert "docker" in str(status._parts([known]))
+    decoded = decode_report(msgspec.json.encode(report))
+    assert decoded is not None
+    overview = Overview(connected=True, now=0.0, reports=[decoded])
+    assert "docker" in str(status.format_overview(overview))
 
 
 def test_the_form_of_nothing_that_is_stored_has_changed() -> None:

@@ -1,4 +1,4 @@
-"""Stands for a collector: tells one event at each start, named after its process."""
+"""A stub of a collector: it publishes one event at each start, named after its process."""
 
 import os
 from collections.abc import AsyncIterator

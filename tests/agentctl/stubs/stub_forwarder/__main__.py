@@ -1,6 +1,6 @@
-"""Stands for the forwarder: makes the streams, and writes what it ships into the file SHIPPED.
+"""A stub of the forwarder: it creates the streams, and lists deliveries in the file DELIVERED.
 
-Each takes SHIP_SECONDS. When it is told to stop, it leaves what it has not shipped by then.
+Each delivery takes DELIVER_SECONDS. A stop leaves the events that are not delivered by then.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from sematext_agent.shared.subjects import (
 )
 
 
-def ship(subject: str) -> None:
-    with Path(os.environ["SHIPPED"]).open("a") as shipped:
-        shipped.write(f"{subject}\n")
+def deliver(subject: str) -> None:
+    with Path(os.environ["DELIVERED"]).open("a") as delivered:
+        delivered.write(f"{subject}\n")
 
 
 async def work(runtime: Runtime[ServiceSettings]) -> None:
@@ -29,18 +29,16 @@ async def work(runtime: Runtime[ServiceSettings]) -> None:
     await manager.add_stream(StreamConfig(name=EVENTS_STREAM, subjects=[EVENTS_SUBJECTS]))
     for bucket in (CURSORS_BUCKET, HOSTS_BUCKET):
         await manager.create_key_value(bucket=bucket, direct=True)
-    consumer = ConsumerConfig(
-        name=FORWARDER_CONSUMER, durable_name=FORWARDER_CONSUMER, ack_policy="explicit"
-    )
+    consumer = ConsumerConfig(name=FORWARDER_CONSUMER, durable_name=FORWARDER_CONSUMER)
     await manager.add_consumer(EVENTS_STREAM, consumer)
     puller = runtime.bus.create_puller(EVENTS_STREAM, FORWARDER_CONSUMER, window=16)
     stopping = asyncio.create_task(runtime.stopping.wait())
     stopping.add_done_callback(lambda _: puller.stop())
     async for message in puller:
-        await asyncio.sleep(float(os.environ.get("SHIP_SECONDS", "0")))
+        await asyncio.sleep(float(os.environ.get("DELIVER_SECONDS", "0")))
         if runtime.stopping.is_set():
             break
-        ship(message.subject)
+        deliver(message.subject)
         await runtime.bus.acknowledge(message)
 
 

@@ -1,4 +1,4 @@
-"""`agentctl`: runs the whole agent on this machine, and shows what it does."""
+"""The command `agentctl`: it runs the whole agent on this machine, and shows its state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import shtab
 
 from sematext_agent.agentctl import dead, status, tap, users
-from sematext_agent.agentctl.state import CommandError, State, default_directory
+from sematext_agent.agentctl.state import CommandError, StateDirectory, default_directory
 from sematext_agent.agentctl.up import up
 from sematext_agent.shared import AGENT_NAME, AGENT_VERSION, logs
 from sematext_agent.shared.bus import BusError
@@ -23,24 +23,24 @@ _SOURCES = ("docker", "kubernetes", "host", "lifecycle")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: returns the exit status."""
+    """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
     logs.configure_logging("agentctl", "error")
     try:
         return int(options.command(options))
     except (CommandError, BusError) as error:
-        return _complain(error, 1)
+        return _print_error(error, 1)
     except SettingsError as error:
-        return _complain(error, EXIT_SETTINGS)
+        return _print_error(error, EXIT_SETTINGS)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read the output has enough. Python would complain once more when it closes it.
+        # The reader closed the output. Python would report that again when it closes it itself.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def _complain(error: Exception, exit_status: int) -> int:
+def _print_error(error: Exception, exit_status: int) -> int:
     print(logs.escape(f"agentctl: {error}"), file=sys.stderr)
     return exit_status
 
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=default_directory(os.environ),
         metavar="DIR",
-        help="where the agent keeps its events and its place at each source (%(default)s)",
+        help="where the agent keeps its events and its cursor at each source (%(default)s)",
     )
     directory.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     broker = argparse.ArgumentParser(add_help=False, parents=[state])
@@ -66,24 +66,32 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = commands.add_parser("up", parents=[state], help="run the whole agent here")
-    command.set_defaults(command=lambda options: up(State(options.state), os.environ))
+    command.set_defaults(command=lambda options: up(StateDirectory(options.state), os.environ))
     _add_tap(commands.add_parser("tap", parents=[broker], help="show recent and live events"))
-    command = commands.add_parser("status", parents=[broker], help="say how every part is")
+    command = commands.add_parser(
+        "status", parents=[broker], help="show the state of every service"
+    )
     command.set_defaults(command=lambda options: asyncio.run(status.show(options)))
-    _add_dead(commands.add_parser("dead", help="events that were refused for good"), broker)
+    _add_dead(
+        commands.add_parser(
+            "dead",
+            help="list and replay events that could not be delivered",
+        ),
+        broker,
+    )
     _add_users(commands.add_parser("users", help="set up the users of a broker of your own"))
     command = commands.add_parser(
         "completion",
-        help="print what makes a shell complete this command",
+        help="print the completion script for a shell",
         description='In ~/.bashrc or ~/.zshrc: eval "$(agentctl completion bash)", or zsh. '
         "For fish: agentctl completion fish > ~/.config/fish/completions/agentctl.fish",
     )
     command.add_argument("shell", choices=("bash", "zsh", "fish"))
-    command.set_defaults(command=lambda options: _complete(parser, options.shell))
+    command.set_defaults(command=lambda options: _print_completion(parser, options.shell))
     return parser
 
 
-def _complete(parser: argparse.ArgumentParser, shell: str) -> int:
+def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
     print(shtab.complete(parser, shell))
     return 0
 
@@ -108,7 +116,9 @@ def _add_tap(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--name", metavar="PATTERN", help="only of objects with such a name: 'shop-*'"
     )
-    command.add_argument("--severity", choices=tap.SEVERITIES, help="only so bad or worse")
+    command.add_argument(
+        "--severity", choices=tap.SEVERITIES, help="only of this severity or worse"
+    )
     command.add_argument("--grep", metavar="TEXT", default="", help="only lines that hold TEXT")
     command.set_defaults(command=lambda options: asyncio.run(tap.show(options)))
 
@@ -117,10 +127,12 @@ def _add_dead(command: argparse.ArgumentParser, broker: argparse.ArgumentParser)
     actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
     action = actions.add_parser("list", parents=[broker], help="one line each, with the reason")
     action.set_defaults(command=lambda options: asyncio.run(dead.show_list(options)))
-    action = actions.add_parser("show", parents=[broker], help="one of them, whole")
+    action = actions.add_parser("show", parents=[broker], help="one dead letter, whole")
     action.add_argument("number", type=int, help="its number in the list")
-    action.set_defaults(command=lambda options: asyncio.run(dead.show_one(options)))
-    action = actions.add_parser("replay", parents=[broker], help="send them once more")
+    action.set_defaults(command=lambda options: asyncio.run(dead.show_letter(options)))
+    action = actions.add_parser(
+        "replay", parents=[broker], help="publish them again, to be delivered"
+    )
     action.add_argument("numbers", type=int, nargs="*", metavar="number")
     action.add_argument("--all", action="store_true", help="all of them")
     action.set_defaults(command=lambda options: asyncio.run(dead.replay(options)))
@@ -137,15 +149,15 @@ def _add_users(command: argparse.ArgumentParser) -> None:
         "--domain",
         action="append",
         default=[],
-        help="a leaf node's, whose streams the forwarder keeps too; for the broker of either end",
+        help="domain of a leaf node whose streams the forwarder owns too; for either end's broker",
     )
     command.add_argument(
-        "--open-tap", action="store_true", help="who brings no password may listen and read"
+        "--open-tap", action="store_true", help="let clients without a password listen and read"
     )
     command.add_argument(
         "--shared",
         action="store_true",
-        help="everybody who reaches a file may read it: for volumes that one container mounts",
+        help="make the files readable for everybody: for volumes that one container mounts",
     )
     command.set_defaults(command=users.set_up)
 

@@ -1,4 +1,4 @@
-"""`agentctl dead`: the events that the receiver refused for good, and sending them once more."""
+"""`agentctl dead`: the dead letters, which are events that could not be delivered, and replay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 import msgspec
 
 from sematext_agent.agentctl import tap
-from sematext_agent.agentctl.reaching import broker
+from sematext_agent.agentctl.connection import connect_to_broker
 from sematext_agent.agentctl.state import CommandError
 from sematext_agent.agentctl.users import REPLAY
 from sematext_agent.shared import dead_letters
@@ -23,24 +23,23 @@ from sematext_agent.shared.subjects import (
 
 
 async def show_list(options: argparse.Namespace) -> int:
-    """Prints one line for each dead letter: number, reason and the event in words."""
-    async with broker(options) as connection:
-        none = True
+    """Print one line for each dead letter: number, event and reason."""
+    count = 0
+    async with connect_to_broker(options) as connection:
         async for message in dead_letters.read_dead_letters(connection):
-            none = False
-            why = " ".join(
-                message.headers.get(name, "") for name in (DEAD_STATUS_HEADER, DEAD_REASON_HEADER)
-            )
-            print(f"{message.sequence:>6}  {tap.in_words(message)}  <- {escape(why)}")
-    if none:
-        print("No event was refused.")
+            count += 1
+            headers = (DEAD_STATUS_HEADER, DEAD_REASON_HEADER)
+            reason = escape(" ".join(message.headers.get(name, "") for name in headers))
+            print(f"{message.sequence:>6}  {tap.format_message_line(message)}  <- {reason}")
+    if not count:
+        print("There are no dead letters.")
     return 0
 
 
-async def show_one(options: argparse.Namespace) -> int:
-    """Prints one dead letter whole: where it was, why it was refused, and the event."""
-    async with broker(options) as connection:
-        message = await _one(connection, options.number)
+async def show_letter(options: argparse.Namespace) -> int:
+    """Print one dead letter: its subject, its headers and the whole event."""
+    async with connect_to_broker(options) as connection:
+        message = await _find_letter(connection, options.number)
     print(f"subject   {escape(dead_letters.original_subject_of(message))}")
     for name in (DEAD_TIME_HEADER, DEAD_STATUS_HEADER, DEAD_REASON_HEADER, DEAD_SEQUENCE_HEADER):
         label = name.rpartition("-")[2].lower()
@@ -49,26 +48,26 @@ async def show_one(options: argparse.Namespace) -> int:
         for line in msgspec.json.format(message.data, indent=2).decode().split("\n"):
             print(escape_json(line))
     except DECODE_ERRORS:
-        print(tap.raw(message))
+        print(tap.format_raw(message))
     return 0
 
 
 async def replay(options: argparse.Namespace) -> int:
-    """Puts dead letters back on their subjects, where the forwarder finds them as new events."""
+    """Publish dead letters again on their subjects, as new events for the forwarder."""
     if bool(options.numbers) == options.all:
         raise CommandError("name the numbers to replay (see `agentctl dead list`), or --all")
-    async with broker(options, REPLAY) as connection:
+    async with connect_to_broker(options, REPLAY) as connection:
         if options.all:
             letters = [message async for message in dead_letters.read_dead_letters(connection)]
         else:
-            letters = [await _one(connection, number) for number in options.numbers]
+            letters = [await _find_letter(connection, number) for number in options.numbers]
         for letter in letters:
             await dead_letters.replay_dead_letter(connection, letter)
-    print(f"{len(letters)} sent once more.")
+    print(f"{len(letters)} replayed.")
     return 0
 
 
-async def _one(connection: Bus, number: int) -> Message:
+async def _find_letter(connection: Bus, number: int) -> Message:
     letter = await dead_letters.find_dead_letter(connection, number)
     if letter is None:
         raise CommandError(f"no dead letter has the number {number}; see `agentctl dead list`")

@@ -1,11 +1,11 @@
-"""The state directory: what one agent on this machine keeps, and how its commands find it.
+"""The state directory: the files of one agent on this machine, through which commands find it.
 
 lock            held while the agent runs, with its process id
-nats-url        where its broker listens, with the tap's: `nats --server "$(cat nats-url)"`
-users/          by name of a user of the broker: its password
-nats.conf       what the broker was started with
+nats-url        address of its broker, with the tap's: `nats --server "$(cat nats-url)"`
+users/          password of each user of the broker, by name
+nats.conf       configuration that the broker was started with
 nats-server.log
-jetstream/      the events, and each collector's place at its source
+jetstream/      events, and each collector's cursor
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from urllib.parse import urlsplit
 
 
 class CommandError(Exception):
-    """What was asked cannot be done. The text is one line: what is wrong, and what to do."""
+    """A command that cannot be carried out. The text is one line: the reason and the remedy."""
 
 
 def default_directory(environ: Mapping[str, str]) -> Path:
-    """The system's place for root, and the user's own for anybody else (XDG base directories)."""
+    """Return the system's directory for root, and the user's own for others (XDG)."""
     if os.geteuid() == 0:
         return Path("/var/lib/sematext-agent")
     home = environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(home, "sematext-agent")
 
 
-class State:
+class StateDirectory:
     """One state directory."""
 
     def __init__(self, directory: Path) -> None:
@@ -41,8 +41,8 @@ class State:
         self._lock_file = self.directory / "lock"
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Makes the directory and keeps every other agent out of it.
+    def lock(self) -> Iterator[None]:
+        """Create the directory, and keep every other agent out of it.
 
         Raises:
             CommandError: another agent runs on it, or it cannot be written.
@@ -68,33 +68,33 @@ class State:
             lock.flush()
             yield
 
-    def broker_url(self, user: str, password: str) -> str:
-        """Where the broker listens: on a port that was free at first, and is then remembered.
+    def write_broker_url(self, user: str, password: str) -> str:
+        """Return the address for the broker: a free port at first, and the same one from then on.
 
-        It is replaced only where somebody else took it meanwhile. The file `nats-url` has the
-        address with `user` and `password`, for whoever watches; what is returned has neither.
+        Another port replaces it only where somebody else has taken it meanwhile. The file
+        `nats-url` gets the address with `user` and `password`; the result has neither.
         """
         port = 0
         if self.url_file.exists():
             port = urlsplit(self.url_file.read_text().strip()).port or 0
-        address = f"127.0.0.1:{free_port(port)}"
+        address = f"127.0.0.1:{find_free_port(port)}"
         write_private(self.url_file, f"nats://{user}:{password}@{address}\n")
         return f"nats://{address}"
 
 
-def free_port(port: int) -> int:
-    """`port` of the loopback if nobody has it, or any other that is free."""
+def find_free_port(port: int) -> int:
+    """Return `port` of the loopback if it is free, or any free one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return free_port(0)
+            return find_free_port(0)
         return int(probe.getsockname()[1])
 
 
 def write_private(path: Path, text: str, mode: int = 0o600) -> None:
-    """Writes a file that only its owner can read, and that is never seen half written."""
+    """Write a file that only its owner can read, and that nobody sees half written."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:

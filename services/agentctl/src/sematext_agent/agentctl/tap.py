@@ -1,4 +1,4 @@
-"""`agentctl tap`: recent events and then live ones, in words or as they are stored."""
+"""`agentctl tap`: recent events and then live ones, as summaries or as they are stored."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import os
 import re
 import stat
 import sys
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from fnmatch import fnmatchcase
 
 import msgspec
 
-from sematext_agent.agentctl.reaching import broker
+from sematext_agent.agentctl.connection import connect_to_broker
 from sematext_agent.agentctl.state import CommandError
 from sematext_agent.agentctl.terminal import Terminal
 from sematext_agent.shared import summary
 from sematext_agent.shared.bus import Message
+from sematext_agent.shared.clock import SYSTEM_CLOCK
 from sematext_agent.shared.events import (
     AgentLifecycle,
     Body,
@@ -35,76 +37,81 @@ from sematext_agent.shared.logs import escape, escape_json
 from sematext_agent.shared.severity import severity_of
 from sematext_agent.shared.stream_reader import follow_messages
 from sematext_agent.shared.subjects import DEAD_STREAM, EVENTS_STREAM, clean_token
+from sematext_agent.shared.waiting import run_until_event
 
 SEVERITIES = ("info", "warning", "error")
 _ORIGIN_CHARACTERS_MAX = 30
-_subject = re.compile(r"(events|dead)(\.[^\s.>]+)*(\.>)?")
+_SUBJECT = re.compile(r"(events|dead)(\.[^\s.>]+)*(\.>)?")
 
 
 async def show(options: argparse.Namespace) -> int:
-    """Prints events until it is interrupted."""
+    """Print events until it is interrupted, or until nobody reads the output."""
     subject = subject_for(options)
     stream = DEAD_STREAM if subject.partition(".")[0] == "dead" else EVENTS_STREAM
-    since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=options.since)
-    lines = Lines(Terminal(sys.stdout))
-    reading = asyncio.create_task(_until_nobody_reads(sys.stdout.fileno()))
-
-    async def print_all() -> None:
-        async with aclosing(follow_messages(connection, stream, subject, since)) as messages:
-            async for message in messages:
-                event = _event(message)
-                if is_wanted(options, message, event):
-                    print(raw(message) if options.json else lines.of(message, event), flush=True)
-
-    async with broker(options) as connection:
-        connection.on_connection = _say_connection
-        printing = asyncio.create_task(print_all())
-        try:
-            await asyncio.wait((printing, reading), return_when=asyncio.FIRST_COMPLETED)
-            if printing.done():
-                printing.result()
-        finally:
-            printing.cancel()
-            await asyncio.wait([printing])
+    since_seconds = SYSTEM_CLOCK.wall_ns() / 1e9 - options.since
+    since = datetime.datetime.fromtimestamp(since_seconds, datetime.UTC)
+    async with connect_to_broker(options) as connection:
+        connection.on_connection = _print_connection
+        messages = follow_messages(connection, stream, subject, since)
+        await run_until_event(
+            _watch_closing(sys.stdout.fileno()), _print_messages(options, messages)
+        )
     return 0
 
 
-async def _until_nobody_reads(output: int) -> None:
-    """Returns when the other end of a pipe is closed; a terminal and a file stay open.
+async def _print_messages(
+    options: argparse.Namespace, messages: AsyncGenerator[Message, None]
+) -> None:
+    """Print the messages that pass the filters."""
+    summaries = EventLineFormatter(Terminal(sys.stdout))
+    async with aclosing(messages):
+        async for message in messages:
+            event = _decode_event(message)
+            if is_selected(options, message, event):
+                line = format_raw(message) if options.json else summaries.format(message, event)
+                print(line, flush=True)
 
-    Without this, `agentctl tap | head -n 1` would hang until one event more is told.
+
+def _watch_closing(output: int) -> asyncio.Event:
+    """Return an event that is set when the reader closes the pipe `output`.
+
+    Without it, `agentctl tap | head -n 1` would hang until one more event comes. It is never set
+    for a terminal or a file.
     """
     closed = asyncio.Event()
     if stat.S_ISFIFO(os.fstat(output).st_mode):
-        # Nothing is ever read from it: what wakes us is the error that the kernel reports on it.
+        # Nothing is ever read from it: the loop wakes up for the error that the kernel reports.
         asyncio.get_running_loop().add_reader(output, closed.set)
-    await closed.wait()
+    return closed
 
 
-def is_wanted(options: argparse.Namespace, message: Message, event: Event | None) -> bool:
-    """Whether the message passes the filters; what is no event passes only where there are none."""
+def is_selected(options: argparse.Namespace, message: Message, event: Event | None) -> bool:
+    """Return whether the message passes the filters; one that is no event passes only `--grep`."""
+    pattern = options.grep.lower()
     if event is None:
         is_filtered = options.object or options.name or options.severity
-        return not is_filtered and options.grep.lower() in _no_event(message).lower()
+        return not is_filtered and pattern in _describe_undecodable(message).lower()
     body = event.body
-    least = options.severity or SEVERITIES[0]
+    severity_min = options.severity or SEVERITIES[0]
+    text = summary.format_event_line(event)
+    if options.json:
+        text += format_raw(message)
     return (
-        (not options.object or object_of(message).lower() == options.object.lower())
-        and (not options.name or fnmatchcase(name_of(body).lower(), options.name.lower()))
-        and SEVERITIES.index(severity_of(body)) >= SEVERITIES.index(least)
-        and options.grep.lower()
-        in (summary.format_event_line(event) + raw(message) * options.json).lower()
+        (not options.object or object_kind(message).lower() == options.object.lower())
+        and (not options.name or fnmatchcase(object_name(body).lower(), options.name.lower()))
+        and SEVERITIES.index(severity_of(body)) >= SEVERITIES.index(severity_min)
+        and pattern in text.lower()
     )
 
 
-def object_of(message: Message) -> str:
-    """The kind of the object, from the subject: `container`, `Pod`, `package`."""
+def object_kind(message: Message) -> str:
+    """Return the kind of the object, from the subject: `container`, `Pod`, `package`."""
     tokens = message.subject.removeprefix("dead.").split(".")
     return tokens[3] if len(tokens) > 3 else ""
 
 
-def name_of(body: Body) -> str:
-    """What the object that the event is about is called."""
+def object_name(body: Body) -> str:
+    """Return the name of the object that the event is about."""
     match body:
         case DockerEvent():
             return body.attributes.get("name") or body.actor_id
@@ -118,17 +125,17 @@ def name_of(body: Body) -> str:
             return body.source
 
 
-class Lines:
-    """Messages in words, in columns that are as wide as what came so far needs."""
+class EventLineFormatter:
+    """The format of events as lines, in columns as wide as the events so far need."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._origin_characters = 0
 
-    def of(self, message: Message, event: Event | None) -> str:
-        """One line on a message; also on one that is no event."""
+    def format(self, message: Message, event: Event | None) -> str:
+        """Return one line for a message; `event` is None for a message that is no event."""
         if event is None:
-            return self._terminal.paint(_no_event(message), "faint")
+            return self._terminal.paint(_describe_undecodable(message), "faint")
         origin = escape(event.origin)
         characters = max(self._origin_characters, len(origin))
         self._origin_characters = min(characters, _ORIGIN_CHARACTERS_MAX)
@@ -144,21 +151,23 @@ class Lines:
         )
 
 
-def _say_connection(up: bool) -> None:
+def _print_connection(up: bool) -> None:
     print("agentctl: the broker is " + ("back" if up else "away"), file=sys.stderr, flush=True)
 
 
 def subject_for(options: argparse.Namespace) -> str:
-    """The subject to listen on: the one that was named, or that of a source and an origin.
+    """Return the subject to listen on: the option's, or the one for a source and an origin.
 
     Raises:
-        CommandError: both were named, or nothing can ever come on what was named.
+        CommandError: both are given, or no event can ever have the option's subject.
     """
     source, origin = options.source, options.origin
     if options.subject:
         if source or origin:
-            raise CommandError("a SUBJECT says it all; leave --source and --origin out")
-        if not _subject.fullmatch(options.subject):
+            raise CommandError(
+                "a SUBJECT includes source and origin; leave --source and --origin out"
+            )
+        if not _SUBJECT.fullmatch(options.subject):
             raise CommandError(
                 f"{options.subject}: no event has such a subject; write it like 'events.docker.>'"
             )
@@ -168,20 +177,24 @@ def subject_for(options: argparse.Namespace) -> str:
     return ".".join(("events", source or "*", clean_token(origin) if origin else "*", ">"))
 
 
-def in_words(message: Message) -> str:
-    """One line on a message; also on one that is no event."""
-    event = _event(message)
-    return _no_event(message) if event is None else escape(summary.format_event_line(event))
+def format_message_line(message: Message) -> str:
+    """Return one line for a message, also for one that is no event."""
+    event = _decode_event(message)
+    return (
+        _describe_undecodable(message)
+        if event is None
+        else escape(summary.format_event_line(event))
+    )
 
 
-def _event(message: Message) -> Event | None:
+def _decode_event(message: Message) -> Event | None:
     try:
         return decode(message.data)
     except msgspec.DecodeError:
         return None
 
 
-def _no_event(message: Message) -> str:
+def _describe_undecodable(message: Message) -> str:
     try:
         decode(message.data)
     except NewerEventError as error:
@@ -191,6 +204,6 @@ def _no_event(message: Message) -> str:
     return escape(f"{message.subject}: {len(message.data)} bytes that are no event")
 
 
-def raw(message: Message) -> str:
-    """The message as it is stored, on one line."""
+def format_raw(message: Message) -> str:
+    """Return the message as it is stored, on one line."""
     return escape_json(message.data.decode(errors="replace"))

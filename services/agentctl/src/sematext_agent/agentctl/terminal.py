@@ -1,4 +1,4 @@
-"""What a terminal shows that a pipe does not: colours, and lines broken at its width."""
+"""The format for a terminal, which a pipe does not get: colours, and lines of its width."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _WIDTH_MIN = 20
 
 
 class Terminal:
-    """How to write to `out`: in colours and to a width where it is a terminal, plainly elsewhere.
+    """The format for `out`: colours and a width if it is a terminal, plain lines otherwise.
 
     `NO_COLOR` (https://no-color.org) and `TERM=dumb` leave the colours out.
     """
 
     def __init__(self, out: TextIO) -> None:
-        is_one = out.isatty()
-        self.width = shutil.get_terminal_size().columns if is_one else 0
-        """In characters; 0 where lines have no end."""
-        self._in_colours = (
-            is_one and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        is_terminal = out.isatty()
+        self.width = shutil.get_terminal_size().columns if is_terminal else 0
+        """In characters; 0 for lines without an end."""
+        self._has_colours = (
+            is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         )
 
     def paint(self, text: str, colour: str) -> str:
-        """`text` in one of the colours above; as it is for any other word."""
-        if not self._in_colours or colour not in _COLOURS:
+        """Return `text` in one of the colours above; unchanged for any other name."""
+        if not self._has_colours or colour not in _COLOURS:
             return text
         return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
-    def wrapped(self, text: str) -> list[str]:
-        """`text` in lines of the terminal's width; those after the first are indented."""
+    def wrap(self, text: str) -> list[str]:
+        """Return `text` in lines of the terminal's width; those after the first are indented."""
         if len(text) <= self.width or self.width < _WIDTH_MIN:
             return [text]
         return textwrap.wrap(text, self.width, subsequent_indent=" " * 6)

@@ -1,15 +1,15 @@
-"""Who may say and hear what on the broker: one user a service, each with exactly its subjects.
+"""The users of the broker and their rights: one user a service, with exactly its subjects.
 
-The one place that knows. `agentctl up` writes it into the configuration of its broker, and
-`agentctl users` into a file that the broker of docker-compose.yml includes.
+`agentctl up` writes the rights into the configuration of its broker, and `agentctl users` into a
+file that the broker of docker-compose.yml includes.
 
-What a user may publish to includes what it may ask: JetStream is asked on `$JS.API.…`
-(https://docs.nats.io/reference/reference-protocols/nats_api_reference). Answers come to the inbox
-of whoever asked, and no two users share one, so that none hears another's answers.
+The rights to publish include requests: JetStream is asked on `$JS.API.…`
+(https://docs.nats.io/reference/reference-protocols/nats_api_reference). Answers go to the inbox of
+the user who asked, and no two users share one, so nobody receives another user's answers.
 
-Who asks JetStream also chooses the subject of the answer, and no right limits that: an answer could
-become an event, a cursor, or an order to delete a stream. So those who only read are in an account
-of their own, which imports what they may hear and ask: answers reach them, and nothing else there.
+A request to JetStream also chooses the subject of its answer, and no right limits that: an answer
+could become an event, a cursor, or an order to delete a stream. So users who only read are in an
+account of their own, which imports subjects and requests: answers reach its users and nothing else.
 """
 
 from __future__ import annotations
@@ -44,40 +44,40 @@ from sematext_agent.shared.subjects import (
 )
 
 TAP = "tap"
-"""May listen and read, and publish nothing. Its name and password stand in `nats-url`."""
+"""User that may listen and read, and publish nothing; `nats-url` has its name and password."""
 REPLAY = "replay"
-"""May put dead letters back among the events as well."""
-OVERSEER = "agentctl"
-"""`agentctl up` itself: listens as a tap does, and answers for its processes."""
+"""User that may also replay dead letters."""
+SUPERVISOR = "agentctl"
+"""User of `agentctl up` itself: it listens as a tap does, and reports on its processes."""
 CONSOLE = "console"
 ACCOUNT = "AGENT"
-"""Of the streams, and of whoever writes; before there were two, NATS' own `$G` was the only one."""
+"""Account of the streams and of users who write; older versions had only NATS' own `$G`."""
 _READERS = (TAP, CONSOLE)
-"""The users in the account of those who only read."""
+"""Users in the account that can only read."""
 _API = api_prefix("")
 _STREAMS = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS_BUCKET}", f"KV_{HOSTS_BUCKET}")
 
 
 class Rights(msgspec.Struct, frozen=True):
-    """What one user may do; whatever is not named is refused."""
+    """Subjects that one user may use; the broker refuses all others."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     never_publish: tuple[str, ...] = ()
-    """Of `publish`, what it may not all the same."""
+    """Subjects excluded from `publish`."""
 
 
 def _inbox(user: str) -> str:
     return f"{inbox_prefix(user)}.>"
 
 
-# Where answers to questions may go. Not just anywhere, or who asks could choose an event's subject.
-# The server itself brings an answer to who reads.
-_ANSWERS = (f"{RELAYED_REPLY_PREFIX}>", _inbox(REPLAY), _inbox(OVERSEER))
+# Answers may go to these inboxes only: a request could otherwise name the subject of an event.
+# The server itself passes answers on to the account of readers.
+_ANSWERS = (f"{RELAYED_REPLY_PREFIX}>", _inbox(REPLAY), _inbox(SUPERVISOR))
 
 
 def _bucket(name: str, keys: str) -> tuple[str, ...]:
-    """Reading and writing those keys of a bucket."""
+    """Return the subjects for reading and writing those keys of a bucket."""
     subjects = f"$KV.{name}.{keys}"
     return (
         f"{_API}.STREAM.INFO.KV_{name}",
@@ -86,23 +86,23 @@ def _bucket(name: str, keys: str) -> tuple[str, ...]:
     )
 
 
-def _collector(source: str, *more: str) -> Rights:
+def _collector_rights(source: str, *extra: str) -> Rights:
+    cursors = _bucket(CURSORS_BUCKET, f"{source}.>")
     return Rights(
-        publish=(f"events.{source}.>", *_bucket(CURSORS_BUCKET, f"{source}.>"), *more, *_ANSWERS),
+        publish=(f"events.{source}.>", *cursors, *extra, *_ANSWERS),
         subscribe=(_inbox(source), STATUS_SUBJECT),
     )
 
 
 def _consumers(domain: str) -> tuple[str, str]:
-    """From which the forwarder takes events, the second one only for a while."""
-    first, second = (
-        consumer_name(name, domain) for name in (FORWARDER_CONSUMER, OVERTAKING_CONSUMER)
-    )
-    return f"{EVENTS_STREAM}.{first}", f"{EVENTS_STREAM}.{second}"
+    """Return the forwarder's consumer, and the one that overtakes a backlog, by their streams."""
+    names = FORWARDER_CONSUMER, OVERTAKING_CONSUMER
+    first, second = (f"{EVENTS_STREAM}.{consumer_name(name, domain)}" for name in names)
+    return first, second
 
 
-def _keeping(domain: str) -> tuple[str, ...]:
-    """What keeps and empties the streams of the broker, or of a leaf node's domain."""
+def _stream_management(domain: str) -> tuple[str, ...]:
+    """Return the subjects for owning the streams of the broker, or of a leaf node's domain."""
     api = api_prefix(domain)
     consumers = _consumers(domain)
     return (
@@ -128,13 +128,13 @@ def _keeping(domain: str) -> tuple[str, ...]:
     )
 
 
-def _forwarder(domains: tuple[str, ...]) -> Rights:
+def _forwarder_rights(domains: tuple[str, ...]) -> Rights:
     return Rights(
         publish=(
-            *(subject for domain in domains for subject in _keeping(domain)),
+            *(subject for domain in domains for subject in _stream_management(domain)),
             DEAD_SUBJECTS,
             f"events.{FORWARDER_CONSUMER}.>",
-            # What it asks other forwarders, and what it answers them.
+            # Requests to other forwarders, and answers to theirs.
             f"{PEERS_SUBJECT}.>",
             _inbox(FORWARDER_CONSUMER),
             *_ANSWERS,
@@ -143,15 +143,15 @@ def _forwarder(domains: tuple[str, ...]) -> Rights:
     )
 
 
-def _reader(
+def _reader_rights(
     user: str,
     domains: tuple[str, ...],
     publish: tuple[str, ...] = (),
     subscribe: tuple[str, ...] = (),
 ) -> Rights:
-    """Listens, asks, and reads streams and buckets, through consumers of its own."""
-    reading = ("CONSUMER.CREATE", "CONSUMER.MSG.NEXT", "CONSUMER.INFO", "DIRECT.GET")
-    asking = (
+    """Return the rights to listen, to ask, and to read streams through consumers of its own."""
+    stream_calls = ("CONSUMER.CREATE", "CONSUMER.MSG.NEXT", "CONSUMER.INFO", "DIRECT.GET")
+    calls = (
         "INFO",
         "STREAM.NAMES",
         "STREAM.LIST",
@@ -166,11 +166,11 @@ def _reader(
     return Rights(
         publish=(
             REQUEST_SUBJECTS,
-            *(f"{_API}.{call}" for call in asking),
-            *(f"{_API}.{call}.{stream}.>" for call in reading for stream in _STREAMS),
+            *(f"{_API}.{call}" for call in calls),
+            *(f"{_API}.{call}.{stream}.>" for call in stream_calls for stream in _STREAMS),
             *publish,
         ),
-        # The forwarder's consumers are not theirs: what they took from one would come late.
+        # Not the forwarder's consumers: a message pulled from one would be delivered late.
         never_publish=(
             *(
                 f"{_API}.CONSUMER.{call}.{consumer}{rest}"
@@ -178,34 +178,36 @@ def _reader(
                 for consumer in _consumers(domain)
                 for call, rest in (("CREATE", ""), ("CREATE", ".>"), ("MSG.NEXT", ""))
             ),
-            f"{PEERS_SUBJECT}.>",  # a matter of forwarders alone
+            f"{PEERS_SUBJECT}.>",  # for forwarders only
         ),
         subscribe=(_inbox(user), EVENTS_SUBJECTS, DEAD_SUBJECTS, *subscribe),
     )
 
 
 def rights(*domains: str) -> Mapping[str, Rights]:
-    """By user. `domains` are those of leaf nodes whose streams the forwarder keeps as well."""
-    everywhere = ("", *domains)
+    """Return the rights by user; `domains` are leaf nodes whose streams the forwarder also owns."""
+    all_domains = ("", *domains)
     return {
-        "lifecycle": _collector("lifecycle", *_bucket(HOSTS_BUCKET, ">")),
-        "docker": _collector("docker"),
-        "host": _collector("host"),
-        "kubernetes": _collector("kubernetes"),
-        FORWARDER_CONSUMER: _forwarder(everywhere),
-        # Clients that log in without a name, such as `nats sub`, have the inbox of no user.
-        CONSOLE: _reader(
+        "lifecycle": _collector_rights("lifecycle", *_bucket(HOSTS_BUCKET, ">")),
+        "docker": _collector_rights("docker"),
+        "host": _collector_rights("host"),
+        "kubernetes": _collector_rights("kubernetes"),
+        FORWARDER_CONSUMER: _forwarder_rights(all_domains),
+        # Clients that log in without a name, such as `nats sub`, use the common inbox.
+        CONSOLE: _reader_rights(
             CONSOLE,
-            everywhere,
+            all_domains,
             publish=(_inbox(""), *map(_inbox, _READERS)),
             subscribe=(STATUS_SUBJECT,),
         ),
-        OVERSEER: _reader(OVERSEER, everywhere, publish=_ANSWERS, subscribe=(STATUS_SUBJECT,)),
-        TAP: _reader(TAP, everywhere, subscribe=(_inbox(""),)),
-        # It may be the console, which answers for itself as every service does.
-        REPLAY: _reader(
+        SUPERVISOR: _reader_rights(
+            SUPERVISOR, all_domains, publish=_ANSWERS, subscribe=(STATUS_SUBJECT,)
+        ),
+        TAP: _reader_rights(TAP, all_domains, subscribe=(_inbox(""),)),
+        # The console may log in so, and answers status requests as every service does.
+        REPLAY: _reader_rights(
             REPLAY,
-            everywhere,
+            all_domains,
             publish=(EVENTS_SUBJECTS, f"{_API}.STREAM.MSG.DELETE.{DEAD_STREAM}", *_ANSWERS),
             subscribe=(STATUS_SUBJECT,),
         ),
@@ -213,56 +215,57 @@ def rights(*domains: str) -> Mapping[str, Rights]:
 
 
 USERS = rights()
-"""By name: every user. A service is the user of its own name."""
+"""Every user, by name. A service is the user of its own name."""
 
 
-def authorization(
+def format_accounts(
     passwords: Mapping[str, str],
     open_tap: bool = False,
     accounts: Mapping[str, object] | None = None,
     domains: Iterable[str] = (),
 ) -> str:
-    """What the broker's configuration says of its users, in the broker's own language.
+    """Return the accounts and users of the broker, in the language of its configuration.
 
-    With `open_tap` whoever brings neither name nor password is the tap; otherwise nobody gets in.
+    With `open_tap` a client without name and password is the tap; otherwise it is rejected.
     `accounts` are further ones, such as the server's own; `domains` as in `rights`.
     """
-    may = rights(*domains)
+    rights_by_user = rights(*domains)
 
     def users(names: Iterable[str]) -> list[dict[str, object]]:
-        return [
-            {
-                "user": name,
-                "password": passwords[name],
-                "permissions": {
-                    "publish": {"allow": may[name].publish, "deny": may[name].never_publish},
-                    "subscribe": {"allow": may[name].subscribe},
-                },
-            }
-            for name in names
-        ]
+        return [_format_user(name, passwords[name], rights_by_user[name]) for name in names]
 
-    heard = [{"stream": subject} for subject in (EVENTS_SUBJECTS, DEAD_SUBJECTS)]
-    asked = [{"service": subject} for subject in may[TAP].publish]
-    both = {
+    streams = [{"stream": subject} for subject in (EVENTS_SUBJECTS, DEAD_SUBJECTS)]
+    services = [{"service": subject} for subject in rights_by_user[TAP].publish]
+    own_accounts = {
         ACCOUNT: {
             "jetstream": "enabled",
             "users": users(name for name in USERS if name not in _READERS),
-            # A question may have several answers.
-            "exports": [*heard, *({**one, "response_type": "Stream"} for one in asked)],
+            # A request may have several answers.
+            "exports": [*streams, *({**export, "response_type": "Stream"} for export in services)],
         },
         "READERS": {
             "users": users(_READERS),
             "imports": [
                 {kind: {"account": ACCOUNT, "subject": subject}}
-                for one in (*heard, *asked)
-                for kind, subject in one.items()
+                for export in (*streams, *services)
+                for kind, subject in export.items()
             ],
         },
     }
     # The server reads JSON, all but the escapes of `ensure_ascii`.
-    text = json.dumps({**both, **(accounts or {})}, ensure_ascii=False, indent=1)
+    text = json.dumps({**own_accounts, **(accounts or {})}, ensure_ascii=False, indent=1)
     return f"accounts {text}\n" + (f"no_auth_user: {TAP}\n" if open_tap else "")
+
+
+def _format_user(name: str, password: str, rights: Rights) -> dict[str, object]:
+    return {
+        "user": name,
+        "password": password,
+        "permissions": {
+            "publish": {"allow": rights.publish, "deny": rights.never_publish},
+            "subscribe": {"allow": rights.subscribe},
+        },
+    }
 
 
 _MOVED = (
@@ -272,19 +275,19 @@ _MOVED = (
 
 
 def set_up(options: argparse.Namespace) -> int:
-    """`agentctl users`: writes the broker's part and the passwords, and keeps those there are."""
+    """`agentctl users`: write the broker's file and missing passwords, and keep existing ones."""
     for domain in options.domain:
         if clean_token(domain) != domain:
             raise CommandError(f"--domain {domain}: a domain has letters, digits, - and _ alone")
     mode = 0o444 if options.shared else 0o600
     try:
-        text = authorization(
-            passwords(options.directory, mode), options.open_tap, domains=options.domain
+        text = format_accounts(
+            ensure_passwords(options.directory, mode), options.open_tap, domains=options.domain
         )
         file = options.directory / "nats" / "accounts.conf"
         if not file.exists() and file.with_name("authorization.conf").exists():
             print(_MOVED, file=sys.stderr)
-        # Left alone where nothing changes: a broker may read it anew whenever it is written.
+        # An equal file is left alone: a broker may reload it whenever it is written.
         if not file.exists() or file.read_text() != text:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(file, text, mode)
@@ -294,21 +297,21 @@ def set_up(options: argparse.Namespace) -> int:
 
 
 def password_file(directory: Path, user: str) -> Path:
-    """Where the password of `user` stands: each in a folder of its own, which can be mounted."""
+    """Return the file with the password of `user`: in a folder of its own, which can be mounted."""
     return directory / user / "password"
 
 
-def passwords(directory: Path, mode: int = 0o600) -> dict[str, str]:
-    """By user: the password in `directory`, made up where there is none yet.
+def ensure_passwords(directory: Path, mode: int = 0o600) -> dict[str, str]:
+    """Return the passwords in `directory` by user, after generating the missing ones.
 
     Raises:
         OSError: the directory cannot be read or written.
     """
-    found = {}
+    passwords = {}
     for user in USERS:
         file = password_file(directory, user)
         if not file.exists():
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(file, secrets.token_urlsafe(24) + "\n", mode)
-        found[user] = file.read_text().strip()
-    return found
+        passwords[user] = file.read_text().strip()
+    return passwords

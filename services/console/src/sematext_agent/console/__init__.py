@@ -1,0 +1,1 @@
+"""The console: the live page of the agent."""

@@ -1,4 +1,4 @@
-"""What no request gets past: the host's name, the origin of a change, and what a page may load.
+"""The guard of every request: the host's name, the origin of a change, and a strict policy.
 
 The page listens on the loopback, where every web page the user visits can reach it too. Under a
 name of its own that leads to 127.0.0.1 (DNS rebinding) such a page would read ours, so only known
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HEADERS = {
-    # Nothing from elsewhere, nothing inline: whatever a text held, no browser would run it.
+    # Nothing from elsewhere, nothing inline: no browser would run code in the text of an event.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -28,14 +28,14 @@ _HEADERS = {
 
 
 class Guard:
-    """Before the application `app`; answers under the names of the loopback and `names`."""
+    """The middleware before `app`: it accepts the names of the loopback and `names`."""
 
     def __init__(self, app: ASGIApp, names: tuple[str, ...]) -> None:
         self._app = app
         self._names = frozenset(name.lower() for name in (*LOOPBACK, *names))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Pass one request on, or reject it."""
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -46,24 +46,24 @@ class Guard:
 
         headers = Headers(scope=scope)
         app = self._app
-        if _name(headers.get("host", "")) not in self._names:
+        if _host_name(headers.get("host", "")) not in self._names:
             app = PlainTextResponse(
                 "This page is not known under that name; list it in CONSOLE_ALLOWED_HOSTS.\n", 421
             )
-        elif scope["method"] not in ("GET", "HEAD") and not _is_own(headers):
+        elif scope["method"] not in ("GET", "HEAD") and not _is_same_origin(headers):
             app = PlainTextResponse("Changes are taken from this page itself alone.\n", 403)
         await app(scope, receive, send_guarded)
 
 
-def _name(host: str) -> str:
-    """The name in a Host header, without the port; nothing for what is none."""
+def _host_name(host: str) -> str:
+    """Return the name in a Host header, without the port; empty if there is none."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
 
 
-def _is_own(headers: Headers) -> bool:
-    """Whether a request comes from our own page; every browser says so with a POST."""
+def _is_same_origin(headers: Headers) -> bool:
+    """Return whether a request comes from our own page; browsers send the origin with a POST."""
     origin = headers.get("origin", "")
     return "://" in origin and origin.partition("://")[2] == headers.get("host")

@@ -1,4 +1,4 @@
-"""One event as a line of the page, and the filters that choose lines."""
+"""The rows of the page, one for each event, and the filter that selects rows."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sematext_agent.shared.severity import severity_of
 SOURCES = ("docker", "kubernetes", "host", "lifecycle", "other")
 SEVERITIES = ("error", "warning", "info")
 RANGES = {"1h": 3600, "6h": 6 * 3600, "24h": 24 * 3600}
-"""How far back the timeline may go, in seconds."""
+"""Ranges of the timeline, in seconds."""
 _TEXT_CHARACTERS_MAX = 400
 _QUERY_CHARACTERS_MAX = 200
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A line of the page. Small and of bounded size: the whole event stays in the stream."""
+    """A row of the page: small and of bounded size, as the whole event stays in the stream."""
 
     number: int
-    """In the stream."""
+    """Sequence in the stream."""
     time: float
     """Seconds since the epoch, to the millisecond."""
     source: str
@@ -32,16 +32,16 @@ class Row(msgspec.Struct, frozen=True):
     text: str
     id: str
     gap: tuple[float, float] | None = None
-    """Of a gap: from when to when events may be missing, seconds since the epoch."""
+    """Begin and end of a gap event's gap, seconds since the epoch; None for other events."""
 
 
 def row_of(message: Message) -> Row:
-    """The line for a message of the stream; also for one that is no event."""
-    return row(message.subject, message.data, message.sequence, message.time_ns)
+    """Return the row for a message of the stream, also for one that is no event."""
+    return make_row(message.subject, message.data, message.sequence, message.time_ns)
 
 
-def row(subject: str, data: bytes, number: int, time_ns: int) -> Row:
-    """The line for what was published on `subject`, and stored at `time_ns`."""
+def make_row(subject: str, data: bytes, number: int, time_ns: int) -> Row:
+    """Return the row for `data` that was published on `subject` and stored at `time_ns`."""
     source = subject.split(".")[1]
     source = source if source in SOURCES else "other"
     stored = time_ns / NS_PER_SECOND
@@ -58,23 +58,23 @@ def row(subject: str, data: bytes, number: int, time_ns: int) -> Row:
         origin=_cut(event.origin),
         text=_cut(summary.summarize(event.body)),
         id=_cut(event.id),
-        gap=_span(event, stored),
+        gap=_gap_span(event, stored),
     )
 
 
-def _span(event: Event, otherwise: float) -> tuple[float, float] | None:
+def _gap_span(event: Event, default: float) -> tuple[float, float] | None:
     if not isinstance(event.body, Gap):
         return None
-    until = _seconds(event.body.until, otherwise)
+    until = _seconds(event.body.until, default)
     return _seconds(event.body.since, until), until
 
 
-def _seconds(moment: str, otherwise: float) -> float:
-    """The moment in seconds since the epoch; `otherwise` for one that is none."""
+def _seconds(time: str, default: float) -> float:
+    """Return RFC 3339 `time` in seconds since the epoch, or `default` if it is no such time."""
     try:
-        return parse_rfc3339(moment) // 10**6 / 1000
+        return parse_rfc3339(time) // 10**6 / 1000
     except (ValueError, OverflowError):
-        return otherwise
+        return default
 
 
 def _cut(text: str) -> str:
@@ -84,25 +84,30 @@ def _cut(text: str) -> str:
 
 
 class FilterError(Exception):
-    """A filter in the address that is none. Its text is one line: what, and what to do."""
+    """A filter in the address that cannot be used. Its text is one line: problem and remedy."""
 
 
-class Filters(msgspec.Struct, frozen=True, kw_only=True):
-    """Which lines to show: what stands in the page's address."""
+class RowFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """The filter of rows in the page's address."""
 
     words: tuple[str, ...] = ()
-    """In small letters; all must be found. One with a `-` before it must not."""
+    """Lower-case words that a row must contain, or must not with a `-` before them."""
     sources: frozenset[str] = frozenset()
     severities: frozenset[str] = frozenset()
     origin: str = ""
     since: float = 0.0
+    """Begin of the times, seconds since the epoch."""
     until: float = 0.0
-    """0: no end. Seconds since the epoch."""
+    """End of the times, seconds since the epoch; 0 for no end."""
     range: str = "1h"
 
     @classmethod
-    def parse(cls, query: Mapping[str, str]) -> Filters:
-        """The filters in an address' query. Raises FilterError for what is none."""
+    def parse(cls, query: Mapping[str, str]) -> RowFilter:
+        """Return the filter in the query of an address.
+
+        Raises:
+            FilterError: a value in the query cannot be used.
+        """
         span = query.get("range") or "1h"
         if span not in RANGES:
             raise FilterError(f"range={span}: set it to one of {', '.join(RANGES)}")
@@ -112,8 +117,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
             raise FilterError("since, until: write seconds since 1970") from None
         return cls(
             words=tuple(query.get("q", "")[:_QUERY_CHARACTERS_MAX].lower().split()),
-            sources=_some_of(SOURCES, "source", query),
-            severities=_some_of(SEVERITIES, "severity", query),
+            sources=_parse_choices(SOURCES, "source", query),
+            severities=_parse_choices(SEVERITIES, "severity", query),
             origin=query.get("origin", ""),
             since=since,
             until=until,
@@ -121,12 +126,12 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def look_at_text(self) -> bool:
-        """Whether more than source and severity decides."""
+    def needs_rows(self) -> bool:
+        """True if more than source and severity decides, which the counts do not have."""
         return bool(self.words or self.origin)
 
     def match(self, row: Row) -> bool:
-        """Whether the line is wanted."""
+        """Return whether the filter selects the row."""
         if self.sources and row.source not in self.sources:
             return False
         if self.severities and row.severity not in self.severities:
@@ -135,9 +140,11 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
             return False
         if row.time < self.since or (self.until and row.time >= self.until):
             return False
-        return not self.words or self._finds(f"{row.source} {row.origin} {row.text} {row.id}")
+        return not self.words or self._contains_words(
+            f"{row.source} {row.origin} {row.text} {row.id}"
+        )
 
-    def _finds(self, text: str) -> bool:
+    def _contains_words(self, text: str) -> bool:
         text = text.lower()
         return all(
             (word[1:] not in text) if len(word) > 1 and word[0] == "-" else word in text
@@ -145,8 +152,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _some_of(known: tuple[str, ...], name: str, query: Mapping[str, str]) -> frozenset[str]:
+def _parse_choices(choices: tuple[str, ...], name: str, query: Mapping[str, str]) -> frozenset[str]:
     chosen = frozenset(filter(None, query.get(name, "").split(",")))
-    if unknown := chosen - set(known):
-        raise FilterError(f"{name}={min(unknown)}: choose among {', '.join(known)}")
+    if unknown := chosen - set(choices):
+        raise FilterError(f"{name}={min(unknown)}: choose among {', '.join(choices)}")
     return chosen

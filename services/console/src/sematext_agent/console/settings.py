@@ -1,4 +1,4 @@
-"""What the live page reads from its environment."""
+"""The settings of the live page, beside those that every service reads."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from sematext_agent.shared.settings import Port, ServiceSettings
 
 
 class ConsoleSettings(ServiceSettings, frozen=True, kw_only=True):
-    """The live page's settings, beside those of every service."""
+    """The live page's settings."""
 
     variable_pattern: ClassVar[str] = "CONSOLE_(?!ENABLED)"  # that one is for agentctl
 
     console_host: str = "127.0.0.1"
-    """Where the page listens; `0.0.0.0` in a container, whose port is published on the loopback."""
+    """Address of the page; `0.0.0.0` in a container, whose port is published on the loopback."""
     console_port: Port = 8676
-    """0 takes any free port, and the log says which."""
+    """Port of the page; 0 takes any free one, which the log names."""
     console_allowed_hosts: tuple[str, ...] = ()
     """Further names under which browsers reach the page, without a port: a proxy's, say."""
     console_replay_enabled: bool = False
-    """Whether the page may send dead letters once more; else it changes nothing."""
+    """Lets the page replay dead letters; otherwise it changes nothing."""

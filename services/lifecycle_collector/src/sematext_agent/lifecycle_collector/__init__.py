@@ -1,1 +1,1 @@
-"""When the agent started and stopped on this host, and what kind of host it is."""
+"""The lifecycle collector: starts and stops of the agent on this host, and facts of the host."""

@@ -1,10 +1,10 @@
-"""The process: lifecycle events as a collector, and beside it the keeper of the host's facts."""
+"""The process: lifecycle events as a collector, and beside it the facts of the host."""
 
 from __future__ import annotations
 
 import asyncio
 
-from sematext_agent.lifecycle_collector.facts import keep
+from sematext_agent.lifecycle_collector.facts import maintain_facts
 from sematext_agent.lifecycle_collector.settings import LifecycleSettings
 from sematext_agent.lifecycle_collector.watch import watch
 from sematext_agent.shared.collector import collect
@@ -12,14 +12,15 @@ from sematext_agent.shared.service import Runtime, run
 
 
 async def work(runtime: Runtime[LifecycleSettings]) -> None:
-    """The events, and the facts beside them: neither waits for the other."""
+    """Collect events and maintain the facts; neither waits for the other."""
     async with asyncio.TaskGroup() as tasks:
-        keeper = tasks.create_task(keep(runtime), name="facts")
+        maintaining = tasks.create_task(maintain_facts(runtime), name="facts")
         await collect(watch)(runtime)
-        keeper.cancel()
+        maintaining.cancel()
 
 
 def main() -> None:
+    """Run the service `lifecycle`."""
     run("lifecycle", work, LifecycleSettings)
 
 

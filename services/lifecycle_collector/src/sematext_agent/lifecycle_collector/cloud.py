@@ -1,8 +1,8 @@
-"""What the cloud's metadata service says of this machine, where it runs in one.
+"""The facts of this machine from the metadata service of its cloud, if it runs in one.
 
 AWS (IMDSv2), Google Cloud and Azure answer on the same link-local address, each to requests that
-only its own kind of caller sends. Nobody else is asked, no proxy is used, no redirect is followed,
-and an answer that does not have the expected form counts as none.
+only its own kind of caller sends. No proxy is used, no redirect is followed, and an answer that
+does not have the expected form counts as none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sematext_agent.shared.decode_errors import DECODE_ERRORS
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 1.0
-"""For connecting and for each answer; the service is on the same machine, or next to it."""
+"""Bound for connecting and for each answer; the service is on the same machine or next to it."""
 _ANSWER_BYTES_MAX = 64 * 1024
 
 
@@ -37,10 +37,10 @@ class _AzureCompute(msgspec.Struct, rename="camel"):
     vm_size: str = ""
 
 
-async def ask(url: str) -> dict[str, str]:
-    """The `cloud_…` fields of HostFacts; empty where no cloud answers.
+async def read_cloud_facts(url: str) -> dict[str, str]:
+    """Return the `cloud_…` fields of HostFacts; empty if no cloud answers.
 
-    Each cloud is asked in a thread of its own, so that the one who does not answer costs no time.
+    Each cloud is asked in a thread of its own, so that one without an answer delays no other.
     """
     answers = await asyncio.gather(*(asyncio.to_thread(_try, kind, url) for kind in _CLOUDS))
     return next((answer for answer in answers if answer), {})
@@ -55,7 +55,10 @@ def _try(kind: str, url: str) -> dict[str, str]:
 
 
 def _aws(url: str) -> dict[str, str]:
-    """https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-identity-documents.html"""
+    """Return the facts of AWS, by its instance identity document.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-identity-documents.html
+    """
     token = _request(
         url, "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, method="PUT"
     )
@@ -75,7 +78,10 @@ def _aws(url: str) -> dict[str, str]:
 
 
 def _google(url: str) -> dict[str, str]:
-    """https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys"""
+    """Return the facts of Google Cloud, by its metadata keys.
+
+    https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys
+    """
 
     def value(name: str) -> str:
         path = f"/computeMetadata/v1/instance/{name}"
@@ -95,7 +101,10 @@ def _google(url: str) -> dict[str, str]:
 
 
 def _azure(url: str) -> dict[str, str]:
-    """https://learn.microsoft.com/azure/virtual-machines/instance-metadata-service"""
+    """Return the facts of Azure, by its instance metadata.
+
+    https://learn.microsoft.com/azure/virtual-machines/instance-metadata-service
+    """
     path = "/metadata/instance/compute?api-version=2021-02-01&format=json"
     compute = msgspec.json.decode(_request(url, path, {"Metadata": "true"}), type=_AzureCompute)
     return {
@@ -111,7 +120,11 @@ _CLOUDS = {"aws": _aws, "google": _google, "azure": _azure}
 
 
 def _request(url: str, path: str, headers: dict[str, str], method: str = "GET") -> bytes:
-    """The body of one answer. Raises OSError for any other status than 200."""
+    """Return the body of one answer.
+
+    Raises:
+        OSError: the service is away, or its status is not 200.
+    """
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_SECONDS)
     try:
         connection.request(method, path, headers=headers)

@@ -1,4 +1,4 @@
-"""The facts of this host, kept in the bucket `hosts` for whoever reads its events."""
+"""The facts of this host, stored in the bucket `hosts` for the enrichment of its events."""
 
 from __future__ import annotations
 
@@ -12,55 +12,52 @@ import psutil
 
 from sematext_agent.lifecycle_collector import cloud
 from sematext_agent.lifecycle_collector.settings import LifecycleSettings
-from sematext_agent.lifecycle_collector.virtualization import virtualization
+from sematext_agent.lifecycle_collector.virtualization import detect_virtualization
 from sematext_agent.lifecycle_collector.watch import BOOT_ID
 from sematext_agent.shared.bus import BusError
 from sematext_agent.shared.events import HostFacts
-from sematext_agent.shared.retry import Backoff
+from sematext_agent.shared.retry import Backoff, retry
 from sematext_agent.shared.service import Runtime
 from sematext_agent.shared.subjects import HOSTS_BUCKET, bucket_key
 
 log = logging.getLogger(__name__)
 
 
-async def keep(runtime: Runtime[LifecycleSettings]) -> None:
-    """Stores the facts at start and again at every interval; never returns.
+async def maintain_facts(runtime: Runtime[LifecycleSettings]) -> None:
+    """Store the facts at start and again at every interval; never return.
 
-    What the machine itself knows is stored at once. The cloud is asked afterwards, because where
-    there is none its address may swallow the question.
+    The machine's own facts are stored at once. The cloud is asked afterwards, because outside of
+    any cloud a request to its address may never be answered.
     """
     settings = runtime.settings
-    in_cloud: dict[str, str] = {}
+    cloud_facts: dict[str, str] = {}
     while True:
-        facts = of_this_host(runtime.origin, settings.host_root)
-        await _store(runtime, facts, in_cloud)
+        facts = read_host_facts(runtime.origin, settings.host_root)
+        await _store(runtime, facts, cloud_facts)
         if settings.cloud_metadata_enabled:
-            found = await cloud.ask(settings.cloud_metadata_url)
-            if found and found != in_cloud:
-                in_cloud = found
-                log.info("running in the cloud %s", in_cloud["cloud_provider"])
-                await _store(runtime, facts, in_cloud)
+            answer = await cloud.read_cloud_facts(settings.cloud_metadata_url)
+            if answer and answer != cloud_facts:
+                cloud_facts = answer
+                log.info("running in the cloud %s", cloud_facts["cloud_provider"])
+                await _store(runtime, facts, cloud_facts)
         await asyncio.sleep(settings.host_facts_interval)
 
 
 async def _store(
-    runtime: Runtime[LifecycleSettings], facts: HostFacts, in_cloud: dict[str, str]
+    runtime: Runtime[LifecycleSettings], facts: HostFacts, cloud_facts: dict[str, str]
 ) -> None:
-    value = msgspec.json.encode(msgspec.structs.replace(facts, **in_cloud))
-    backoff = Backoff()
-    while True:
-        try:
-            await runtime.bus.put(HOSTS_BUCKET, bucket_key(runtime.origin), value)
-        except BusError as error:
-            log.debug("the facts of this host are not stored yet: %s", error)
-            await asyncio.sleep(backoff.draw_delay_seconds())
-        else:
-            return
+    key = bucket_key(runtime.origin)
+    value = msgspec.json.encode(msgspec.structs.replace(facts, **cloud_facts))
+    await retry(lambda: runtime.bus.put(HOSTS_BUCKET, key, value), BusError, Backoff(), _log_retry)
 
 
-def of_this_host(origin: str, host_root: str = "") -> HostFacts:
-    """What the machine itself knows; `host_root` is where its file system is mounted, if it is."""
-    release = os_release(Path(host_root or "/"))
+def _log_retry(error: Exception) -> None:
+    log.debug("the facts of this host are not stored yet: %s", error)
+
+
+def read_host_facts(origin: str, host_root: str = "") -> HostFacts:
+    """Return the machine's own facts; `host_root` is the mount of the host's root, if any."""
+    release = read_os_release(Path(host_root or "/"))
     return HostFacts(
         hostname=origin,
         os_family=platform.system().lower(),
@@ -68,18 +65,18 @@ def of_this_host(origin: str, host_root: str = "") -> HostFacts:
         distro_version=release.get("VERSION_ID", ""),
         kernel=platform.release(),
         architecture=platform.machine(),
-        virtualization=virtualization(in_container_of_host=bool(host_root)),
+        virtualization=detect_virtualization(in_container_of_host=bool(host_root)),
         boot_id=BOOT_ID.read_text().strip() if BOOT_ID.exists() else "",
         cpu_count=psutil.cpu_count() or 0,
         memory_bytes=psutil.virtual_memory().total,
     )
 
 
-def os_release(root: Path) -> dict[str, str]:
-    """The assignments of os-release(5) under `root`; empty where there is no such file.
+def read_os_release(root: Path) -> dict[str, str]:
+    """Return the assignments of os-release(5) under `root`; empty without such a file.
 
-    The second place is read too, because the first may be a link to an absolute path, which leads
-    out of a root that is only mounted.
+    The second path is tried too, because the first may be a link to an absolute path, which leads
+    out of a mounted root.
     """
     for path in (root / "etc/os-release", root / "usr/lib/os-release"):
         if path.is_file():

@@ -7,18 +7,19 @@ from sematext_agent.shared.settings import Duration, ServiceSettings, SettingsEr
 
 class LifecycleSettings(ServiceSettings, frozen=True, kw_only=True):
     agent_run: str = ""
-    """Names this run of the agent, where something starts all its parts together: this part may
-    then restart within the run, unnoticed. Empty: one process of this part is one run."""
+    """Name of this run of the agent, from whoever starts all its services together: this service
+    may restart within the run without an event. Empty: one process of this service is one run."""
     heartbeat_interval: Duration = Duration(10)
-    """How often the record of the run is renewed: how exact the time of an unclean stop is."""
+    """Interval of the heartbeat, which is the error of the time of an unclean stop."""
     host_facts_interval: Duration = Duration(3600)
-    """How often the facts of the host are looked up again."""
+    """Interval between two readings of the facts of the host."""
     cloud_metadata_enabled: bool = True
-    """Whether the cloud's metadata service is asked; no packet goes to it where this is off."""
+    """Asks the metadata service of the cloud; without it no packet goes there."""
     cloud_metadata_url: str = "http://169.254.169.254"
     """The link-local address that AWS, Google Cloud and Azure share."""
 
     def __post_init__(self) -> None:
+        """Reject intervals of 0 and addresses that are not http://."""
         for name in ("heartbeat_interval", "host_facts_interval"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name.upper()}=0", "never ends", "write it like 10s or 1h")

@@ -1,4 +1,4 @@
-"""Whether this machine is virtual, and by what: the logic of systemd-detect-virt(1) in small."""
+"""Detection of the virtualization of this machine: systemd-detect-virt(1) in small."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-# How the firmware's own names begin, and what they mean. The product is looked at before the
-# vendor, because QEMU names both, and with KVM the product says so.
+# Beginnings of the firmware's own names. The product is read before the vendor, because QEMU
+# sets both, and under KVM only the product names KVM.
 _FIRMWARE = {
     "KVM": "kvm",
     "Amazon EC2": "amazon",
@@ -30,15 +30,15 @@ _FIRMWARE_FILES = ("product_name", "sys_vendor", "board_vendor", "bios_vendor")
 _CONTAINER_FILES = {".dockerenv": "docker", "run/.containerenv": "podman"}
 
 
-def virtualization(
+def detect_virtualization(
     in_container_of_host: bool = False,
     root: Path = Path("/"),
     environ: Mapping[str, str] = os.environ,
 ) -> str:
-    """`kvm`, `vmware`, `docker` … or nothing for a machine of its own.
+    """Return `kvm`, `vmware`, `docker` …, or an empty text for a physical machine.
 
-    A container is named before the machine it runs on, as systemd does, unless it is only the
-    place from which its host is looked at (`in_container_of_host`).
+    A container comes before the machine it runs on, as with systemd, unless this process only
+    inspects its host from a container (`in_container_of_host`).
     """
     container = "" if in_container_of_host else _container(root, environ)
     return container or _machine(root)
@@ -48,29 +48,29 @@ def _container(root: Path, environ: Mapping[str, str]) -> str:
     for name, kind in _CONTAINER_FILES.items():
         if (root / name).exists():
             return kind
-    # What the container's manager declares: https://systemd.io/CONTAINER_INTERFACE
-    declared = environ.get("container", "") or _line(root / "run/systemd/container")
+    # The declaration of the container's manager: https://systemd.io/CONTAINER_INTERFACE
+    declared = environ.get("container", "") or _first_line(root / "run/systemd/container")
     return declared or ("container" if "KUBERNETES_SERVICE_HOST" in environ else "")
 
 
 def _machine(root: Path) -> str:
-    names = [_line(root / "sys/class/dmi/id" / name) for name in _FIRMWARE_FILES]
+    names = [_first_line(root / "sys/class/dmi/id" / name) for name in _FIRMWARE_FILES]
     if names[0].endswith(".metal"):
         return ""  # a whole machine that a cloud rents out
     for name in names:
         for beginning, kind in _FIRMWARE.items():
             if name.startswith(beginning):
                 return kind
-    if _line(root / "sys/hypervisor/type") == "xen":
+    if _first_line(root / "sys/hypervisor/type") == "xen":
         return "xen"
-    compatible = _line(root / "proc/device-tree/hypervisor/compatible")
+    compatible = _first_line(root / "proc/device-tree/hypervisor/compatible")
     if compatible:
         return "kvm" if "kvm" in compatible else "vm-other"
     return "vm-other" if _has_hypervisor_flag(root / "proc/cpuinfo") else ""
 
 
 def _has_hypervisor_flag(cpuinfo: Path) -> bool:
-    """Whether the processor says that it is not alone (CPUID leaf 1, ECX bit 31)."""
+    """Return whether the processor reports a hypervisor (CPUID leaf 1, ECX bit 31)."""
     if not cpuinfo.is_file():
         return False
     lines = cpuinfo.read_text(errors="replace").splitlines()
@@ -78,8 +78,8 @@ def _has_hypervisor_flag(cpuinfo: Path) -> bool:
     return "hypervisor" in flags.split()
 
 
-def _line(path: Path) -> str:
-    """The first line of a file; empty where it cannot be read, as some of sysfs cannot by all."""
+def _first_line(path: Path) -> str:
+    """Return the first line of a file; empty if it cannot be read, as some of sysfs cannot."""
     try:
         return path.read_text(errors="replace").partition("\n")[0].strip(" \0")
     except OSError:

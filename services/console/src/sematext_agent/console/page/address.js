@@ -1,4 +1,4 @@
-// Everything that is chosen stands in the page's address, so that a link or a reload shows the same.
+// The page's address holds every choice, so that a link or a reload shows the same.
 
 const FILTERS = ["q", "severity", "source", "origin", "range", "since", "until"];
 const DEFAULTS = { range: "1h", view: "events" };
@@ -26,7 +26,7 @@ export function withChanges(changes) {
   return query.size ? `?${query}`.replaceAll("%2C", ",") : location.pathname;
 }
 
-// `replace`: not a step of its own for the browser's Back.
+// With `replace`, the browser's Back skips the old address.
 export function go(changes, { replace = false } = {}) {
   const address = withChanges(changes);
   if (address === (location.search || location.pathname)) return;
@@ -40,7 +40,7 @@ export function filterQuery() {
   return query.toString();
 }
 
-export const nothingFiltered = () =>
+export const isUnfiltered = () =>
   FILTERS.every((name) => name === "range" || !chosen(name));
 
 export const noFilters = Object.fromEntries(

@@ -1,16 +1,16 @@
-// The page's life: the address says what to show, Server-Sent Events say what is new.
+// The page: its address chooses what to show, and Server-Sent Events bring what is new.
 
-import { chosen, chosenSet, filterQuery, go, noFilters, nothingFiltered, watchAddress } from "./address.js";
+import { chosen, chosenSet, filterQuery, go, noFilters, isUnfiltered, watchAddress } from "./address.js";
 import { allowReplay, showDead } from "./dead.js";
 import { $, clock, count, day, el, isToday, write } from "./dom.js";
 import { showHealth } from "./health.js";
 import { addToList, startList, title } from "./list.js";
-import { showOpened } from "./opened.js";
+import { showDetails } from "./details.js";
 import { drawTimeline } from "./timeline.js";
 
 const VIEWS = { events: "Events", dead: "Dead letters", health: "Health" };
 let stream = null;
-let listening = null; // the filters that the stream was asked for
+let listening = null; // the filter of the stream
 let overview = null;
 
 function listen() {
@@ -23,7 +23,7 @@ function listen() {
   source.addEventListener("start", (event) => onStart(JSON.parse(event.data)));
   source.addEventListener("tick", (event) => onTick(JSON.parse(event.data)));
   source.addEventListener("error", () => {
-    say("lost", "the page's service is away, trying again");
+    showLink("lost", "the page's service is away, trying again");
     // The browser tries again by itself, but not after an answer that was an error.
     if (source.readyState === EventSource.CLOSED && source === stream) setTimeout(retry, 3000);
   });
@@ -35,37 +35,37 @@ async function retry() {
     const { problem } = await answer.json();
     write($("banner"), `The address cannot be used: ${problem}`);
     $("banner").hidden = false;
-    say("lost", "not listening");
+    showLink("lost", "not listening");
   } else listen();
 }
 
-function say(state, text) {
+function showLink(state, text) {
   $("link").dataset.state = state;
   write($("link"), text);
 }
 
-function onStart(told) {
-  toggles($("severities"), "severity", told.severities);
-  toggles($("sources"), "source", told.sources);
-  allowReplay(told.replay);
-  startList(told.rows);
-  onSlow(told);
+function onStart(update) {
+  toggles($("severities"), "severity", update.severities);
+  toggles($("sources"), "source", update.sources);
+  allowReplay(update.replay_enabled);
+  startList(update.rows);
+  onSummary(update);
   showChosen();
 }
 
-function onTick(told) {
-  if (told.came) addToList(told);
-  if (told.overview) onSlow(told);
+function onTick(update) {
+  if (update.arrived) addToList(update);
+  if (update.overview) onSummary(update);
 }
 
-function onSlow(told) {
-  overview = told.overview;
-  say(overview.connected ? "live" : "lost", overview.connected ? "live" : "the broker is away");
-  showHealth(overview);
-  drawTimeline(told.timeline);
-  showCounts(told.timeline.cells);
-  showOrigins(told.origins);
-  if (chosen("view") === "dead") showDead(overview.flow?.dead ?? 0);
+function onSummary(update) {
+  overview = update.overview;
+  showLink(overview.connected ? "live" : "lost", overview.connected ? "live" : "the broker is away");
+  showHealth(overview, update.rates);
+  drawTimeline(update.timeline);
+  showCounts(update.timeline.cells);
+  showOrigins(update.origins);
+  if (chosen("view") === "dead") showDead(overview.delivery?.dead_letters ?? 0);
 }
 
 function toggles(fieldset, name, values) {
@@ -91,7 +91,7 @@ function showCounts(cells) {
   for (const output of document.querySelectorAll("output[data-of]")) {
     const number = counts[output.dataset.of] ?? 0;
     write(output, number ? count(number) : "");
-    // A source that has never told anything is only in the way.
+    // A source without any event is only in the way.
     const box = output.parentElement.querySelector("input");
     if (box.name === "source") output.parentElement.hidden = !number && !box.checked;
   }
@@ -99,15 +99,15 @@ function showCounts(cells) {
 
 function showOrigins(origins) {
   const select = $("origin");
-  const known = new Set([...select.options].map((option) => option.value));
+  const listed = new Set([...select.options].map((option) => option.value));
   for (const origin of [...origins, chosen("origin")]) {
-    if (!known.has(origin)) select.append(el("option", { value: origin }, origin));
-    known.add(origin);
+    if (!listed.has(origin)) select.append(el("option", { value: origin }, origin));
+    listed.add(origin);
   }
   select.value = chosen("origin");
 }
 
-// Brings the controls, the view and the dialog to what the address says.
+// Sets the controls, the view and the dialog by the address.
 function showChosen() {
   for (const [id, name] of [["severities", "severity"], ["sources", "source"]]) {
     const set = chosenSet(name);
@@ -115,7 +115,7 @@ function showChosen() {
   }
   if (document.activeElement !== $("q")) $("q").value = chosen("q");
   $("range").value = chosen("range");
-  $("clear").hidden = nothingFiltered();
+  $("clear").hidden = isUnfiltered();
   showWindow();
   const view = chosen("view") in VIEWS ? chosen("view") : "events";
   for (const name of Object.keys(VIEWS)) $(`view-${name}`).hidden = name !== view;
@@ -124,8 +124,8 @@ function showChosen() {
     else link.removeAttribute("aria-current");
   }
   document.title = `${title()}${VIEWS[view]} · sematext-agent`;
-  if (view === "dead" && overview) showDead(overview.flow?.dead ?? 0);
-  showOpened();
+  if (view === "dead" && overview) showDead(overview.delivery?.dead_letters ?? 0);
+  showDetails();
 }
 
 function showWindow() {
@@ -163,7 +163,7 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   const isTyping = event.target.closest("input:not([type='checkbox']), select, textarea");
-  if (event.key === "/" && !isTyping && !$("opened").open) {
+  if (event.key === "/" && !isTyping && !$("details").open) {
     event.preventDefault();
     $("q").focus();
   }

@@ -1,5 +1,5 @@
-// Making elements, and writing figures for people. Text is always a text node: what an event says can
-// never become markup.
+// Elements, and figures for people. Text is always a text node: the text of an event can never become
+// markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -20,7 +20,7 @@ export const el = (name, attributes = {}, ...children) =>
 export const svg = (name, attributes = {}, ...children) =>
   fill(document.createElementNS(SVG, name), attributes, children);
 
-// Changes a text only where it differs, so that a screen reader has nothing to say twice.
+// Changes a text only where it differs, so that a screen reader does not repeat it.
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

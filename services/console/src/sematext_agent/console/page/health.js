@@ -1,43 +1,46 @@
-// How every service is, and what is on its way.
+// The state of every service, and the figures of delivery.
 
 import { $, clock, count, day, el, rate, size, span, write } from "./dom.js";
 
-// What is worth a line of the figures a service reports; the rest is for /metrics.
+// The figures of a service that the page shows; the others are for /metrics.
 const FIGURES = {
-  lag_events: (value) => `${count(value)} events to ship`,
+  lag_events: (value) => `${count(value)} events to deliver`,
   stream_bytes: (value) => `${size(value)} in the stream`,
-  events_held: (value) => `${count(value)} being shipped`,
-  events_unacknowledged: (value) => `${count(value)} not yet safe`,
+  events_in_flight: (value) => `${count(value)} in flight`,
+  events_unacknowledged: (value) => `${count(value)} not yet acknowledged`,
   oldest_unacknowledged_seconds: (value) => `oldest waits for ${span(value)}`,
   pages_open: (value) => `${count(value)} ${value === 1 ? "page" : "pages"} open`,
   events_kept: (value) => `${count(value)} events to search`,
 };
 
-export function showHealth({ connected, services, flow, arriving, shipping, now }) {
-  const hasForwarder = services.some((report) => report.service === "forwarder");
-  const ill = services.filter((report) => !report.ready).length;
-  write($("ill-count"), ill ? String(ill) : "");
-  write($("dead-count"), flow?.dead ? count(flow.dead) : "");
-  showFlow(connected && flow, { services, ill, arriving, shipping });
+export function showHealth({ connected, reports, delivery, now }, rates) {
+  const hasForwarder = reports.some((report) => report.service === "forwarder");
+  const notReady = reports.filter((report) => !report.ready).length;
+  write($("not-ready-count"), notReady ? String(notReady) : "");
+  write($("dead-count"), delivery?.dead_letters ? count(delivery.dead_letters) : "");
+  showDelivery(connected && delivery, rates, reports.length, notReady);
   const banner = !connected
     ? "The broker is away. Collectors wait at their sources, nothing is lost, and this page goes on by itself when it is back."
-    : services.length && !hasForwarder ? "The forwarder does not answer: events are kept, and nothing is shipped." : "";
+    : reports.length && !hasForwarder ? "The forwarder does not answer: events are stored, and nothing is delivered." : "";
   write($("banner"), banner);
   $("banner").hidden = !banner;
-  if (connected || services.length) $("services").replaceChildren(...services.map((report) => card(report, now)));
+  if (connected || reports.length) $("services").replaceChildren(...reports.map((report) => card(report, now)));
 }
 
-function showFlow(flow, { services, ill, arriving, shipping }) {
+function showDelivery(delivery, rates, serviceCount, notReady) {
   const unknown = ["–", ""];
   const figures = [
-    ["Arriving", ...(flow ? [rate(arriving), "events/s"] : unknown)],
-    ["Shipping", ...(flow ? [rate(shipping), "events/s"] : unknown)],
-    ["Lag", ...(flow && flow.lag != null ? [count(flow.lag), "to ship"] : unknown)],
-    ["Buffer", ...(flow ? [size(flow.bytes), flow.bytes_max ? `of ${size(flow.bytes_max)}` : ""] : unknown)],
-    ["Services ready", ...(services.length ? [String(services.length - ill), `of ${services.length}`] : unknown)],
+    ["Arriving", ...(delivery ? [rate(rates.arriving), "events/s"] : unknown)],
+    ["Delivering", ...(delivery ? [rate(rates.delivering), "events/s"] : unknown)],
+    ["Lag", ...(delivery && delivery.lag != null ? [count(delivery.lag), "to deliver"] : unknown)],
+    ["Buffer", ...(delivery ? [size(delivery.bytes), delivery.bytes_max ? `of ${size(delivery.bytes_max)}` : ""] : unknown)],
+    ["Services ready", ...(serviceCount ? [String(serviceCount - notReady), `of ${serviceCount}`] : unknown)],
   ];
-  const bad = { "Services ready": ill > 0, Buffer: flow && flow.bytes_max && flow.bytes > 0.8 * flow.bytes_max };
-  $("flow").replaceChildren(...figures.map(([name, value, unit]) =>
+  const bad = {
+    "Services ready": notReady > 0,
+    Buffer: delivery && delivery.bytes_max && delivery.bytes > 0.8 * delivery.bytes_max,
+  };
+  $("delivery").replaceChildren(...figures.map(([name, value, unit]) =>
     el("div", { class: bad[name] ? "is-bad" : null }, el("dt", {}, name), el("dd", {}, `${value} `, el("small", {}, unit))),
   ));
 }

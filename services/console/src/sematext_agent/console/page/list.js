@@ -1,16 +1,16 @@
-// The list of events, newest first. It holds still while somebody reads, points or types in it.
+// The list of events, newest first. It stands still while somebody reads, points or types in it.
 
-import { chosen, filterQuery, nothingFiltered, withChanges } from "./address.js";
+import { chosen, filterQuery, isUnfiltered, withChanges } from "./address.js";
 import { $, clock, count, day, el, events, isToday, rate, write } from "./dom.js";
 
 const SHOWN_MAX = 500;
 const WAITING_MAX = 200;
 const list = $("rows");
 
-let waiting = []; // rows that came while the list held still, newest first
-let missed = 0; // how many of them there were, sampled ones included
+let waiting = []; // rows that arrived while the list stood still, newest first
+let missed = 0; // number of those events, also of the ones that no sample has
 let paused = false;
-let pace = []; // of the last ticks: [when, came, matching, shown]
+let pace = []; // of the last ticks: [time, arrived, matching, shown]
 
 export function startList(rows) {
   waiting = [];
@@ -21,9 +21,9 @@ export function startList(rows) {
   showState();
 }
 
-export function addToList({ rows = [], matching = 0, came = 0 }) {
+export function addToList({ rows = [], matching = 0, arrived = 0 }) {
   const now = Date.now();
-  pace = [...pace.filter(([at]) => now - at < 4000), [now, came, matching, rows.length]];
+  pace = [...pace.filter(([at]) => now - at < 4000), [now, arrived, matching, rows.length]];
   waiting = [...rows, ...waiting].slice(0, WAITING_MAX);
   missed += matching;
   if (!isHeld()) flush();
@@ -33,7 +33,7 @@ export function addToList({ rows = [], matching = 0, came = 0 }) {
 function isHeld() {
   return (
     paused || list.matches(":hover") || list.contains(document.activeElement) ||
-    $("opened").open || list.getBoundingClientRect().top < -40
+    $("details").open || list.getBoundingClientRect().top < -40
   );
 }
 
@@ -51,18 +51,18 @@ function showState() {
   fresh.hidden = !missed;
   if (missed) write(fresh, `Show ${missed === 1 ? "1 new event" : `${count(missed)} new events`}`);
   const sum = (index) => pace.reduce((all, tick) => all + tick[index], 0);
-  const [came, matching, shown] = [sum(1), sum(2), sum(3)];
+  const [arrived, matching, shown] = [sum(1), sum(2), sum(3)];
   const seconds = pace.length ? Math.max(1, (Date.now() - pace[0][0]) / 1000) : 1;
   const sampled = matching > shown
     ? `A sample: ${rate(shown / seconds)} of ${rate(matching / seconds)} events a second, the worst first. The timeline counts all.`
-    : came && !nothingFiltered() ? `${count(matching)} of the last ${events(came)} match` : "";
+    : arrived && !isUnfiltered() ? `${count(matching)} of the last ${events(arrived)} match` : "";
   write($("sampled"), sampled);
   const isEmpty = !list.children.length;
   $("empty").hidden = !isEmpty;
   if (isEmpty) {
-    write($("empty"), nothingFiltered()
+    write($("empty"), isUnfiltered()
       ? "No event yet. Start a container, and it appears here."
-      : "No event among those remembered matches these filters.");
+      : "No event in the history matches these filters.");
   }
 }
 
@@ -117,7 +117,7 @@ $("older").addEventListener("click", async () => {
   list.append(...lines);
   lines[0]?.querySelector("a").focus({ preventScroll: true });
   $("older").hidden = rows.length < 200;
-  if (!rows.length) write($("say"), "There are no older events.");
+  if (!rows.length) write($("announcement"), "There are no older events.");
 });
 
 export const title = () => (chosen("q") ? `${chosen("q")} · ` : "");

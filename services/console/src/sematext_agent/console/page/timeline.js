@@ -8,8 +8,8 @@ const LANE = 40, GAP = 10, LABEL = 88, FOOT = 20;
 const ORDER = ["error", "warning", "info"];
 const drawing = $("timeline");
 
-let shown = null; // what was drawn last
-let cursor = null; // the bar the keyboard is at
+let shown = null; // the timeline that was drawn last
+let cursor = null; // the bar of the keyboard
 
 export function drawTimeline(timeline) {
   shown = timeline;
@@ -32,7 +32,7 @@ export function drawTimeline(timeline) {
   describe(lanes);
 }
 
-// By source: for each bar how many of each severity, as far as they are chosen.
+// The chosen events by source: for each bar, the count of each severity.
 function group({ cells, bars, gaps }) {
   const sources = chosenSet("source"), severities = chosenSet("severity");
   const lanes = new Map();
@@ -107,21 +107,21 @@ function columns({ start, width, bars }, x, bottom, lanes) {
           class: isChosen ? "hit chosen" : "hit", x: left, y: 0, width: x(since + width) - left,
           height: bottom, onclick: () => choose(bar),
         },
-        svg("title", {}, inWords(bar, lanes)),
+        svg("title", {}, summarize(bar, lanes)),
       ),
     );
   }
   return parts;
 }
 
-function inWords(bar, lanes) {
+function summarize(bar, lanes) {
   const at = shown.start + bar * shown.width;
-  const said = [...lanes].flatMap(([source, bars]) =>
+  const counts = [...lanes].flatMap(([source, bars]) =>
     ORDER.filter((severity) => bars[bar][severity]).map(
       (severity) => `${source} ${count(bars[bar][severity])} ${severity}`,
     ),
   );
-  return `${clock(at)} to ${clock(at + shown.width)}: ${said.join(", ") || "nothing"}`;
+  return `${clock(at)} to ${clock(at + shown.width)}: ${counts.join(", ") || "nothing"}`;
 }
 
 function describe(lanes) {
@@ -130,7 +130,7 @@ function describe(lanes) {
   drawing.setAttribute("aria-valuemin", 0);
   drawing.setAttribute("aria-valuemax", shown.bars - 1);
   drawing.setAttribute("aria-valuenow", at);
-  drawing.setAttribute("aria-valuetext", inWords(at, lanes));
+  drawing.setAttribute("aria-valuetext", summarize(at, lanes));
   const late = shown.counted_since > shown.start + shown.width;
   write(
     $("counted"),

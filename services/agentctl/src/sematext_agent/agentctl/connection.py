@@ -1,4 +1,4 @@
-"""How the commands reach the bus: which broker they talk to, and what they say when it is away."""
+"""The way of a command to the bus: the broker it connects to, and the error if that is away."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sematext_agent.agentctl.state import CommandError, State
+from sematext_agent.agentctl.state import CommandError, StateDirectory
 from sematext_agent.agentctl.users import password_file
 from sematext_agent.shared import bus
 from sematext_agent.shared.settings import Secret, ServiceSettings, load_settings
@@ -22,11 +22,11 @@ CONNECT_SECONDS_MAX = 3
 S = TypeVar("S", bound=ServiceSettings)
 
 
-def settings_for(url: str, settings: S) -> S:
-    """`settings` with the broker at `url`, whose user and password are taken out of it.
+def with_broker_url(settings: S, url: str) -> S:
+    """Return `settings` with the broker at `url`, whose user and password move out of it.
 
     Raises:
-        CommandError: the address is none.
+        CommandError: `url` is no address of a broker.
     """
     try:
         parts = urlsplit(url if "://" in url else f"nats://{url}")
@@ -47,15 +47,15 @@ def settings_for(url: str, settings: S) -> S:
 
 
 @contextlib.asynccontextmanager
-async def broker(options: argparse.Namespace, user: str = "") -> AsyncIterator[bus.Bus]:
-    """The bus that the options, the environment or the agent on this machine lead to.
+async def connect_to_broker(options: argparse.Namespace, user: str = "") -> AsyncIterator[bus.Bus]:
+    """Yield the bus that the options, the environment or the agent on this machine lead to.
 
-    At the agent on this machine it logs in as `user`, where one is named, instead of the tap.
+    At the agent on this machine it logs in as `user`, if given, instead of the tap.
 
     Raises:
-        CommandError: it is not in reach, or does not let us in.
+        CommandError: the broker cannot be reached, or rejects the login.
     """
-    settings = await _first_in_reach(options, user)
+    settings = await _find_reachable_broker(options, user)
     try:
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
             connection = await bus.connect(settings, "agentctl")
@@ -71,39 +71,41 @@ async def broker(options: argparse.Namespace, user: str = "") -> AsyncIterator[b
         await connection.close()
 
 
-async def _first_in_reach(options: argparse.Namespace, user: str) -> ServiceSettings:
-    """The settings of the broker that was named, or of the first usual place where one listens."""
-    settings = load_settings(ServiceSettings, os.environ)
-    state = State(options.state)
-    if options.nats:
-        places = [settings_for(options.nats, settings)]
-    elif state.url_file.exists() and not os.environ.get("NATS_URL"):
-        here = settings_for(state.url_file.read_text().strip(), settings)
-        places = [_logging_in(here, state, user) if user else here, settings]
-    else:
-        places = [settings_for(url, settings) for url in settings.nats_url]
+async def _find_reachable_broker(options: argparse.Namespace, user: str) -> ServiceSettings:
+    """Return settings for the broker in the options, or for the first usual one that listens."""
     problems = []
-    for place in places:
-        problem = await _why_out_of_reach(place.nats_url[0])
+    for candidate in _broker_candidates(options, user):
+        problem = await _find_connection_problem(candidate.nats_url[0])
         if problem is None:
-            return place
-        problems.append(f"{place.nats_url[0]} ({problem})")
+            return candidate
+        problems.append(f"{candidate.nats_url[0]} ({problem})")
     raise CommandError(
         f"no broker at {' or '.join(problems)}; "
         "start the agent with `agentctl up`, or name its broker with --nats URL"
     )
 
 
-def _logging_in(settings: ServiceSettings, state: State, user: str) -> ServiceSettings:
+def _broker_candidates(options: argparse.Namespace, user: str) -> list[ServiceSettings]:
+    settings = load_settings(ServiceSettings, os.environ)
+    state = StateDirectory(options.state)
+    if options.nats:
+        return [with_broker_url(settings, options.nats)]
+    if state.url_file.exists() and not os.environ.get("NATS_URL"):
+        local = with_broker_url(settings, state.url_file.read_text().strip())
+        return [_with_login(local, state, user) if user else local, settings]
+    return [with_broker_url(settings, url) for url in settings.nats_url]
+
+
+def _with_login(settings: ServiceSettings, state: StateDirectory, user: str) -> ServiceSettings:
     password = password_file(state.users, user).read_text().strip()
     return msgspec.structs.replace(settings, nats_user=user, nats_password=Secret(password))
 
 
-async def _why_out_of_reach(url: str) -> str | None:
-    parts = urlsplit(url)
+async def _find_connection_problem(url: str) -> str | None:
+    address = urlsplit(url)
     try:
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
-            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            _, writer = await asyncio.open_connection(address.hostname, address.port)
     except TimeoutError:
         return "no answer"
     except OSError as error:

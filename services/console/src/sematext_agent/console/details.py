@@ -1,4 +1,4 @@
-"""One event opened, and the dead letters: read from the streams when somebody asks for them."""
+"""The details of one event or dead letter, and the list of dead letters, read on request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sematext_agent.console.rows import row
+from sematext_agent.console.rows import make_row
 from sematext_agent.shared import dead_letters
 from sematext_agent.shared.bus import Bus, Message
 from sematext_agent.shared.events import decode, parse_rfc3339
@@ -23,51 +23,61 @@ from sematext_agent.shared.subjects import (
 )
 
 DOCUMENT_SECONDS = 2.0
-"""How long the forwarder may take to say what it makes of an event."""
+"""Time in which the forwarder may answer with the document of an event."""
 LETTERS_MAX = 50
-"""Dead letters that are read at once."""
+"""Dead letters in one list."""
 _BYTES_SHOWN_MAX = 2000
 
 
-async def open_event(bus: Bus, number: int) -> dict[str, Any] | None:
-    """The event of that number with the document that is shipped of it; None where it is gone.
+async def read_event(bus: Bus, number: int) -> dict[str, Any] | None:
+    """Return the event of that number with its document for Sematext; None if it is deleted.
 
-    Raises BusError.
+    Raises:
+        BusError: the broker went away, or did not answer.
     """
     answer = await find_info(bus, f"STREAM.MSG.GET.{EVENTS_STREAM}", {"seq": number})
     if answer is None:
         return None
     message = answer["message"]
     data = base64.b64decode(message.get("data", ""))
-    line = row(message["subject"], data, number, parse_rfc3339(message["time"]))
-    return {"subject": message["subject"], "row": line} | await _contents(bus, data)
+    row = make_row(message["subject"], data, number, parse_rfc3339(message["time"]))
+    return {"subject": message["subject"], "row": row} | await _read_contents(bus, data)
 
 
-async def open_letter(bus: Bus, number: int) -> dict[str, Any] | None:
-    """The dead letter of that number, as `open_event`. Raises BusError."""
+async def read_letter(bus: Bus, number: int) -> dict[str, Any] | None:
+    """Return the dead letter of that number with its document; None if it is deleted.
+
+    Raises:
+        BusError: the broker went away, or did not answer.
+    """
     letter = await dead_letters.find_dead_letter(bus, number)
     if letter is None:
         return None
     subject = dead_letters.original_subject_of(letter)
-    return _letter(letter) | {"subject": subject} | await _contents(bus, letter.data)
+    return _letter_row(letter) | {"subject": subject} | await _read_contents(bus, letter.data)
 
 
-async def _contents(bus: Bus, data: bytes) -> dict[str, Any]:
-    """The event in a message, and its document, as a text because it is shown to the letter."""
+async def _read_contents(bus: Bus, data: bytes) -> dict[str, Any]:
+    """Return the event in a message, and its document as the text that is sent."""
     try:
         decode(data)
     except msgspec.DecodeError as error:
-        shown = data[:_BYTES_SHOWN_MAX].decode(errors="replace")
-        return {"event": None, "document": "", "text": shown, "problem": f"no event: {error}"}
+        text = data[:_BYTES_SHOWN_MAX].decode(errors="replace")
+        return {"event": None, "document": "", "text": text, "problem": f"no event: {error}"}
     document = await bus.request(DOCUMENT_SUBJECT, data, DOCUMENT_SECONDS)
-    problem = "" if document else "The forwarder does not answer, and only it knows the document."
+    problem = (
+        "" if document else "The forwarder does not answer, and only it can make the document."
+    )
     return {"event": msgspec.Raw(data), "document": (document or b"").decode(), "problem": problem}
 
 
 async def list_letters(bus: Bus, before: int) -> dict[str, Any]:
-    """The newest dead letters, newest first, of those before the number `before` (0: of all).
+    """Return the newest dead letters, newest first, of those before `before` (0: of all).
 
-    `older` is what to pass as `before` for the next ones, 0 where there are none. Raises BusError.
+    `older` is the value of `before` for the next list, 0 if there are no older ones.
+
+    Raises:
+        BusError: the broker went away, or did not answer.
     """
     stream = await find_info(bus, f"STREAM.INFO.{DEAD_STREAM}")
     if stream is None:
@@ -75,23 +85,23 @@ async def list_letters(bus: Bus, before: int) -> dict[str, Any]:
     state = stream["state"]
     end = min(before or state["last_seq"] + 1, state["last_seq"] + 1)
     first = max(1, state["first_seq"], end - LETTERS_MAX)
-    found = []
+    rows = []
     async with aclosing(dead_letters.read_dead_letters(bus, first)) as letters:
         async for letter in letters:
             if letter.sequence >= end:
                 break
-            found.append(_letter(letter))
+            rows.append(_letter_row(letter))
     older = first if state["messages"] and first > state["first_seq"] else 0
-    return {"letters": found[::-1], "count": state["messages"], "older": older}
+    return {"letters": rows[::-1], "count": state["messages"], "older": older}
 
 
-def _letter(letter: Message) -> dict[str, Any]:
+def _letter_row(letter: Message) -> dict[str, Any]:
     subject = dead_letters.original_subject_of(letter)
     headers = letter.headers
     return {
         "number": letter.sequence,
-        "row": row(subject, letter.data, letter.sequence, letter.time_ns),
+        "row": make_row(subject, letter.data, letter.sequence, letter.time_ns),
         "status": headers.get(DEAD_STATUS_HEADER, ""),
         "reason": headers.get(DEAD_REASON_HEADER, ""),
-        "refused": headers.get(DEAD_TIME_HEADER, ""),
+        "dead_lettered": headers.get(DEAD_TIME_HEADER, ""),
     }

@@ -1,62 +1,60 @@
-// One event, or one dead letter, opened over the page: its fields, and what Sematext gets of it.
+// The dialog with one event or one dead letter: its fields, and its document for Sematext.
 
 import { chosen, go } from "./address.js";
 import { $, clock, day, el } from "./dom.js";
 import { focusRow, neighbour } from "./list.js";
 
-const dialog = $("opened");
-let shown = ""; // what the dialog shows, as a path
-let asked = ""; // what it was asked for last: an older answer may come later
+const dialog = $("details");
+let requested = ""; // the path that was requested last: an older answer may come later
 
-export async function showOpened() {
+export async function showDetails() {
   const path = chosen("event") ? `events/${chosen("event")}` : chosen("letter") ? `dead/${chosen("letter")}` : "";
-  if (path === asked) return;
-  asked = path;
+  if (path === requested) return;
+  requested = path;
   if (!path) {
     dialog.close();
     return;
   }
   if (!dialog.open) dialog.showModal();
   const answer = await fetch(path).catch(() => null);
-  const found = answer ? await answer.json() : { problem: "The page's service does not answer." };
-  if (asked === path) render(path, found);
+  const details = answer ? await answer.json() : { problem: "The page's service does not answer." };
+  if (requested === path) render(path, details);
 }
 
-function render(path, found) {
-  shown = path;
+function render(path, details) {
   const isLetter = path.startsWith("dead/");
-  $("opened-title").textContent = `${isLetter ? "Dead letter" : "Event"} ${path.split("/")[1]}`;
+  $("details-title").textContent = `${isLetter ? "Dead letter" : "Event"} ${path.split("/")[1]}`;
   for (const [id, step] of [["previous", -1], ["next", 1]]) {
     $(id).hidden = isLetter;
     $(id).disabled = !neighbour(chosen("event"), step);
   }
-  $("opened-body").replaceChildren(...contents(found, isLetter));
-  $("opened-body").scrollTop = 0;
+  $("details-body").replaceChildren(...contents(details, isLetter));
+  $("details-body").scrollTop = 0;
 }
 
-function contents(found, isLetter) {
-  if (!found.subject) return [el("p", { class: "lead" }, found.problem)];
-  const { row } = found;
+function contents(details, isLetter) {
+  if (!details.subject) return [el("p", { class: "lead" }, details.problem)];
+  const { row } = details;
   const parts = [
     el("p", { class: "lead" }, el("span", { class: `severity ${row.severity}` }, row.severity), ` ${row.text}`),
   ];
   if (isLetter) {
-    parts.push(el("h3", {}, "Why it was refused"), fields({
-      status: found.status, reason: found.reason, refused: found.refused,
+    parts.push(el("h3", {}, "Why it is a dead letter"), fields({
+      status: details.status, reason: details.reason, time: details.dead_lettered,
     }));
   }
-  if (!found.event) {
-    return [...parts, el("p", { class: "note" }, `The message is ${found.problem}.`), el("pre", { tabindex: 0 }, found.text)];
+  if (!details.event) {
+    return [...parts, el("p", { class: "note" }, `The message is ${details.problem}.`), el("pre", { tabindex: 0 }, details.text)];
   }
-  const { body, ...envelope } = found.event;
+  const { body, ...envelope } = details.event;
   parts.push(
-    el("h3", {}, "What the source said"), fields({ ...flat(body) }),
-    el("h3", {}, "Around it"), fields({ ...envelope, subject: found.subject }),
-    el("h3", {}, "What Sematext gets", found.document ? copying(found.document) : null),
-    el("p", { class: "note" }, found.problem || "Made by the forwarder, by the same code that ships it."),
+    el("h3", {}, "Event, in the words of its source"), fields({ ...flat(body) }),
+    el("h3", {}, "Envelope"), fields({ ...envelope, subject: details.subject }),
+    el("h3", {}, "Document for Sematext", details.document ? copyButton(details.document) : null),
+    el("p", { class: "note" }, details.problem || "Made by the forwarder, by the same code that delivers it."),
   );
-  if (found.document) {
-    parts.push(el("pre", { id: "document", tabindex: 0, "aria-label": "The document" }, pretty(found.document)));
+  if (details.document) {
+    parts.push(el("pre", { id: "document", tabindex: 0, "aria-label": "The document" }, pretty(details.document)));
   }
   return parts;
 }
@@ -64,14 +62,14 @@ function contents(found, isLetter) {
 function fields(values) {
   const pairs = Object.entries(values).filter(([, value]) => value !== "" && value != null);
   return el("dl", { class: "fields" }, ...pairs.flatMap(([name, value]) => [
-    el("dt", {}, name), el("dd", {}, inWords(name, value)),
+    el("dt", {}, name), el("dd", {}, format(name, value)),
   ]));
 }
 
-function inWords(name, value) {
-  if (name !== "time" && name !== "refused") return typeof value === "string" ? value : JSON.stringify(value);
+function format(name, value) {
+  if (name !== "time") return typeof value === "string" ? value : JSON.stringify(value);
   const at = Date.parse(value) / 1000;
-  return Number.isNaN(at) ? value : `${value} (here ${day(at)} ${clock(at, true)})`;
+  return Number.isNaN(at) ? value : `${value} (local time ${day(at)} ${clock(at, true)})`;
 }
 
 // Objects in the body, such as labels, as fields of their own: `labels.app`.
@@ -89,11 +87,11 @@ function pretty(json) {
   return text.replace(/\s/g, "") === json.replace(/\s/g, "") ? text : json;
 }
 
-function copying(text) {
+function copyButton(text) {
   const button = el("button", { type: "button", onclick: async () => {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
-  } }, "Copy as shipped");
+  } }, "Copy as delivered");
   return button;
 }
 
@@ -108,9 +106,9 @@ $("close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 dialog.addEventListener("close", () => {
   const number = chosen("event");
-  asked = "";
+  requested = "";
   go({ event: "", letter: "" });
-  $("opened-body").replaceChildren();
+  $("details-body").replaceChildren();
   if (number) focusRow(number);
 });
 dialog.addEventListener("keydown", (event) => {

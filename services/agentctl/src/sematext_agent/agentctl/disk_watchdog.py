@@ -1,0 +1,69 @@
+"""The disk watchdog: restarts the broker when its disk was full and has room again.
+
+After a write that failed, nats-server freezes the stream until its next start, also when the disk
+has room again (2.14 and later). Publishers only miss their acknowledgements, so the watchdog asks
+the server itself, with the rights of its system account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from sematext_agent.shared.bus import Bus
+
+HEALTH_SUBJECT = "$SYS.REQ.SERVER.PING.HEALTHZ"
+CHECK_SECONDS = 5.0
+FAILED_CHECKS_MIN = 2
+"""Failed checks in a row before a restart: a stream may be about to be ready."""
+FREE_BYTES_MIN = 16 * 1024 * 1024
+"""With less room on the disk a new start would fail as the last write did."""
+_ANSWER_SECONDS = 0.5
+
+
+class _ServerHealth(msgspec.Struct):
+    status: str = "ok"
+    error: str = ""
+
+
+class _HealthAnswer(msgspec.Struct):
+    data: _ServerHealth
+
+
+async def watch_disk(
+    read_problem: Callable[[], Awaitable[str]], restart: Callable[[str], None], store: Path
+) -> None:
+    """Restart, for ever, a broker that stays unhealthy although the disk of `store` has room.
+
+    `read_problem` returns what is wrong with the broker, or an empty text; `restart` is called
+    with that text.
+    """
+    failed_checks = 0
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        problem = await read_problem()
+        failed_checks = failed_checks + 1 if problem else 0
+        if failed_checks >= FAILED_CHECKS_MIN and has_free_space(store):
+            restart(problem)
+            failed_checks = 0
+
+
+def has_free_space(store: Path) -> bool:
+    """Return whether a start of the broker can write to the disk of `store`."""
+    return shutil.disk_usage(store).free >= FREE_BYTES_MIN
+
+
+async def read_broker_problem(connection: Bus) -> str:
+    """Return the problem that the broker reports; empty if it reports none or does not answer."""
+    if not connection.is_connected:
+        return ""
+    for answer in await connection.request_all(HEALTH_SUBJECT, _ANSWER_SECONDS):
+        with contextlib.suppress(msgspec.DecodeError):
+            health = msgspec.json.decode(answer, type=_HealthAnswer).data
+            return "" if health.status == "ok" else health.error or health.status
+    return ""
