@@ -126,7 +126,7 @@ def _of(run: PackageRun, container: FakeContainer) -> list[Event]:
 
 @needs_root
 async def test_a_change_in_a_container_names_the_container(container: FakeContainer) -> None:
-    """Its packages are a baseline when it is first seen; changes are events with its id, once each."""
+    """Its packages are a baseline when it is first seen; changes are events with its id."""
     container.start()
     async with _run(container) as run:
         _install(container.root, "added", "2.0")

@@ -92,12 +92,10 @@ class Stream:
         await self._bus.manager.update_stream(config)
 
     async def until_baseline(self) -> None:
-        """Wait until the baseline is stored."""
+        """Wait until the inventory of the database of dpkg is stored."""
         async with asyncio.timeout(20):
-            while b'"settled":[""' not in (
-                await self._bus.get(CURSORS_BUCKET, "host.web-01.packages") or b""
-            ):
-                await asyncio.sleep(0.05)
+            while not await self._bus.get(CURSORS_BUCKET, "host.web-01.packages-0"):
+                await asyncio.sleep(0.02)
 
 
 @pytest.fixture
