@@ -31,7 +31,10 @@ class SearchSchedule:
 
     @property
     def file_systems(self) -> list[str]:
-        """The ids of the containers that are scanned, after the host, which gets shared roots."""
+        """The host and the running containers that are scanned, by their ids.
+
+        The host comes first, so that a root which a container shares with it is the host's.
+        """
         host = [HOST] if self._settings.pkg_enabled else []
         return host + (
             list(self._processes.containers) if self._settings.pkg_container_enabled else []
@@ -45,7 +48,8 @@ class SearchSchedule:
     @property
     def next_search_at(self) -> float:
         """The time of the next search with all patterns; infinite where none is planned."""
-        return min(self._search_times.values(), default=float("inf"))
+        wanted = self._search_times.keys() & set(self.file_systems)
+        return min((self._search_times[name] for name in wanted), default=float("inf"))
 
     def request_rescan(self) -> None:
         """Make the next update a full rescan."""
@@ -66,6 +70,9 @@ class SearchSchedule:
         self._update_at = now + PROCESSES_SECONDS
         self._new_patterns = self._processes.update()
         self._searched = self.searched
+        # The notifications of a container that ended may come after its end.
+        wanted = self._search_times.keys() & set(self.file_systems)
+        self._search_times = {name: self._search_times[name] for name in wanted}
         for container_id in self.file_systems:
             if is_rescan or container_id not in self._searched:
                 self._search_times[container_id] = now
