@@ -55,7 +55,7 @@ def _check_events(*batches: Iterable[Observation]) -> list[bytes]:
 
 
 def kernel_log(data: bytes) -> None:
-    """Records of /dev/kmsg, here one a line."""
+    """Read records of /dev/kmsg, here one a line."""
     translator = KernelLogTranslator("web-01", "boot", None, lambda: 1)
     records = []
     for line in data.split(b"\n"):
@@ -65,7 +65,7 @@ def kernel_log(data: bytes) -> None:
 
 
 def oom_cursor(data: bytes) -> None:
-    """The stored position in the kernel's log."""
+    """Resume from the stored position in the kernel's log."""
     translator = KernelLogTranslator("web-01", "boot", decode_cursor(data), lambda: 3)
     translator._audit_at = 0.0
     records = [parse_record(b"6,%d,5,-;hello" % number, 0) for number in (1, 2, 9)]
@@ -98,13 +98,13 @@ def reads(kind: str, path: str, file: str) -> Callable[[bytes], None]:
 
 
 def rpm_header(data: bytes) -> None:
-    """One header of rpm, whichever database it was in."""
+    """Read one header of rpm, whichever database it was in."""
     with contextlib.suppress(ValueError):
         package_of(1, data)
 
 
 def container_config(data: bytes) -> None:
-    """The engine's own record of a container."""
+    """Read the engine's own record of a container."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "c").mkdir()
         Path(folder, "c/config.v2.json").write_bytes(data)
@@ -130,17 +130,17 @@ def _by_key(stored: dict[str, bytes]) -> Any:
 
 
 def package_index(data: bytes) -> None:
-    """The stored list of the inventories."""
+    """Load the stored index of the inventories."""
     _load(data)
 
 
 def package_slot(data: bytes) -> None:
-    """One stored inventory."""
+    """Load one stored inventory."""
     _load(b'{"slots":16,"settled":[]}', **{"packages-0": data})
 
 
 def lifecycle_cursor(data: bytes) -> None:
-    """The stored record of the run before."""
+    """Resume from the stored record of the run before."""
 
     async def start() -> None:
         at = runtime(LifecycleSettings())
@@ -152,7 +152,7 @@ def lifecycle_cursor(data: bytes) -> None:
 
 
 def cloud_answer(data: bytes) -> None:
-    """An answer from the address of the metadata service."""
+    """Read an answer from the address of the metadata service."""
     request, cloud._request = cloud._request, lambda *_, **__: data
     try:
         for kind in cloud._CLOUDS:

@@ -1,4 +1,4 @@
-"""No link leads out of a tree: neither with openat2(2) nor with the walk that stands for it."""
+"""No link leads out of a tree: neither with openat2(2) nor with the walk that replaces it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _read(way: Open, root: Path, path: str) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A tree, beside a file that must never be reached from it."""
+    """Return a tree, beside a file that must never be reached from it."""
     (tmp_path / "root/etc").mkdir(parents=True)
     (tmp_path / "root/etc/hosts").write_text("inside")
     (tmp_path / "etc").mkdir()

@@ -61,7 +61,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
-    """A memory cgroup with a limit of 24 MiB."""
+    """Yield a memory cgroup with a limit of 24 MiB."""
     root, limit = (V1, "memory.limit_in_bytes") if (V1 / "tasks").exists() else (V2, "memory.max")
     path = root / f"host-oom-test-{os.getpid()}"
     path.mkdir()

@@ -131,8 +131,11 @@ def test_a_kill_carries_the_time_the_id_and_the_part_of_its_record() -> None:
 
 @given(st.lists(st.sampled_from("ksrc"), max_size=40))
 def test_whenever_it_is_restarted_no_kill_is_lost_and_none_has_two_ids(steps: list[str]) -> None:
-    """k: a kill; s: another record; r: an orderly restart; c: killed, with only the first cursor
-    stored of all that were handed out, though every event had been published."""
+    """Repeat the four steps in any order.
+
+    k: a kill; s: another record; r: an orderly restart; c: the collector is killed after every
+    event was published, and only the first of the cursors was stored.
+    """
     kernel = FakeKernel()
     kernel.log_record()
     cursor = last(kernel.run())

@@ -73,7 +73,7 @@ class FakeContainer:
 
 
 def _groups() -> Path:
-    """A hierarchy of control groups in which a test may make fake."""
+    """Return a hierarchy of control groups in which a test may make one."""
     for path in ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
         if Path(path, "cgroup.procs").exists() and os.access(path, os.W_OK):
             return Path(path)
@@ -91,7 +91,7 @@ def container(tmp_path: Path) -> Iterator[FakeContainer]:
 
 
 def _install(root: Path, name: str, version: str) -> None:
-    """Adds a package to a database of dpkg, the way dpkg does it."""
+    """Add a package to a database of dpkg, the way dpkg does it."""
     admin = root / "var/lib/dpkg"
     status = admin / "status"
     (admin / f"info/{name}.list").write_text("/.\n")
@@ -212,7 +212,7 @@ IMAGE = "python:3.11-slim-bookworm"
 
 @pytest.fixture
 def docker_container() -> Iterator[tuple[str, str]]:
-    """The name and the id of a container that the Docker Engine of this machine runs."""
+    """Yield the name and the id of a container that the Docker Engine of this machine runs."""
     docker = tool("docker")
     if os.geteuid() != 0:
         pytest.skip("needs root to look into a container")

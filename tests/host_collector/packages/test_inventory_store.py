@@ -24,7 +24,7 @@ ROOT = ScanRoot("deb", "var/lib/dpkg")
 
 
 def _packages(count: int, seed: int = 0) -> tuple[Package, ...]:
-    """Packages that compress as badly as real ones."""
+    """Return packages that compress as badly as real ones."""
     chance = random.Random(seed)
     word = [chance.randbytes(3).hex() for _ in range(4000)]
     return tuple(

@@ -169,8 +169,10 @@ async def test_killed_while_it_publishes_three_hundred(
 async def test_killed_between_the_last_event_and_the_cursor(
     dpkg: Dpkg, collector: CollectorProcess, stream: Stream
 ) -> None:
-    """The worst moment, held open: the bucket takes nothing until the process is dead. Everything
-    is emitted again then, with the same ids, although the database has changed once more."""
+    """The worst moment, held open: the bucket refuses cursors until the process is dead.
+
+    Everything is emitted again then, with the same ids, although the database has changed again.
+    """
     dpkg("-i", dpkg.build("goes", "1.0"), dpkg.build("old", "1.0"))
     collector.start()
     await stream.until_baseline()

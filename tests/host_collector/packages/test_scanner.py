@@ -35,8 +35,9 @@ def start() -> Iterator[Start]:
 async def test_the_environment_of_a_running_process_is_tracked_and_stays_so(
     tmp_path: Path, start: Start
 ) -> None:
-    """A virtual environment anywhere: its baseline is what it has when a process first runs from
-    it; changes are events from then on, also after the process has ended. lib64 is a link to lib.
+    """A virtual environment anywhere, from when a process first runs from it.
+
+    Changes are events also after the process has ended. lib64, a link to lib, is the same root.
     """
     venv = tmp_path / "srv/app"
     site = venv / f"lib/python3.{sys.version_info.minor}/site-packages"

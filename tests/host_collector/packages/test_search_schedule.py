@@ -1,4 +1,4 @@
-"""When which file system is searched for scan roots."""
+"""The schedule of searches for scan roots."""
 
 from __future__ import annotations
 

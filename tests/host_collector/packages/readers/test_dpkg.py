@@ -184,8 +184,10 @@ async def test_three_hundred_packages_at_once_are_three_hundred_events(dpkg: Dpk
 
 
 async def test_a_damaged_database_never_means_that_packages_were_removed(dpkg: Dpkg) -> None:
-    """Emptied, cut off inside a stanza or between two, filled with zeros, or deleted: the state
-    stays, health says why, and what was changed meanwhile is emitted once it is whole again."""
+    """Emptied, cut off inside a stanza or between two, filled with zeros, or deleted.
+
+    The inventory stays, health has the reason, and changes are events once it is whole again.
+    """
     dpkg("-i", *[dpkg.build(name, "1.0") for name in ("alpha", "beta", "gamma")])
     status = dpkg.admin / "status"
     whole = status.read_bytes()

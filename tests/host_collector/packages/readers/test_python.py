@@ -78,7 +78,7 @@ async def test_a_reinstallation_emits_no_event(pip: Pip, tmp_path: Path) -> None
 
 
 async def test_an_upgrade_whose_halves_are_far_apart_is_still_one(tmp_path: Path) -> None:
-    """pip moves the old version aside, unpacks for as long as it takes, then deletes it."""
+    """Like pip: move the old version aside, unpack for a long time, then delete it."""
     packages = tmp_path / "host/usr/lib/python3/dist-packages"
     _info(packages / "big-1.0.dist-info/METADATA", "big", "1.0")
     async with PackageRun(tmp_path / "host") as run_:
@@ -113,8 +113,10 @@ async def test_metadata_of_python_2_in_every_form(tmp_path: Path) -> None:
 
 
 async def test_the_first_package_of_a_user_is_an_event(tmp_path: Path) -> None:
-    """`pip install --user` makes the directory; all that was there before is known, so it is new.
-    An environment that appears as a whole is not: it is known from then on."""
+    """`pip install --user` makes the directory, after the baseline, so its package is new.
+
+    An environment that appears as a whole is a baseline.
+    """
     (tmp_path / "host/root").mkdir(parents=True)
     async with PackageRun(tmp_path / "host", pkg_interval=2.0) as run_:
         user = tmp_path / "host/root/.local/lib/python3.12/site-packages"
@@ -154,8 +156,10 @@ def _info(path: Path, name: str, version: str) -> None:
 
 
 def test_odd_metadata_hides_no_other_package(tmp_path: Path) -> None:
-    """A name without a version, a file that is no metadata, a link that leads nowhere: the name of
-    the entry says what it can, and nothing stops the rest."""
+    """A name without a version, a file that is no metadata, a link to nothing.
+
+    The name of the entry counts as far as it goes.
+    """
     _info(tmp_path / "alpha-1.0.dist-info/METADATA", "alpha", "1.0")
     (tmp_path / "beta-1.2.3-py3.9.egg-info").write_bytes(b"\xff\xfe\0")
     (tmp_path / "gone-1.0.dist-info").mkdir()

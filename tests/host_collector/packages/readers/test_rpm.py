@@ -129,7 +129,7 @@ def test_a_damaged_database_is_unreadable(rpm: Rpm) -> None:
 
 
 def _header(*fields: tuple[int, int, bytes]) -> bytes:
-    """A header as rpm stores it, of fields with their tag, type and value."""
+    """Return a header as rpm stores it, of fields with their tag, type and value."""
     index, store = b"", b""
     for tag, kind, value in fields:
         index += struct.pack(">IIII", tag, kind, len(store), 1)

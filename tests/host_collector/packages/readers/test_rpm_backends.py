@@ -31,7 +31,7 @@ Write = Callable[[Path, Headers], None]
 
 
 def ndb(headers: Headers, slot_pages: int = 1) -> bytes:
-    """A `Packages.db`; between two packages is a free slot, as one that was removed leaves."""
+    """Return a `Packages.db`, with a free slot after each package, as a removed one leaves it."""
     slots, blobs = b"", b""
     for number, header in headers.items():
         padded = header + b"\0" * (-(16 + len(header) + 12) % 16)
@@ -55,7 +55,7 @@ def write_ndb(path: Path, headers: Headers) -> None:
 def write_bdb(
     path: Path, headers: Headers, page: int = 4096, order: Literal["little", "big"] = "little"
 ) -> None:
-    """A `Packages` with the record 0 of rpm, of the number that it gives next."""
+    """Write a `Packages` with the record 0 of rpm, the next number to use."""
     numbers = {0: (max(headers, default=0) + 1).to_bytes(4, order)}
     lines = [
         f" {word.hex()}"
