@@ -1,8 +1,8 @@
-"""What following packages costs: `python benchmarks/host_packages.py`.
+"""The costs of watching packages: `python benchmarks/host_packages.py`.
 
 Makes roots of dpkg, rpm, Python and Node with 1,000, 10,000 and 100,000 packages, and measures for
-each, in a process of its own: the CPU time of the first look, of a rescan of what did not change,
-of the look after one package more; the size of the stored inventory; the most memory it took. Then
+each, in a process of its own: the CPU time of the first scan, of a rescan of what did not change,
+of the scan after one package more; the size of the stored inventory; the most memory it took. Then
 a rescan and an idle minute of the host's own roots. Takes about five minutes, most of them to make
 the packages, in memory where the machine has such a file system.
 """
@@ -33,13 +33,14 @@ sys.path[0] = str(Path(__file__).parents[1] / "tests")
 
 from measuring import cpu_seconds, record
 
-from sematext_agent.host_collector.packages import followed
-from sematext_agent.host_collector.packages.follow import Follower
-from sematext_agent.host_collector.packages.inventory import Package, Root, changes, settled
-from sematext_agent.host_collector.packages.notify import Notifier
+from sematext_agent.host_collector.file_tree import open_tree
+from sematext_agent.host_collector.packages.diff import diff_inventories, keep_first_stamps
+from sematext_agent.host_collector.packages.inventory import Package, ScanRoot
+from sematext_agent.host_collector.packages.inventory_store import InventoryStore
 from sematext_agent.host_collector.packages.readers import READERS
-from sematext_agent.host_collector.packages.slots import Slots, _Index
-from sematext_agent.host_collector.packages.tree import tree_at
+from sematext_agent.host_collector.packages.scanner import PackageScanner
+from sematext_agent.host_collector.packages.tracked_root import QUIET_SECONDS
+from sematext_agent.host_collector.packages.watcher import DirectoryWatcher
 from sematext_agent.host_collector.settings import HostSettings
 from sematext_agent.shared import bus
 from sematext_agent.shared.settings import ServiceSettings
@@ -85,7 +86,7 @@ def make_rpm(root: Path, count: int) -> None:
 
 
 def _header(number: int) -> bytes:
-    """A header of about 8 kB, most of it what is not wanted here, as in real ones."""
+    """Return a header of about 8 kB, most of it not read here, as in real ones."""
     index, store = b"", b""
     texts = {1000: _name(number), 1001: f"1.{number % 97}", 1002: "3.el9", 1022: "x86_64"}
     for tag, text in texts.items():
@@ -135,39 +136,39 @@ def _cpu_ms(work: Callable[[], object]) -> float:
 
 
 def measure(kind: str, count: int, folder: Path) -> None:
-    """Prints the line of one root, which is there already. Runs in a process of its own."""
-    root, reader = Root(kind, "."), READERS[kind]
-    slots = Slots(_Index())
-    known: tuple[Package, ...] = ()
+    """Print the line of one root, which exists already. Runs in a process of its own."""
+    root, reader = ScanRoot(kind, "."), READERS[kind]
+    store = InventoryStore()
+    packages: tuple[Package, ...] = ()
 
-    def look() -> None:
-        nonlocal known
-        before = slots.packages(root)
-        found = reader.read(tree, ".", before)
-        changes(before, found, reader.installed_at)
-        known = settled(before, found.packages)
-        if known != before:
-            slots.keep(root, known)
+    def scan() -> None:
+        nonlocal packages
+        before = store.packages(root)
+        result = reader.scan(tree, ".", before, time.time_ns())
+        diff_inventories(before, result, reader.installed_at)
+        packages = keep_first_stamps(before, result.packages)
+        if packages != before:
+            store.put(root, packages)
 
-    with tree_at(str(folder)) as tree:
-        first, again = _cpu_ms(look), _cpu_ms(look)
+    with open_tree(str(folder)) as tree:
+        first, again = _cpu_ms(scan), _cpu_ms(scan)
         _apart(MAKERS[kind], folder, count + 1)
-        more = _cpu_ms(look)
-        marks = _cpu_ms(lambda: [reader.mark(tree, ".") for _ in range(100)]) / 100
-    assert len(known) == count + 1
+        more = _cpu_ms(scan)
+        fingerprint = _cpu_ms(lambda: [reader.fingerprint(tree, ".") for _ in range(100)]) / 100
+    assert len(packages) == count + 1
     if kind == "deb":
         record("host collector", f"first look at {count:,} Debian packages, CPU", first, "ms")
-    stored = [len(cursor) for _, cursor in slots.cursors(root)]
+    stored = [len(cursor) for _, cursor in store.cursors(root)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"{kind:13} {count:7,} {first:9.1f} {again:9.1f} {more:9.1f} {marks:9.3f} "
+        f"{kind:13} {count:7,} {first:9.1f} {again:9.1f} {more:9.1f} {fingerprint:9.3f} "
         f"{sum(stored) / 1024:9.1f} in {len(stored)} {peak:9.0f}",
         flush=True,
     )
 
 
 def _apart(work: Callable[..., None], *arguments: object) -> None:
-    """Does the work in a process of its own, so that its memory counts for nobody else."""
+    """Do the work in a process of its own, so that its memory is not counted here."""
     process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
     process.start()
     process.join()
@@ -176,21 +177,21 @@ def _apart(work: Callable[..., None], *arguments: object) -> None:
 
 
 def rescan_of_this_host() -> str:
-    """The host's own roots, read once more although nothing changed, as every PKG_INTERVAL."""
-    follower = Follower(HostSettings(), Slots(_Index()), Notifier())
-    while not follower.packages or follower.wait_seconds < 1:
-        follower.round()
-        time.sleep(followed.QUIET_SECONDS)
-    follower._rescan_at = 0  # noqa: SLF001
-    cpu = _cpu_ms(follower.round)
-    time.sleep(followed.QUIET_SECONDS)
-    cpu += _cpu_ms(follower.round)
-    record("host collector", f"rescan of {follower.packages} packages, CPU", cpu, "ms")
-    return f"{follower.packages} packages in {len(follower.roots)} places: {cpu:.0f} ms of CPU"
+    """Read the host's own roots once more although nothing changed, as every PKG_INTERVAL."""
+    scanner = PackageScanner(HostSettings(), InventoryStore(), DirectoryWatcher())
+    while not scanner.packages or scanner.wait_seconds < 1:
+        scanner.scan()
+        time.sleep(QUIET_SECONDS)
+    scanner._schedule.request_rescan()  # noqa: SLF001
+    cpu = _cpu_ms(scanner.scan)
+    time.sleep(QUIET_SECONDS)
+    cpu += _cpu_ms(scanner.scan)
+    record("host collector", f"rescan of {scanner.packages} packages, CPU", cpu, "ms")
+    return f"{scanner.packages} packages in {len(scanner.roots)} roots: {cpu:.0f} ms of CPU"
 
 
 async def idle(folder: Path, seconds: float) -> str:
-    """The real process before a real broker, while nothing happens."""
+    """Run the real process before a real broker, while nothing happens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -225,7 +226,7 @@ async def idle(folder: Path, seconds: float) -> str:
 
 
 def main() -> None:
-    print(f"{'CPU ms':13} packages     first    rescan  one more      mark stored kB  peak MB")
+    print(f"{'CPU ms':13} packages     first    rescan  one more     print stored kB  peak MB")
     # Making and deleting 300,000 files and directories takes minutes on many disks.
     in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     counts = [int(argument) for argument in sys.argv[1:]] or COUNTS

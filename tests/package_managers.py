@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ import pytest
 
 
 def tool(name: str) -> str:
-    """The path of a command; skips the test where the machine has none."""
+    """Return the path of a command; skip the test where the machine has none."""
     scripts = sysconfig.get_path("scripts")
     path = shutil.which(name, path=f"{scripts}{os.pathsep}{os.environ['PATH']}")
     if path is None:
@@ -31,7 +33,7 @@ def tool(name: str) -> str:
 
 
 def run(*command: str | Path, **environment: str) -> None:
-    """Runs a command; a failure shows what it said."""
+    """Run a command; a failure shows its output."""
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | environment, check=False
     )
@@ -52,7 +54,7 @@ class Dpkg:
         self.built.mkdir()
 
     def build(self, name: str, version: str, fields: str = "", **files: str) -> Path:
-        """A package; `files` go into its control directory (`postinst`, `triggers` …)."""
+        """Build a package; `files` go into its control directory (`postinst`, `triggers` …)."""
         tree = self.built / f"{name}-{version.replace(':', '%')}"
         control = tree / "DEBIAN"
         control.mkdir(parents=True)
@@ -74,7 +76,7 @@ class Dpkg:
         run(*self.command(*arguments))
 
     def command(self, *arguments: str | Path) -> list[str | Path]:
-        """The whole command, to be run by the test."""
+        """Return the whole command, for the test to run."""
         return [
             self.dpkg,
             f"--root={self.root}",
@@ -106,7 +108,7 @@ class Apt:
         )
 
     def update(self) -> None:
-        """Takes every package that was built into the repository."""
+        """Publish every package that was built in the repository."""
         index = subprocess.check_output(
             [tool("dpkg-scanpackages"), "--multiversion", "."],
             cwd=self.dpkg.built,
@@ -131,7 +133,7 @@ class Rpm:
         self("--initdb")
 
     def build(self, name: str, version: str, epoch: int | None = None) -> Path:
-        """A package without files."""
+        """Build a package without files."""
         spec = self.built / f"{name}-{version}.spec"
         spec.write_text(
             f"Name: {name}\nVersion: {version}\nRelease: 1\nSummary: x\nLicense: x\n"
@@ -144,12 +146,12 @@ class Rpm:
         run(*self.command(*arguments))
 
     def command(self, *arguments: str | Path) -> list[str | Path]:
-        """The whole command, to be run by the test."""
+        """Return the whole command, for the test to run."""
         return [self.rpm, "--root", self.root, "--dbpath", "/var/lib/rpm", *arguments]
 
 
 def wheel(folder: Path, name: str, version: str) -> Path:
-    """A wheel with one module."""
+    """Build a wheel with one module."""
     info = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": f"VERSION = '{version}'\n",
@@ -209,13 +211,14 @@ class Npm:
         folder.mkdir(exist_ok=True)
 
     def pack(self, name: str, version: str) -> Path:
-        """A package, as npm packs it."""
-        tree = self.folder / f"{name.replace('/', '-')}-{version}"
-        tree.mkdir()
-        (tree / "package.json").write_text(json.dumps({"name": name, "version": version}))
-        run(self.npm, "pack", tree, "--pack-destination", self.folder, "--silent")
-        plain = name.removeprefix("@").replace("/", "-")
-        return self.folder / f"{plain}-{version}.tgz"
+        """Return a package in the form in which `npm pack` makes it."""
+        manifest = json.dumps({"name": name, "version": version}).encode()
+        entry = tarfile.TarInfo("package/package.json")
+        entry.size = len(manifest)
+        path = self.folder / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
+        with tarfile.open(path, "w:gz") as archive:
+            archive.addfile(entry, io.BytesIO(manifest))
+        return path
 
     def __call__(self, *arguments: str | Path) -> None:
         run(
@@ -234,9 +237,10 @@ class Npm:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Another process holds the lock of a package manager."""
+    """Hold the lock of a package manager in another process."""
     script = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
-    command = [sys.executable, "-c", f"{script}; print(flush=True); sys.stdin.read()", path]
+    command: list[str | Path] = [sys.executable, "-c"]
+    command += [f"{script}; print(flush=True); sys.stdin.read()", path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

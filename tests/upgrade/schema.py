@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from sematext_agent.docker_collector import state as docker
-from sematext_agent.host_collector import oom_follower as oom
-from sematext_agent.host_collector.packages import inventory, slots
+from sematext_agent.host_collector.kernel import cursor as oom
+from sematext_agent.host_collector.packages import inventory, inventory_store
 from sematext_agent.kubernetes_collector.place import Place
 from sematext_agent.lifecycle_collector.translate import RunRecord
 from sematext_agent.shared import events, health, subjects
@@ -30,13 +30,13 @@ STRUCTS: dict[str, Any] = {
     "Condition": health.Condition,
     "docker cursor": docker.Cursor,
     "docker container": docker.Seen,
-    "oom cursor": oom.Cursor,
+    "oom cursor": oom.KernelLogCursor,
     "kubernetes cursor": Place,
     "lifecycle cursor": RunRecord,
-    "packages slot": slots._Slot,
-    "packages index": slots._Index,
+    "packages slot": inventory_store._InventorySlot,
+    "packages index": inventory_store.StoreIndex,
     "package": inventory.Package,
-    "packages root": inventory.Root,
+    "packages root": inventory.ScanRoot,
 }
 WORDS = [name for name in vars(subjects) if name.isupper() and not name.startswith("_")]
 Schema = dict[str, dict[str, str]]

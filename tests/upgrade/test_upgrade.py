@@ -20,9 +20,9 @@ from upgrade import schema
 from sematext_agent.agentctl import status, tap
 from sematext_agent.docker_collector.state import State
 from sematext_agent.forwarder.enrich import enrich
-from sematext_agent.host_collector import oom
-from sematext_agent.host_collector.packages import slots
-from sematext_agent.host_collector.packages.inventory import Package, Root
+from sematext_agent.host_collector.kernel import cursor
+from sematext_agent.host_collector.packages import inventory_store
+from sematext_agent.host_collector.packages.inventory import Package, ScanRoot
 from sematext_agent.kubernetes_collector.place import Place
 from sematext_agent.lifecycle_collector.translate import RunRecord
 from sematext_agent.lifecycle_collector.watch import decode_record
@@ -84,15 +84,17 @@ def test_the_cursors_of_an_older_version_are_gone_on_from(version: Path) -> None
     assert docker.containers["c1"].running
     assert (docker.latest, docker.unreconciled) == (1795423877628168185, True)
     assert docker.images == {"sha256:aa": ("nginx:1",)}
-    kernel = oom._cursor(stored("oom.json"))
+    kernel = cursor.decode_cursor(stored("oom.json"))
     assert kernel is not None
     assert (kernel.boot, kernel.sequence, kernel.kills) == ("b", 5, 2)
-    packages = slots.Slots(slots._index.decode(stored("packages.json")))
+    packages = inventory_store.InventoryStore(
+        inventory_store._index.decode(stored("packages.json"))
+    )
     packages.restore({0: stored("packages-0.msgpack")})
-    assert packages.packages(Root("deb", "var/lib/dpkg", "c1"))[0] == Package(
+    assert packages.packages(ScanRoot("deb", "var/lib/dpkg", "c1"))[0] == Package(
         "curl", "1", "amd64", 5
     )
-    assert packages.settled == {"", "c1"}
+    assert packages.baselines == {"", "c1"}
     assert msgspec.json.decode(stored("kubernetes.json"), type=Place) == Place(7, 1795423877.5)
     assert decode_record(stored("lifecycle.json")) == RunRecord("r", "i", 1, 2, 3)
 

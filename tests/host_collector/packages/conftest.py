@@ -1,13 +1,15 @@
-"""What all tests of packages share."""
+"""Fixtures of all tests of packages."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from package_run import write_distribution
 
-from sematext_agent.host_collector.packages import follow
 
-
-@pytest.fixture(autouse=True)
-def _rounds_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new process or container is found after one second, so that tests wait that much less."""
-    monkeypatch.setattr(follow, "ROUND_SECONDS", 1.0)
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """Return the root of a host with one Python package."""
+    write_distribution(tmp_path / "host/usr/lib/python3/dist-packages", "base", "1.0")
+    return tmp_path / "host"

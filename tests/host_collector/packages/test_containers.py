@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from package_managers import run as run_command
 from package_managers import tool
-from package_run import Run, words_of
+from package_run import PackageRun, summarize
 
 from sematext_agent.shared.events import Event, PackageChange
 
@@ -36,7 +36,7 @@ signal.pause()
 """
 
 
-class Container:
+class FakeContainer:
     """A process in its own mount namespace, root and control group."""
 
     def __init__(self, root: Path, name: str) -> None:
@@ -73,7 +73,7 @@ class Container:
 
 
 def _groups() -> Path:
-    """A hierarchy of control groups in which a test may make one."""
+    """Return a hierarchy of control groups in which a test may make one."""
     for path in ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
         if Path(path, "cgroup.procs").exists() and os.access(path, os.W_OK):
             return Path(path)
@@ -81,17 +81,17 @@ def _groups() -> Path:
 
 
 @pytest.fixture
-def container(tmp_path: Path) -> Iterator[Container]:
-    one = Container(tmp_path / "container", tmp_path.name)
+def container(tmp_path: Path) -> Iterator[FakeContainer]:
+    fake = FakeContainer(tmp_path / "container", tmp_path.name)
     for folder in ("var/lib/dpkg/info", "usr/local/lib"):
-        (one.root / folder).mkdir(parents=True)
-    _install(one.root, "base", "1.0")
-    yield one
-    one.end()
+        (fake.root / folder).mkdir(parents=True)
+    _install(fake.root, "base", "1.0")
+    yield fake
+    fake.end()
 
 
 def _install(root: Path, name: str, version: str) -> None:
-    """Adds a package to a database of dpkg, the way dpkg does it."""
+    """Add a package to a database of dpkg, the way dpkg does it."""
     admin = root / "var/lib/dpkg"
     status = admin / "status"
     (admin / f"info/{name}.list").write_text("/.\n")
@@ -107,48 +107,47 @@ def _install(root: Path, name: str, version: str) -> None:
     (admin / "status-new").rename(status)
 
 
-def _run(*containers: Container, **settings: object) -> Run:
-    """A run that looks into containers only. Others may be running on this machine."""
-    return Run(
+def _run(*containers: FakeContainer) -> PackageRun:
+    """Prepare a run that scans containers only. Others may be running on this machine."""
+    return PackageRun(
         "",
         pkg_enabled=False,
         pkg_container_enabled=True,
-        settled=[container.id for container in containers],
-        **settings,
+        baselines=[container.id for container in containers],
     )
 
 
-def _of(run: Run, container: Container) -> list[Event]:
-    def is_its(event: Event) -> bool:
+def _of(run: PackageRun, container: FakeContainer) -> list[Event]:
+    def is_from_it(event: Event) -> bool:
         return isinstance(event.body, PackageChange) and event.body.container_id == container.id
 
-    return [event for event in run.told if is_its(event)]
+    return [event for event in run.events if is_from_it(event)]
 
 
 @needs_root
-async def test_a_change_in_a_container_names_the_container(container: Container) -> None:
-    """What it had when it was first seen is known; what comes is told, once, with its id."""
+async def test_a_change_in_a_container_names_the_container(container: FakeContainer) -> None:
+    """Its packages are a baseline when it is first seen; changes are events with its id."""
     container.start()
     async with _run(container) as run:
         _install(container.root, "added", "2.0")
         await run.until(lambda: len(_of(run, container)) == 1, seconds=2)
-        await run.quiet()
+        await run.pass_time()
         (event,) = _of(run, container)
-        assert words_of(event) == "installed deb added 2.0"
+        assert summarize(event) == "installed deb added 2.0"
 
 
 @needs_root
-async def test_a_container_that_starts_later_is_known_and_then_followed(
-    container: Container, tmp_path: Path
+async def test_a_container_that_starts_later_has_a_baseline_and_then_events(
+    container: FakeContainer, tmp_path: Path
 ) -> None:
-    """And one that is restarted tells what changed meanwhile; the first package of a kind too."""
+    """One that is restarted emits what changed meanwhile; the first package of a kind too."""
     async with _run() as run:
         container.start()
-        await run.until(lambda: container.id in run.settled_trees(), seconds=6)
+        await run.until(lambda: container.id in run.baselines, seconds=6)
         _install(container.root, "base", "1.1")
         await run.until(lambda: len(_of(run, container)) == 2, seconds=2)
         container.end()
-        await run.quiet(1.8)
+        await run.pass_time(1.8)
         _install(container.root, "base", "1.2")
         container.start()
         await run.until(lambda: len(_of(run, container)) == 4, seconds=6)
@@ -156,7 +155,7 @@ async def test_a_container_that_starts_later_is_known_and_then_followed(
         modules.mkdir(parents=True)
         (modules / "package.json").write_text('{"version": "3.0.0"}')
         await run.until(lambda: len(_of(run, container)) == 5, seconds=3)
-        assert [words_of(event) for event in _of(run, container)] == [
+        assert [summarize(event) for event in _of(run, container)] == [
             "removed deb base 1.0 -> 1.1",
             "installed deb base 1.1 <- 1.0",
             "removed deb base 1.1 -> 1.2",
@@ -166,7 +165,7 @@ async def test_a_container_that_starts_later_is_known_and_then_followed(
 
 
 @needs_root
-async def test_no_link_leads_out_of_a_container(container: Container, tmp_path: Path) -> None:
+async def test_no_link_leads_out_of_a_container(container: FakeContainer, tmp_path: Path) -> None:
     """A container that points its database at the host's files shows its own, or nothing."""
     outside = tmp_path / "outside"
     (outside / "var/lib/dpkg/info").mkdir(parents=True)
@@ -189,23 +188,23 @@ async def test_no_link_leads_out_of_a_container(container: Container, tmp_path: 
         status.symlink_to(outside / "var/lib/dpkg/status")
         _install(outside, "secret", "2.0")
         (packages / "hidden-1.0.dist-info").rename(packages / "hidden-2.0.dist-info")
-        await run.quiet(1.8)
+        await run.pass_time(1.8)
         status.unlink()
         _install(container.root, "base", "1.0")
         _install(container.root, "own", "1.0")
         await run.until(lambda: bool(_of(run, container)), seconds=3)
-        assert {words_of(event) for event in _of(run, container)} == {"installed deb own 1.0"}
+        assert {summarize(event) for event in _of(run, container)} == {"installed deb own 1.0"}
 
 
 @needs_root
-async def test_containers_are_left_alone_when_they_are_not_wanted(container: Container) -> None:
+async def test_containers_are_left_alone_when_they_are_not_wanted(container: FakeContainer) -> None:
     container.start()
     (container.root.parent / "host").mkdir()
-    async with Run(container.root.parent / "host", pkg_container_enabled=False) as run:
-        await run.quiet(1.8)
+    async with PackageRun(container.root.parent / "host", pkg_container_enabled=False) as run:
+        await run.pass_time(1.8)
         _install(container.root, "added", "2.0")
-        await run.quiet()
-        assert run.words() == []
+        await run.pass_time()
+        assert run.summaries() == []
 
 
 IMAGE = "python:3.11-slim-bookworm"
@@ -213,7 +212,7 @@ IMAGE = "python:3.11-slim-bookworm"
 
 @pytest.fixture
 def docker_container() -> Iterator[tuple[str, str]]:
-    """The name and the id of a container that the Docker Engine of this machine runs."""
+    """Yield the name and the id of a container that the Docker Engine of this machine runs."""
     docker = tool("docker")
     if os.geteuid() != 0:
         pytest.skip("needs root to look into a container")
@@ -234,13 +233,15 @@ async def test_an_installation_in_a_container_of_docker_has_its_name_and_image(
         "mkdir /p && cd /p && echo 'from setuptools import setup\n"
         'setup(name="alpha", version="1.0")\' > setup.py && python setup.py -q install'
     )
-    async with Run("", pkg_enabled=False, pkg_container_enabled=True, settled=[identity]) as run:
+    async with PackageRun(
+        "", pkg_enabled=False, pkg_container_enabled=True, baselines=[identity]
+    ) as run:
         await asyncio.to_thread(run_command, "docker", "exec", name, "sh", "-c", script)
-        await run.until(lambda: "installed python3 alpha 1.0" in run.words(), seconds=2)
-        body = run.told[run.words().index("installed python3 alpha 1.0")].body
+        await run.until(lambda: "installed python3 alpha 1.0" in run.summaries(), seconds=2)
+        body = run.events[run.summaries().index("installed python3 alpha 1.0")].body
         assert isinstance(body, PackageChange)
         assert (body.container_id, body.container_name) == (identity, name)
         assert body.container_image == IMAGE
         await asyncio.to_thread(run_command, "docker", "rm", "-f", name)
-        await run.quiet(1.8)
-        assert [word for word in run.words() if word.startswith("removed")] == []
+        await run.pass_time(1.8)
+        assert [text for text in run.summaries() if text.startswith("removed")] == []

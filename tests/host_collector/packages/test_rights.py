@@ -1,22 +1,19 @@
-"""What a collector that is not root does with what is root's alone. Shown as another user."""
+"""A collector that is not root, and files that only root may read."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from package_run import STEP_SECONDS, SkippingClock, write_distribution
 
-from sematext_agent.host_collector.packages.follow import Follower
-from sematext_agent.host_collector.packages.locks import is_locked
-from sematext_agent.host_collector.packages.notify import Notifier
-from sematext_agent.host_collector.packages.slots import Slots, _Index
-from sematext_agent.host_collector.packages.tree import tree_at
+from sematext_agent.host_collector.packages.inventory_store import InventoryStore
+from sematext_agent.host_collector.packages.scanner import PackageScanner
+from sematext_agent.host_collector.packages.watcher import DirectoryWatcher
 from sematext_agent.host_collector.settings import HostSettings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
@@ -25,7 +22,7 @@ NOBODY = 65534
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """Makes this process another user for a while."""
+    """Make this process another user for a while."""
     os.seteuid(NOBODY)
     try:
         yield
@@ -35,69 +32,50 @@ def nobody() -> Iterator[None]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A directory that everybody may read; those above `tmp_path` are root's."""
-    with tempfile.TemporaryDirectory() as made:
-        Path(made).chmod(0o755)
-        yield Path(made)
+    """Return a directory that everybody may read; the parents of `tmp_path` are root's."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
 
 
-def test_a_lock_that_may_not_be_opened_is_seen_all_the_same(folder: Path) -> None:
-    lock = folder / "lock"
-    lock.touch(mode=0o600)
-
-    def seen() -> bool:
-        with nobody(), tree_at("/") as tree:
-            return is_locked(tree, str(lock))
-
-    with lock.open("w") as file:
-        assert not seen()
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        assert seen()
-    assert not seen()
-
-
-def test_what_may_not_be_read_any_more_is_left_alone_and_said_once(
+def test_packages_that_become_unreadable_are_no_removals_and_logged_once(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As when a collector that was root goes on as somebody else: no removal, and no failure."""
-    private, usual = folder / "root", folder / "usr"
-    for home in (private / ".local", usual):
-        info = home / "lib/python3/site-packages/base-1.0.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text("Name: base\nVersion: 1.0\n")
-        (info / "RECORD").touch()
+    private = folder / "root"
+    for home in (private / ".local", folder / "usr"):
+        write_distribution(home / "lib/python3/site-packages", "base", "1.0")
     settings = HostSettings(
         host_root=str(folder),
         pkg_container_enabled=False,
         pkg_kinds=("python3",),
         pkg_paths=("/root/venv",),
+        pkg_interval=5.0,  # type: ignore[arg-type]
     )
-    notifier = Notifier()
-    follower = Follower(settings, Slots(_Index()), notifier)
+    watcher, clock = DirectoryWatcher(), SkippingClock()
+    scanner = PackageScanner(settings, InventoryStore(), watcher, clock)
     changes: list[object] = []
 
-    def look_until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+    def scan_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+        deadline = clock.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline
-            changes.extend(change for told in follower.round() for change in told.changes)
-            time.sleep(0.05)
+            assert clock.monotonic() < deadline
+            changes.extend(change for diff in scanner.scan() for change in diff.changes)
+            clock.skipped_seconds += STEP_SECONDS
 
-    look_until(lambda: follower.packages == 2)
+    scan_until(lambda: scanner.packages == 2)
     private.chmod(0o700)
-    follower._rescan_at = 0.0
     with nobody():
-        look_until(lambda: follower.packages == 1)
-        follower._rescan_at = 0.0
-        look_until(lambda: follower._rescan_at > 0)
-    assert follower.failures == []
-    said = [record.getMessage() for record in caplog.records]
-    assert said == [
+        scan_until(lambda: scanner.packages == 1)
+        second_rescan = clock.monotonic() + 10
+        scan_until(lambda: clock.monotonic() > second_rescan)
+    assert scanner.failures == []
+    assert sorted(record.getMessage() for record in caplog.records) == [
         f"PKG_PATHS=/root/venv: may not be read by user {NOBODY}; give it the right, "
         "or name another path",
-        "packages of /root/.local/lib/python3/site-packages are not told: "
+        "packages of /root/.local/lib/python3/site-packages are not watched: "
         "/root/.local/lib/python3/site-packages: Permission denied",
     ]
-    look_until(lambda: follower.packages == 2)
+    scan_until(lambda: scanner.packages == 2)
     assert changes == []
-    notifier.close()
+    watcher.close()

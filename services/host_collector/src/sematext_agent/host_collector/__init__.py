@@ -1,1 +1,1 @@
-"""Tells what happens to a host itself: OOM kills, and packages installed and removed."""
+"""The collector of what happens to a host: OOM kills, and packages installed and removed."""

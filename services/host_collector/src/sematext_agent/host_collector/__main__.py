@@ -1,4 +1,4 @@
-"""Starts the host collector."""
+"""The command `host-collector`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sematext_agent.shared.service import run
 
 
 def main() -> None:
-    """Runs until it is told to stop."""
+    """Run the host collector until SIGTERM or SIGINT."""
     run("host", collect(watch), HostSettings)
 
 

@@ -8,18 +8,18 @@ from sematext_agent.shared.settings import Duration, ServiceSettings, SettingsEr
 
 
 class HostSettings(ServiceSettings, frozen=True, kw_only=True):
-    """What every service reads, and what of the host shall be told."""
+    """The settings of every service, and which sources of the host are watched."""
 
     variable_pattern: ClassVar[str] = "PKG_|CONFIGS_|OOM_"
 
     oom_enabled: bool = True
-    """Tell the processes that the kernel's out-of-memory killer ends."""
+    """Emit an event for each process that the kernel's out-of-memory killer ends."""
     pkg_enabled: bool = True
-    """Tell the packages that are installed and removed."""
+    """Emit an event for each package that is installed or removed on the host."""
     pkg_container_enabled: bool = True
-    """The same inside running containers."""
+    """Do the same inside running containers."""
     pkg_interval: Duration = Duration(600)
-    """How often everything is read anew, besides what is seen at once."""
+    """Interval of full rescans; changes are usually seen at once."""
     pkg_kinds: tuple[Literal["deb", "rpm", "node", "python2", "python3"], ...] = (
         "deb",
         "rpm",
@@ -27,7 +27,7 @@ class HostSettings(ServiceSettings, frozen=True, kw_only=True):
         "python2",
         "python3",
     )
-    """Which packages to tell."""
+    """Kinds of packages to watch."""
     pkg_paths: tuple[str, ...] = ()
     """Further directories of the host that hold packages: a `site-packages`, a `node_modules`, a
     virtual environment, a project, a database of dpkg or rpm."""
