@@ -15,8 +15,9 @@ from broker import NatsServer
 from kubernetes_api import ApiServer, api_server, kubeconfig
 from kubernetes_running import Collecting
 
-from sematext_agent.kubernetes_collector import api, feed, watch
+from sematext_agent.kubernetes_collector import events_resource, recovery, retry_policy
 from sematext_agent.shared.bus import Bus, StreamConfig
+from sematext_agent.shared.clock import SYSTEM_CLOCK, Clock
 from sematext_agent.shared.subjects import CURSORS_BUCKET
 
 
@@ -39,16 +40,16 @@ async def collecting(
     streams: Bus, cluster: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[..., Collecting]]:
     """Starts collectors of `cluster`, in a hurry; ends those that a test left running."""
-    monkeypatch.setattr(watch, "PACE_SECONDS", 0.05)
-    monkeypatch.setattr(feed, "LATE_SECONDS", 0.5)
-    monkeypatch.setattr(feed, "GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(api, "DENIED_SECONDS", 0.1)
+    monkeypatch.setattr(recovery, "PACE_SECONDS", 0.05)
+    monkeypatch.setattr(events_resource, "LATE_SECONDS", 0.5)
+    monkeypatch.setattr(events_resource, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(retry_policy, "DENIED_SECONDS", 0.1)
     started: list[Collecting] = []
     config = kubeconfig(tmp_path / "kubeconfig", cluster.url)
 
-    def start(**environ: str) -> Collecting:
+    def start(clock: Clock = SYSTEM_CLOCK, **environ: str) -> Collecting:
         environ = {"KUBECONFIG": str(config), "KUBERNETES_CLUSTER_ID": "prod"} | environ
-        started.append(Collecting(streams, environ))
+        started.append(Collecting(streams, environ, clock))
         return started[-1]
 
     yield start

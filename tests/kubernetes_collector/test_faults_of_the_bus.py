@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from broker import NatsServer, eventually
 from kubernetes_api import ApiServer
 from kubernetes_running import (
     Collecting,
+    FastWallClock,
     gaps,
     revisions,
     store_place,
@@ -108,11 +108,11 @@ async def test_a_broker_that_is_away_costs_nothing_that_the_cluster_still_has(
     streams: Bus,
     collecting: Start,
     nats_server: NatsServer,
-    monkeypatch: pytest.MonkeyPatch,
     minutes: int,
 ) -> None:
-    """Time is played: 5 minutes are compacted away, and an hour is the life of an event."""
-    running = collecting()
+    """The wall clock jumps; 5 minutes are compacted away, and an hour is the life of an event."""
+    clock = FastWallClock()
+    running = collecting(clock)
     await eventually(lambda: len(cluster.watches()) == 1)
     before = cluster.add("before")
     await until_told(streams, 1)
@@ -127,13 +127,10 @@ async def test_a_broker_that_is_away_costs_nothing_that_the_cluster_still_has(
         cluster.compact()
     if minutes > 60:
         cluster.objects.clear()
-    now = time.time
-    monkeypatch.setattr(
-        "sematext_agent.kubernetes_collector.watch.time.time", lambda: now() + minutes * 60
-    )
+    clock.ahead_seconds = minutes * 60
     nats_server.start()
     if minutes > 5:
-        collecting(KUBERNETES_EVENTS_LOOKBACK="3h")
+        collecting(clock, KUBERNETES_EVENTS_LOOKBACK="3h")
     after = cluster.add("after", lastTimestamp=None, eventTime=None)
     kept = [] if minutes > 60 else during
     missing = minutes > 60

@@ -11,10 +11,10 @@ from kubernetes_api import ApiServer, Exchange, a_line, an_event
 from kubernetes_running import Collecting, until_told
 
 from sematext_agent.kubernetes_collector.api import ApiError
+from sematext_agent.kubernetes_collector.events_resource import LineSplitter
 from sematext_agent.kubernetes_collector.frames import (
     LINE_BYTES_MAX,
-    Lines,
-    Undecodable,
+    UndecodableError,
     decode_frame,
     decode_item,
     decode_page,
@@ -31,32 +31,32 @@ TWO = [
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_a_stream_cut_at_any_byte_gives_the_same_lines(end: bytes) -> None:
     stream = end.join(line.rstrip() for line in TWO) + end
-    whole = [line.strip() for line in Lines().feed(stream)]
+    whole = [line.strip() for line in LineSplitter().split(stream)]
     assert whole == [line.strip() for line in TWO]
     for cut in range(len(stream)):
-        lines = Lines()
-        parts = lines.feed(stream[:cut]) + lines.feed(stream[cut:])
+        splitter = LineSplitter()
+        parts = splitter.split(stream[:cut]) + splitter.split(stream[cut:])
         assert [line.strip() for line in parts] == whole
-    lines = Lines()
-    one_by_one = [line for byte in stream for line in lines.feed(bytes([byte]))]
+    splitter = LineSplitter()
+    one_by_one = [line for byte in stream for line in splitter.split(bytes([byte]))]
     assert [line.strip() for line in one_by_one] == whole
 
 
 def test_the_rest_of_a_line_is_kept_until_its_end_comes() -> None:
-    lines = Lines()
-    assert lines.feed(b'{"a":1}\n{"b"') == [b'{"a":1}']
-    assert lines.feed(b"") == []
-    assert lines.feed(b":2}\n\n\n") == [b'{"b":2}']
+    splitter = LineSplitter()
+    assert splitter.split(b'{"a":1}\n{"b"') == [b'{"a":1}']
+    assert splitter.split(b"") == []
+    assert splitter.split(b":2}\n\n\n") == [b'{"b":2}']
 
 
 def test_a_line_without_end_does_not_fill_the_memory() -> None:
-    lines = Lines()
+    splitter = LineSplitter()
     for _ in range(40):
-        assert lines.feed(b"x" * 1024 * 1024) == []
-    assert sum(map(len, lines._parts)) <= LINE_BYTES_MAX + 1024 * 1024
-    (line, good) = lines.feed(b"\n{}\n")
+        assert splitter.split(b"x" * 1024 * 1024) == []
+    assert sum(map(len, splitter._parts)) <= LINE_BYTES_MAX + 1024 * 1024
+    (line, good) = splitter.split(b"\n{}\n")
     assert good == b"{}"
-    with pytest.raises(Undecodable, match="more than"):
+    with pytest.raises(UndecodableError, match="more than"):
         decode_frame(line)
 
 
@@ -87,10 +87,10 @@ async def test_a_message_of_4_mib_and_two_frames_in_a_chunk_come_through(
 
 def test_text_that_is_not_utf8_is_repaired() -> None:
     line = a_line("ADDED", an_event("a", message="broken") | {"metadata": {"resourceVersion": "7"}})
-    kind, revision, event = decode_frame(line.replace(b"broken", b"bro\xffken"))
-    assert (kind, revision) == ("ADDED", 7)
-    assert event is not None
-    assert event.message == "bro\ufffdken"
+    frame = decode_frame(line.replace(b"broken", b"bro\xffken"))
+    assert (frame.kind, frame.revision) == ("ADDED", 7)
+    assert frame.event is not None
+    assert frame.event.message == "bro\ufffdken"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_text_that_is_not_utf8_is_repaired() -> None:
     ],
 )
 def test_what_is_no_frame_is_refused(line: bytes) -> None:
-    with pytest.raises(Undecodable):
+    with pytest.raises(UndecodableError):
         decode_frame(line)
 
 
@@ -134,7 +134,7 @@ def test_an_error_frame_ends_the_watch_with_its_status(status: object, code: int
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"metadata":{"resourceVersion":"x"}}'])
 def test_a_page_that_is_none_is_an_error_of_the_api(body: bytes) -> None:
-    with pytest.raises(ApiError, match="a list that is none"):
+    with pytest.raises(ApiError, match="not a list of events"):
         decode_page(body)
 
 
@@ -149,6 +149,6 @@ def test_one_bad_item_does_not_spoil_the_page() -> None:
         b'{"metadata":{"resourceVersion":"4","uid":"u"}}]}'
     )
     bad, good = page.items or []
-    with pytest.raises(Undecodable):
+    with pytest.raises(UndecodableError):
         decode_item(bad)
     assert decode_item(good)[0] == 4

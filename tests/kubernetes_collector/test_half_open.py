@@ -49,7 +49,7 @@ async def test_a_list_that_does_not_come_is_asked_for_again(
 
 
 def test_the_kernel_gives_up_on_a_peer_that_is_gone_within_a_minute() -> None:
-    made = api._socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0)))
+    made = api._create_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0)))
     tcp = socket.IPPROTO_TCP
     with made:
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

@@ -14,7 +14,7 @@ from broker import eventually
 from kubernetes_api import ApiServer, Exchange, a_line, fails, tells
 from kubernetes_running import Collecting, gaps, revisions, told
 
-from sematext_agent.kubernetes_collector import watch
+from sematext_agent.kubernetes_collector import recovery
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import KubernetesEvent
 
@@ -130,9 +130,10 @@ class World:
 async def test_a_random_history_is_told_whole_and_once(
     cluster: ApiServer, streams: Bus, collecting: Start, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "PACE_SECONDS", 0.01)
+    monkeypatch.setattr(recovery, "PACE_SECONDS", 0.01)
     monkeypatch.setattr(
-        "sematext_agent.kubernetes_collector.api.Backoff.draw_delay_seconds", lambda _: 0.01
+        "sematext_agent.kubernetes_collector.retry_policy.Backoff.draw_delay_seconds",
+        lambda _: 0.01,
     )
     luck = random.Random(seed)
     news: set[int] = set()

@@ -19,7 +19,7 @@ from control_plane import ADMIN, ControlPlane, missing_assets
 from kubernetes_api import kubeconfig
 from kubernetes_running import Collecting, gaps, told
 
-from sematext_agent.kubernetes_collector import api, feed, lease, watch
+from sematext_agent.kubernetes_collector import events_resource, lease, retry_policy, watch
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import Event, KubernetesEvent
 
@@ -91,7 +91,7 @@ async def start(
     plane: ControlPlane, streams: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Start]:
     """Starts collectors of the real cluster; ends those that a test left running."""
-    monkeypatch.setattr(api, "DENIED_SECONDS", 0.2)
+    monkeypatch.setattr(retry_policy, "DENIED_SECONDS", 0.2)
     started: list[Collecting] = []
 
     def begin(**environ: str) -> Collecting:
@@ -274,7 +274,7 @@ async def test_etcd_compacted_under_the_watch(
     plane: ControlPlane, streams: Bus, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watch goes on; reconnecting from the old place of a quiet scope is a real 410."""
-    monkeypatch.setattr(feed, "WATCH_SECONDS", (2.0, 2.0))
+    monkeypatch.setattr(events_resource, "WATCH_SECONDS", (2.0, 2.0))
     monkeypatch.setattr(watch, "SHORT_SECONDS", 0.5)
     running = start(KUBERNETES_EVENTS_NAMESPACE="default")
     first = post(plane, "one")
@@ -384,7 +384,7 @@ def grant(plane: ControlPlane, rules: list[dict[str, Any]], name: str = "collect
 async def test_what_is_denied_is_waited_for_and_what_the_manifest_grants_is_enough(
     plane: ControlPlane, streams: Bus, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "WATCH_SECONDS", (2.0, 2.0))
+    monkeypatch.setattr(events_resource, "WATCH_SECONDS", (2.0, 2.0))
     running = start(
         TOKEN="collector-token",
         KUBERNETES_CLUSTER_ID="prod",
@@ -443,7 +443,7 @@ async def test_the_manifest_applies_and_its_rights_are_just_enough(
 async def test_a_token_is_rotated(
     plane: ControlPlane, streams: Bus, start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(feed, "WATCH_SECONDS", (2.0, 2.0))
+    monkeypatch.setattr(events_resource, "WATCH_SECONDS", (2.0, 2.0))
     grant(plane, [*RULES, KUBE_SYSTEM])
     token = tmp_path / "token"
     token.write_text("collector-token")

@@ -10,7 +10,7 @@ import pytest
 from kubernetes_api import ApiServer
 from kubernetes_running import Collecting, revisions, stored_place, told, until_stored, until_told
 
-from sematext_agent.kubernetes_collector.selection import Filters
+from sematext_agent.kubernetes_collector.filters import EventFilters
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import KubernetesEvent
@@ -58,7 +58,7 @@ def test_a_filter_leaves_out_what_it_names(
     variable: str, value: str, fields: dict[str, Any], filter_name: str
 ) -> None:
     settings = load_settings(KubernetesSettings, {PREFIX + variable: value})
-    assert Filters(settings).dropped_by(body(**fields)) == filter_name
+    assert EventFilters(settings).find_exclusion(body(**fields)) == filter_name
 
 
 async def test_what_is_filtered_moves_the_place_and_is_counted(

@@ -6,6 +6,7 @@ The API server is scripted, the broker is real.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -23,8 +24,8 @@ from kubernetes_running import (
     until_told,
 )
 
-from sematext_agent.kubernetes_collector import feed, watch
-from sematext_agent.kubernetes_collector.api import Patience
+from sematext_agent.kubernetes_collector import events_resource, recovery, watch
+from sematext_agent.kubernetes_collector.retry_policy import RetryPolicy
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import KubernetesEvent
 
@@ -166,15 +167,15 @@ async def test_a_server_that_says_410_to_every_second_page_is_asked_with_pauses(
     """The list begins anew each time, and its first page comes: it must not become a loop."""
     waits: list[float] = []
 
-    async def pause(_: Patience, seconds: float) -> None:
+    async def pause(_: RetryPolicy, seconds: float) -> None:
         waits.append(seconds)
         await asyncio.sleep(3600 if len(waits) == 4 else 0)
 
-    monkeypatch.setattr(feed, "PAGE_ITEMS_MAX", 500)
+    monkeypatch.setattr(events_resource, "PAGE_ITEMS_MAX", 500)
     for number in range(600):
         cluster.add(f"e{number}")
     cluster.next_list.extend([cluster._list, expired_status] * 5)
-    monkeypatch.setattr(Patience, "pause", pause)
+    monkeypatch.setattr(RetryPolicy, "pause", pause)
     running = collecting()
     await eventually(lambda: len(waits) == 4)
     # The first time it asks anew at once.
@@ -188,7 +189,7 @@ async def test_an_immediate_empty_close_counts_as_410(
     cluster: ApiServer, streams: Bus, collecting: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GKE: two watches that end at once, then a list, and never more than one in a second."""
-    monkeypatch.setattr(watch, "PACE_SECONDS", 0.2)
+    monkeypatch.setattr(recovery, "PACE_SECONDS", 0.2)
     running = collecting()
     await eventually(lambda: len(cluster.watches()) == 1)
     cluster.add("one")
@@ -239,7 +240,7 @@ async def test_a_peer_that_falls_silent_is_left_at_the_deadline(
 
     test_half_open.py has the same of a list.
     """
-    monkeypatch.setattr(feed, "WATCH_SECONDS", (0.2, 0.2))
+    monkeypatch.setattr(events_resource, "WATCH_SECONDS", (0.2, 0.2))
     cluster.next_watch.append(tells(end=False))
     running = collecting()
     await eventually(lambda: len(cluster.watches()) >= 2, 5)
@@ -415,13 +416,13 @@ def counted_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The longest that each wait of the watch could have been; none is waited for."""
     waits: list[float] = []
 
-    class Counting(watch.Backoff):
+    class Counting(recovery.Backoff):
         def draw_delay_seconds(self) -> float:
             waits.append(min(self._seconds_max, self._first_seconds * 2**self.failures))
             super().draw_delay_seconds()
             return 0.01
 
-    monkeypatch.setattr(watch, "Backoff", Counting)
+    monkeypatch.setattr(recovery, "Backoff", Counting)
     return waits
 
 
@@ -461,7 +462,8 @@ async def test_a_list_that_fails_twenty_times_keeps_the_place(
 ) -> None:
     """OpenTelemetry forgets its place when the list that shall replace it fails."""
     monkeypatch.setattr(
-        "sematext_agent.kubernetes_collector.api.Backoff.draw_delay_seconds", lambda _: 0.001
+        "sematext_agent.kubernetes_collector.retry_policy.Backoff.draw_delay_seconds",
+        lambda _: 0.001,
     )
     await store_place(streams, 100, ago=1)
     cluster.add("one")
@@ -523,9 +525,7 @@ async def test_a_long_absence_is_told_as_a_gap(
 async def test_the_first_start_tells_what_is_not_too_old(
     cluster: ApiServer, streams: Bus, collecting: Start, lookback: str, expected: list[str]
 ) -> None:
-    hour_ago = watch.time.strftime(
-        "%Y-%m-%dT%H:%M:%SZ", watch.time.gmtime(watch.time.time() - 3600)
-    )
+    hour_ago = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3600))
     cluster.add("old", lastTimestamp=hour_ago, message="old")
     cluster.add("recent", message="recent")
     collecting(KUBERNETES_EVENTS_LOOKBACK=lookback)
