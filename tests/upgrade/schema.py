@@ -17,7 +17,7 @@ import msgspec
 from sematext_agent.docker_collector import state as docker
 from sematext_agent.host_collector import oom_follower as oom
 from sematext_agent.host_collector.packages import inventory, slots
-from sematext_agent.kubernetes_collector.place import Place
+from sematext_agent.kubernetes_collector.cursor import WatchCursor
 from sematext_agent.lifecycle_collector.watch import Record
 from sematext_agent.shared import events, health, subjects
 
@@ -31,7 +31,7 @@ STRUCTS: dict[str, Any] = {
     "docker cursor": docker.Cursor,
     "docker container": docker.Seen,
     "oom cursor": oom.Cursor,
-    "kubernetes cursor": Place,
+    "kubernetes cursor": WatchCursor,
     "lifecycle cursor": Record,
     "packages slot": slots._Slot,
     "packages index": slots._Index,

@@ -23,7 +23,7 @@ from sematext_agent.forwarder.enrich import enrich
 from sematext_agent.host_collector import oom
 from sematext_agent.host_collector.packages import slots
 from sematext_agent.host_collector.packages.inventory import Package, Root
-from sematext_agent.kubernetes_collector.place import Place
+from sematext_agent.kubernetes_collector.cursor import WatchCursor
 from sematext_agent.lifecycle_collector import watch as lifecycle
 from sematext_agent.shared.bus import Message
 from sematext_agent.shared.events import HostFacts, NewerEvent, decode, encode, parse_rfc3339
@@ -91,7 +91,7 @@ def test_the_cursors_of_an_older_version_are_gone_on_from(version: Path) -> None
         "curl", "1", "amd64", 5
     )
     assert packages.settled == {"", "c1"}
-    assert msgspec.json.decode(stored("kubernetes.json"), type=Place) == Place(7, 1795423877.5)
+    assert msgspec.json.decode(stored("kubernetes.json"), type=WatchCursor) == WatchCursor(7, 1795423877.5)
     assert lifecycle._read(stored("lifecycle.json")) == lifecycle.Record("r", "i", 1, 2, 3)
 
 
