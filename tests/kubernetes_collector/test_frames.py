@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from kubernetes_api import ApiServer, Exchange, a_line, an_event
-from kubernetes_running import Collecting, until_told
+from kubernetes_api import ApiServer, Exchange, encode_frame, kubelet_event
+from kubernetes_running import RunningCollector, wait_for_events
 
 from sematext_agent.kubernetes_collector.api import ApiError
 from sematext_agent.kubernetes_collector.events_resource import LineSplitter
@@ -23,8 +23,8 @@ from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import Gap, KubernetesEvent
 
 TWO = [
-    a_line("ADDED", an_event("a", message="žluťoučký kůň \u2028 \x85 \x0b 🐴")),
-    a_line("MODIFIED", an_event("b", message="x" * 50)),
+    encode_frame("ADDED", kubelet_event("a", message="žluťoučký kůň \u2028 \x85 \x0b 🐴")),
+    encode_frame("MODIFIED", kubelet_event("b", message="x" * 50)),
 ]
 
 
@@ -42,7 +42,7 @@ def test_a_stream_cut_at_any_byte_gives_the_same_lines(end: bytes) -> None:
     assert [line.strip() for line in one_by_one] == whole
 
 
-def test_the_rest_of_a_line_is_kept_until_its_end_comes() -> None:
+def test_an_incomplete_line_is_kept_until_its_end_arrives() -> None:
     splitter = LineSplitter()
     assert splitter.split(b'{"a":1}\n{"b"') == [b'{"a":1}']
     assert splitter.split(b"") == []
@@ -60,8 +60,8 @@ def test_a_line_without_end_does_not_fill_the_memory() -> None:
         decode_frame(line)
 
 
-async def test_a_message_of_4_mib_and_two_frames_in_a_chunk_come_through(
-    cluster: ApiServer, streams: Bus, collecting: Callable[..., Collecting]
+async def test_an_event_over_the_size_limit_becomes_a_gap_and_the_next_is_published(
+    cluster: ApiServer, streams: Bus, start_collector: Callable[..., RunningCollector]
 ) -> None:
     """The large one is more than the stream takes: a Gap stands for it, and the rest goes on."""
     cluster.revision = 103
@@ -69,24 +69,27 @@ async def test_a_message_of_4_mib_and_two_frames_in_a_chunk_come_through(
     async def answer(exchange: Exchange) -> None:
         await exchange.head()
         events = [
-            an_event(str(n), message="ž" * 2 * 1024 * 1024 if n == 1 else "é") for n in range(3)
+            kubelet_event(str(n), message="ž" * 2 * 1024 * 1024 if n == 1 else "é")
+            for n in range(3)
         ]
         for number, event in enumerate(events):
             event["metadata"]["resourceVersion"] = str(101 + number)
-        data = b"".join(a_line("ADDED", event) for event in events)
+        data = b"".join(encode_frame("ADDED", event) for event in events)
         for start in range(0, len(data), 60_001):
             await exchange.chunk(data[start : start + 60_001])
         await asyncio.sleep(3600)
 
     cluster.next_watch.append(answer)
-    collecting(KUBERNETES_EVENTS_LOOKBACK="0")
-    bodies = [event.body for event in await until_told(streams, 3)]
+    start_collector(KUBERNETES_EVENTS_LOOKBACK="0")
+    bodies = [event.body for event in await wait_for_events(streams, 3)]
     assert [body.message for body in bodies if isinstance(body, KubernetesEvent)] == ["é", "é"]
     assert [body.reason for body in bodies if isinstance(body, Gap)] == ["too_large"]
 
 
 def test_text_that_is_not_utf8_is_repaired() -> None:
-    line = a_line("ADDED", an_event("a", message="broken") | {"metadata": {"resourceVersion": "7"}})
+    line = encode_frame(
+        "ADDED", kubelet_event("a", message="broken") | {"metadata": {"resourceVersion": "7"}}
+    )
     frame = decode_frame(line.replace(b"broken", b"bro\xffken"))
     assert (frame.kind, frame.revision) == ("ADDED", 7)
     assert frame.event is not None
@@ -109,7 +112,7 @@ def test_text_that_is_not_utf8_is_repaired() -> None:
         b"\xff\xff",
     ],
 )
-def test_what_is_no_frame_is_refused(line: bytes) -> None:
+def test_a_line_that_is_not_a_frame_is_undecodable(line: bytes) -> None:
     with pytest.raises(UndecodableError):
         decode_frame(line)
 
@@ -133,7 +136,7 @@ def test_an_error_frame_ends_the_watch_with_its_status(status: object, code: int
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"metadata":{"resourceVersion":"x"}}'])
-def test_a_page_that_is_none_is_an_error_of_the_api(body: bytes) -> None:
+def test_a_body_that_is_not_a_page_is_an_api_error(body: bytes) -> None:
     with pytest.raises(ApiError, match="not a list of events"):
         decode_page(body)
 
@@ -143,7 +146,7 @@ def test_a_list_without_items_is_empty() -> None:
     assert (page.revision, page.token, page.items) == (5, "", None)
 
 
-def test_one_bad_item_does_not_spoil_the_page() -> None:
+def test_an_undecodable_item_does_not_affect_the_rest_of_its_page() -> None:
     page = decode_page(
         b'{"metadata":{"resourceVersion":"5"},"items":[{"metadata":3},'
         b'{"metadata":{"resourceVersion":"4","uid":"u"}}]}'
