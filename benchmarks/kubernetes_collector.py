@@ -170,7 +170,7 @@ def collector(port: int, nats: NatsServer, folder: Path) -> Iterator[int]:
 
 @contextlib.asynccontextmanager
 async def broker(folder: Path, written_through: bool = False):  # type: ignore[no-untyped-def]
-    """A server with the streams as the forwarder makes them."""
+    """Start a server with the streams as the forwarder creates them."""
     store = folder / f"nats-{time.monotonic_ns()}"
     store.mkdir()
     nats = NatsServer(store, "jetstream { sync_interval: always }" if written_through else "")

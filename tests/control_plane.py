@@ -121,7 +121,7 @@ class ControlPlane:
             )
 
     def kill(self, name: str) -> None:
-        """Ends `kube-apiserver` or `etcd` without a word."""
+        """Kill `kube-apiserver` or `etcd`."""
         self._processes[name].kill()
         self._processes[name].wait()
 
@@ -131,7 +131,7 @@ class ControlPlane:
                 self.kill(name)
 
     def add_user(self, token: str, user: str) -> None:
-        """Makes a token known; the server reads them at its start only."""
+        """Add a token; the server reads them at its start only."""
         with self._tokens.open("a") as tokens:
             tokens.write(f"{token},{user},{user}\n")
 
@@ -148,7 +148,7 @@ class ControlPlane:
             return json.load(answer)
 
     def _admin(self) -> Path:
-        """The administrator's kubeconfig."""
+        """Return the administrator's kubeconfig."""
         return kubeconfig(
             self.folder / "admin",
             self.url,
@@ -183,7 +183,7 @@ class ControlPlane:
         urllib.request.urlopen(f"{base}/compaction", data=body, timeout=10).close()
 
     def restore_etcd(self, snapshot: Path) -> None:
-        """Puts etcd's files back to what they were."""
+        """Replace etcd's files with a copy made earlier."""
         shutil.rmtree(self.folder / "etcd")
         shutil.copytree(snapshot, self.folder / "etcd")
 

@@ -63,7 +63,7 @@ class Exchange:
     at: float = field(default_factory=time.monotonic)
 
     async def head(self, status: int = 200, chunked: bool = True, **headers: str) -> None:
-        """The first line and the headers of a chunked answer."""
+        """Send the first line and the headers of a chunked answer."""
         lines = [f"HTTP/1.1 {status} Whatever", "Content-Type: application/json"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         lines += ["Transfer-Encoding: chunked"] if chunked else []
@@ -74,15 +74,15 @@ class Exchange:
             await self.raw(b"%x\r\n%s\r\n" % (len(data), data))
 
     async def frame(self, kind: str, content: dict[str, Any]) -> None:
-        """A line of a watch."""
+        """Send a line of a watch."""
         await self.chunk(encode_frame(kind, content))
 
     async def end(self) -> None:
-        """The clean end of a chunked answer."""
+        """Send the clean end of a chunked answer."""
         await self.raw(b"0\r\n\r\n")
 
     async def json(self, status: int, content: Any, **headers: str) -> None:
-        """A whole answer."""
+        """Send a whole answer."""
         body = json.dumps(content).encode()
         await self.head(status, chunked=False, Content_Length=str(len(body)), **headers)
         await self.raw(body)
@@ -92,7 +92,7 @@ class Exchange:
         await self.writer.drain()
 
     def cut(self) -> None:
-        """Ends the connection in the middle of whatever it was."""
+        """End the connection in the middle of an answer."""
         self.writer.transport.abort()
 
 
@@ -146,7 +146,7 @@ class ClusterHistory:
         self._changed = asyncio.Event()
 
     def add(self, name: str, **fields: Any) -> int:
-        """A new event, or the next revision of one; returns its revision."""
+        """Add an event, or the next revision of one; return its revision."""
         kind = "MODIFIED" if name in self.objects else "ADDED"
         event = self.objects.get(name, kubelet_event(name)) | fields
         return self._store(kind, name, event)
@@ -174,7 +174,7 @@ class ClusterHistory:
         self.history.clear()
 
     def end_watches(self) -> None:
-        """Ends every watch cleanly, as the server does after the time it was given."""
+        """End every watch cleanly, as the server does after the time that was asked of it."""
         self.generation += 1
         self._changed.set()
         self._changed = asyncio.Event()
@@ -214,7 +214,7 @@ class ApiServer(ClusterHistory):
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Ends at once, with all connections, as a killed process does."""
+        """End at once, with all connections, as a killed process does."""
         assert self._server is not None
         self._server.close()
         for connection in self._connections:
@@ -225,7 +225,7 @@ class ApiServer(ClusterHistory):
         return [request for request in self.requests if "watch" in request.params]
 
     def lists(self) -> list[Exchange]:
-        """The lists, without the look-ups of the current revision."""
+        """Return the lists, without the look-ups of the current revision."""
         return [
             request
             for request in self.requests
@@ -354,7 +354,7 @@ async def read_request(
 
 
 def kubeconfig(path: Path, server: str, **user: Any) -> Path:
-    """Writes a kubeconfig file for `server`. JSON is YAML."""
+    """Write a kubeconfig file for `server`, as JSON, which is YAML too."""
     cluster: dict[str, Any] = {"server": server}
     if "certificate_authority" in user:
         cluster["certificate-authority"] = user.pop("certificate_authority")
@@ -372,7 +372,7 @@ def kubeconfig(path: Path, server: str, **user: Any) -> Path:
 
 @contextlib.asynccontextmanager
 async def api_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[ApiServer]:
-    """A scripted API server, for the length of a test."""
+    """Run a scripted API server for the length of a test."""
     server = ApiServer(tls)
     await server.start()
     try:

@@ -51,7 +51,7 @@ def frame(data: bytes) -> None:
 
 
 def page(data: bytes) -> None:
-    """A page of a list."""
+    """Decode a page of a list."""
     with contextlib.suppress(ApiError):
         for item in decode_page(data).items or []:
             with contextlib.suppress(UndecodableError):
@@ -76,7 +76,7 @@ class _Body:
 
 
 def status(data: bytes) -> None:
-    """The body of an error; and the same bytes as a `Retry-After`."""
+    """Decode the body of an error; and the same bytes as a `Retry-After`."""
     error = asyncio.run(read_error(_Body(data)))  # type: ignore[arg-type]
     assert error.status
     headers = {"Retry-After": data.decode("utf-8", "surrogateescape")}
@@ -95,22 +95,21 @@ class _Api:
 
 
 def namespace(data: bytes) -> None:
-    """The namespace kube-system, which names the cluster."""
+    """Decode the namespace kube-system, which identifies the cluster."""
     with contextlib.suppress(ApiError, SettingsError):
         api: Any = _Api(data)
         asyncio.run(identify(api, KubernetesSettings()))
 
 
 def lease(data: bytes) -> None:
-    """The lease of several replicas."""
+    """Decode the lease of several replicas."""
     with contextlib.suppress(ApiError):
         api: Any = _Api(data)
         asyncio.run(Lease(api, "ns", "name", SYSTEM_CLOCK).acquire())
 
 
 def cursor(data: bytes) -> None:
-    """The stored cursor in the cluster's history."""
-
+    """Decode the stored cursor in the cluster's history."""
     before = asyncio.run(read_watch_cursor(runtime(KubernetesSettings(), data), "u1"))
     if before is not None:
         assert before.revision >= 0

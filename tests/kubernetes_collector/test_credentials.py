@@ -27,7 +27,7 @@ Start = Callable[..., RunningCollector]
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """This machine has no kubeconfig and is no pod."""
+    """Hide the kubeconfig of this machine, and that it is a pod."""
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

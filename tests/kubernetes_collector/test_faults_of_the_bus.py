@@ -38,7 +38,7 @@ async def test_killed_between_publish_and_acknowledgement(
     begin, stored = streams.begin_publish, []
 
     async def unheard(subject: str, payload: bytes, message_id: str) -> Answer:
-        """It is stored, but its acknowledgement never comes."""
+        """Store the event, and never return its acknowledgement."""
         await (await begin(subject, payload, message_id))
         stored.append(message_id)
         return asyncio.get_running_loop().create_future()

@@ -70,8 +70,7 @@ class World:
         self.cluster.compact()
 
     async def _listed(self, exchange: Exchange) -> None:
-        """Excuse the revisions that were replaced since the collector's cursor: a list shows the
-        present state only."""
+        """Excuse the revisions replaced since the cursor: a list shows the present state only."""
         if exchange.params["limit"] != "1":
             place = self.running.count("resource_version")
             self.excused |= {at for at in self._news - self._present() if at > place}
@@ -81,7 +80,7 @@ class World:
         self.cluster.end_watches()
 
     async def cut(self) -> None:
-        """The next watch breaks off in the middle of a line."""
+        """Break the next watch off in the middle of a line."""
         cluster = self.cluster
 
         async def cut(exchange: Exchange) -> None:
@@ -102,7 +101,7 @@ class World:
         queue.append(error_answer(self._luck.choice((410, 429, 500, 503, 504))))
 
     async def silent(self) -> None:
-        """The next watch closes at once, without a word."""
+        """Close the next watch at once and empty."""
         self.cluster.next_watch.append(watch_answer())
         self.cluster.end_watches()
 

@@ -95,7 +95,7 @@ async def test_a_killed_holder_is_replaced_when_its_lease_has_run_out(
     await eventually(lambda: "standby" in detail(second))
 
     async def nothing(_: lease.Lease) -> None:
-        """A killed process gives nothing back."""
+        """Release nothing, as a killed process does."""
 
     monkeypatch.setattr(lease.Lease, "release", nothing)
     await first.kill()

@@ -55,7 +55,7 @@ class RepeatsMachine(RuleBasedStateMachine):
 
     @rule(uid=UIDS)
     def publish_from_list(self, uid: str) -> None:
-        """A list shows the newest revision of everything."""
+        """Publish the newest revision, as a list shows it."""
         self.revision += 1
         self.limiter.record_published(create_event(uid, self.revision))
         self.held.pop(uid, None)

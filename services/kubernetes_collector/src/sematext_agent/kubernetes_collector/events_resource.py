@@ -24,6 +24,8 @@ WATCH_SECONDS = (240.0, 290.0)
 LATE_SECONDS = 15.0
 """The silence after that time that is accepted; then the connection leads nowhere."""
 GRACE_SECONDS = 1.0
+LINES_MAX = 32
+"""The most lines that are passed on, and so decoded, at once."""
 PAGE_ITEMS = 500
 PAGE_ITEMS_MAX = 4000
 """The largest page, taken where smaller ones were too slow for the cluster's memory of them."""
@@ -40,7 +42,11 @@ class EventsResource:
         namespace: str,
         wake_seconds: Callable[[], float | None],
     ) -> None:
-        """Read `namespace`, or all for ""; after `wake_seconds()` a silent watch yields nothing."""
+        """Prepare the requests for `namespace`, or for all where it is empty.
+
+        `wake_seconds` returns the silence in seconds after which `watch_lines` yields an empty
+        list, or None for no limit.
+        """
         self._api = api
         self._retries = retries
         self._stopping = runtime.stopping
@@ -109,7 +115,9 @@ class EventsResource:
             splitter = LineSplitter()
             yield []
             while (chunk := await self._read(content, deadline)) is not None:
-                yield splitter.split(chunk) if chunk else []
+                lines = splitter.split(chunk)
+                for start in range(0, len(lines) or 1, LINES_MAX):
+                    yield lines[start : start + LINES_MAX]
 
     async def _read(self, content: aiohttp.StreamReader, deadline: float) -> bytes | None:
         """Return what arrived; empty after `wake_seconds`; None at the end or at the stop."""

@@ -88,8 +88,9 @@ class EventObserver:
             self._cursor = WatchCursor(frame.revision, verified_at)
             metrics.revision = frame.revision
             yield self._with_cursor(admitted)
-        if batch.cursor != self._cursor:
-            self._cursor = batch.cursor
+        is_end_of_watch = not batch.frames and batch.cursor is not self._cursor
+        self._cursor = batch.cursor
+        if is_end_of_watch:
             yield self._with_cursor(None)
 
     def _observe_list(self, batch: ListedEvents) -> Iterator[Observation]:

@@ -61,8 +61,11 @@ class ListedEvents(msgspec.Struct, frozen=True):
     """The events of one page of a list."""
 
     events: Iterator[RawEvent]
+    """Decoded one by one, so that a page costs no more memory than its bytes."""
     oldest_ns: int | None
+    """As in `Relist`."""
     arrived_ns: int
+    """The wall clock at the arrival, in nanoseconds since the epoch."""
 
 
 class ListEnd(msgspec.Struct, frozen=True):
@@ -79,6 +82,7 @@ class WatchedFrames(msgspec.Struct, frozen=True):
 
     frames: list[Frame]
     cursor: WatchCursor
+    """The cursor that holds after the frames."""
     arrived_ns: int
 
 
@@ -111,6 +115,8 @@ class EventWatcher:
     async def watch_forever(self, cursor: WatchCursor | None) -> AsyncGenerator[SourceBatch, None]:
         """Yield what happens after `cursor` until the service stops; begin again after a failure.
 
+        Without a cursor it begins with a list.
+
         Raises:
             ClusterReplaced: another cluster answers at the same address.
         """
@@ -119,12 +125,13 @@ class EventWatcher:
             try:
                 async with aclosing(self.list_and_watch(cursor, relist)) as batches:
                     async for batch in batches:
-                        if isinstance(batch, ListEnd):
+                        if isinstance(batch, WatchedFrames):
+                            if batch.cursor is not cursor:
+                                cursor = batch.cursor
+                                self._recovery.record_progress()
+                        elif isinstance(batch, ListEnd):
                             cursor, relist = batch.cursor, None
                             self._recovery.record_list()
-                        elif isinstance(batch, WatchedFrames) and batch.cursor != cursor:
-                            cursor = batch.cursor
-                            self._recovery.record_progress()
                         yield batch
             except ClusterRestoredError:
                 assert cursor is not None
@@ -174,12 +181,13 @@ class EventWatcher:
                 self._retries.report_success("watching the events")
                 now_ns = self._clock.wall_ns()
                 frames, error = self._reader.decode_lines(lines)
-                if lines and (frames or error is None):
+                if error is not None and not frames:
+                    raise error
+                if lines:
                     is_empty = False
                     revision = frames[-1].revision if frames else cursor.revision
                     cursor = WatchCursor(revision, now_ns / SECOND)
-                if frames or error is None:
-                    yield WatchedFrames(frames, cursor, now_ns)
+                yield WatchedFrames(frames, cursor, now_ns)
                 if error is not None:
                     raise error
         if self._stopping.is_set():
