@@ -23,6 +23,9 @@ from kubernetes_running import (
     wait_for_events,
 )
 
+from sematext_agent.kubernetes_collector import frames
+from sematext_agent.kubernetes_collector.events_resource import LINES_MAX
+from sematext_agent.kubernetes_collector.frames import decode_frame
 from sematext_agent.shared import bus as bus_module
 from sematext_agent.shared.bus import Bus, PublishAck
 
@@ -177,6 +180,13 @@ async def test_a_full_publish_window_stops_the_reading_of_the_watch(
         return asyncio.ensure_future(slow(*message))
 
     monkeypatch.setattr(streams, "begin_publish", begin)
+    decoded: list[bytes] = []
+
+    def count(line: bytes) -> frames.Frame:
+        decoded.append(line)
+        return decode_frame(line)
+
+    monkeypatch.setattr(frames, "decode_frame", count)
     running = start_collector()
     await eventually(lambda: len(cluster.watches()) == 1)
     for number in range(5_000):
@@ -185,6 +195,7 @@ async def test_a_full_publish_window_stops_the_reading_of_the_watch(
     await asyncio.sleep(0.2)
     assert running.count("events_unacknowledged") == 1024
     assert running.count("watch_frames") <= 1025
+    assert len(decoded) <= 1025 + LINES_MAX
     gate.set()
     assert revisions(await wait_for_events(streams, 5_000, 60)) == list(range(101, 5_101))
 
