@@ -3,7 +3,7 @@
     python benchmarks/kubernetes_collector.py [--events 200000] [--safe 10000]
                                               [--listed 1000,100000,1000000]
 
-A fake API server, in a process of its own, tells events of 1.2 KB as the kubelet writes them; the
+A fake API server, in a process of its own, serves events of 1.2 KB as the kubelet writes them; the
 real collector runs as a process of its own before a real nats-server with a stream on disk.
 
 - *watch*: events a second from the first frame asked for to the last event stored, and the
@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import ceiling
 import msgspec
 from broker import NatsServer, wait_for_port
-from kubernetes_api import Exchange, a_line, an_event, kubeconfig, read_request
+from kubernetes_api import Exchange, encode_frame, kubelet_event, kubeconfig, read_request
 from measuring import cpu_seconds, peak_mb, record
 
 from sematext_agent.forwarder.settings import ForwarderSettings
@@ -53,11 +53,16 @@ from sematext_agent.shared.settings import ServiceSettings
 from sematext_agent.shared.subjects import CURSORS_BUCKET, subject_of
 
 REVISION = 1_000_000
-FIELDS = {"f:count": {}, "f:firstTimestamp": {}, "f:involvedObject": {}, "f:lastTimestamp": {}}
+FIELDS: dict[str, object] = {
+    "f:count": {},
+    "f:firstTimestamp": {},
+    "f:involvedObject": {},
+    "f:lastTimestamp": {},
+}
 
 
 def numbered(number: int) -> dict[str, object]:
-    event = an_event(f"web-7d4b9c6f5d-{number:07d}.17f3")
+    event = kubelet_event(f"web-7d4b9c6f5d-{number:07d}.17f3")
     metadata = event["metadata"] | {
         "uid": f"00000000-0000-4000-8000-{number:012d}",
         "resourceVersion": str(REVISION + number),
@@ -90,12 +95,12 @@ class Template:
 
 
 class Server:
-    """Lists `listed` events, or tells `watched` of them once it is asked to watch."""
+    """A server that lists `listed` events, and sends `watched` of them to the first watch."""
 
     def __init__(self, listed: int, watched: int) -> None:
         self._listed, self._watched = listed, watched
         item = json.dumps(numbered(17)).encode()
-        self._item, self._line = Template(item), Template(a_line("ADDED", numbered(17)))
+        self._item, self._line = Template(item), Template(encode_frame("ADDED", numbered(17)))
 
     async def serve(self, port: int) -> None:
         server = await asyncio.start_server(self._connected, "127.0.0.1", port)
@@ -165,7 +170,7 @@ def collector(port: int, nats: NatsServer, folder: Path) -> Iterator[int]:
 
 @contextlib.asynccontextmanager
 async def broker(folder: Path, written_through: bool = False):  # type: ignore[no-untyped-def]
-    """A server with the streams as the forwarder makes them."""
+    """Start a server with the streams as the forwarder creates them."""
     store = folder / f"nats-{time.monotonic_ns()}"
     store.mkdir()
     nats = NatsServer(store, "jetstream { sync_interval: always }" if written_through else "")
@@ -184,7 +189,7 @@ async def stored(connection: bus.Bus) -> int:
     return int((await connection.manager.stream_info("EVENTS")).state.messages)
 
 
-async def until_stored(connection: bus.Bus, count: int) -> float:
+async def wait_until_stored(connection: bus.Bus, count: int) -> float:
     while await stored(connection) < count:
         await asyncio.sleep(0.02)
     return time.monotonic()
@@ -206,9 +211,9 @@ async def watch(events: int, folder: Path, written_through: bool) -> None:
     with server(watched=events) as port:
         async with broker(folder, written_through) as (nats, connection):
             with collector(port, nats, folder) as pid:
-                began = await until_stored(connection, 1)
+                began = await wait_until_stored(connection, 1)
                 cpu = cpu_seconds(pid)
-                rate = events / (await until_stored(connection, events) - began)
+                rate = events / (await wait_until_stored(connection, events) - began)
                 cpu = (cpu_seconds(pid) - cpu) / events * 10_000
                 how = "written through" if written_through else "not written through"
                 share = rate / highest.events_per_second
@@ -261,7 +266,7 @@ async def listed(events: int, folder: Path) -> None:
         async with broker(folder) as (nats, connection):
             with collector(port, nats, folder) as pid:
                 began = time.monotonic()
-                seconds = await until_stored(connection, events) - began
+                seconds = await wait_until_stored(connection, events) - began
                 peak = peak_mb(pid)
                 record("kubernetes collector", f"peak memory, {events:,} listed", peak, "MB")
                 print(f"list:  {events:9,} events in {seconds:5.1f} s, peak {peak:.0f} MB")
@@ -271,7 +276,7 @@ async def idle(folder: Path) -> None:
     with server() as port:
         async with broker(folder) as (nats, connection):
             with collector(port, nats, folder) as pid:
-                # Its cursor tells that it has listed and watches.
+                # A stored cursor shows that it has listed and watches.
                 while not await connection.keys(CURSORS_BUCKET):
                     await asyncio.sleep(0.1)
                 await asyncio.sleep(2)
@@ -287,13 +292,13 @@ async def main() -> None:
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--safe", type=int, default=10_000, help="the events written through")
     parser.add_argument("--listed", default="1000,100000,1000000")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        await watch(given.safe, folder, written_through=True)
-        await watch(given.events, folder, written_through=False)
-        await asyncio.to_thread(sdk, given.events, folder)
-        for count in given.listed.split(","):
+        await watch(arguments.safe, folder, written_through=True)
+        await watch(arguments.events, folder, written_through=False)
+        await asyncio.to_thread(sdk, arguments.events, folder)
+        for count in arguments.listed.split(","):
             await listed(int(count), folder)
         await idle(folder)
 

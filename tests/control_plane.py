@@ -20,7 +20,7 @@ ADMIN = "admin-token"
 
 
 def missing_assets() -> str:
-    """Why the real thing cannot be started here; empty where it can."""
+    """Return why no control plane can be started here; empty where one can."""
     assets = os.environ.get("KUBEBUILDER_ASSETS", "")
     if not assets:
         return "KUBEBUILDER_ASSETS names no directory with kube-apiserver and etcd"
@@ -121,7 +121,7 @@ class ControlPlane:
             )
 
     def kill(self, name: str) -> None:
-        """Ends `kube-apiserver` or `etcd` without a word."""
+        """Kill `kube-apiserver` or `etcd`."""
         self._processes[name].kill()
         self._processes[name].wait()
 
@@ -131,7 +131,7 @@ class ControlPlane:
                 self.kill(name)
 
     def add_user(self, token: str, user: str) -> None:
-        """Makes a token known; the server reads them at its start only."""
+        """Add a token; the server reads them at its start only."""
         with self._tokens.open("a") as tokens:
             tokens.write(f"{token},{user},{user}\n")
 
@@ -148,7 +148,7 @@ class ControlPlane:
             return json.load(answer)
 
     def _admin(self) -> Path:
-        """The administrator's kubeconfig."""
+        """Return the administrator's kubeconfig."""
         return kubeconfig(
             self.folder / "admin",
             self.url,
@@ -157,22 +157,21 @@ class ControlPlane:
         )
 
     def has(self, name: str) -> bool:
-        """Whether an optional asset is there."""
+        """Return whether an optional asset is present."""
         return (self._assets / name).exists()
 
     def kubectl(self, *arguments: str) -> str:
-        """What kubectl says, which must be among the assets."""
-        return self._said("kubectl", f"--kubeconfig={self._admin()}", *arguments)
+        """Return the output of kubectl, which must be among the assets."""
+        return self._run_tool("kubectl", f"--kubeconfig={self._admin()}", *arguments)
 
     def record(self, count: int) -> None:
         """Has client-go's two recorders record `count` equal events each."""
-        self._said("event-recorder", self._admin(), count)
+        self._run_tool("event-recorder", self._admin(), count)
 
-    def _said(self, name: str, *arguments: object) -> str:
-        command = [self._assets / name, *map(str, arguments)]
-        return subprocess.run(
-            command, check=True, capture_output=True, text=True, timeout=60
-        ).stdout
+    def _run_tool(self, name: str, *arguments: object) -> str:
+        command = [str(self._assets / name), *map(str, arguments)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        return done.stdout
 
     def compact(self) -> None:
         """Has etcd forget all history, as the API server asks it to every five minutes."""
@@ -184,7 +183,7 @@ class ControlPlane:
         urllib.request.urlopen(f"{base}/compaction", data=body, timeout=10).close()
 
     def restore_etcd(self, snapshot: Path) -> None:
-        """Puts etcd's files back to what they were."""
+        """Replace etcd's files with a copy made earlier."""
         shutil.rmtree(self.folder / "etcd")
         shutil.copytree(snapshot, self.folder / "etcd")
 

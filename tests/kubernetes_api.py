@@ -1,4 +1,4 @@
-"""A Kubernetes API server that does what a test tells it to: events, leases, and every fault.
+"""A Kubernetes API server scripted by a test: events, leases, and every fault.
 
 It keeps a history as etcd does: revisions, compaction, lists that expire. A test can also take over
 the answer to the next list or watch, byte by byte (`next_list`, `next_watch`).
@@ -28,8 +28,8 @@ EXPIRED = {
 }
 
 
-def an_event(name: str, **fields: Any) -> dict[str, Any]:
-    """An event as the kubelet writes it."""
+def kubelet_event(name: str, **fields: Any) -> dict[str, Any]:
+    """Return an event as the kubelet writes it."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     event = {
         "kind": "Event",
@@ -63,7 +63,7 @@ class Exchange:
     at: float = field(default_factory=time.monotonic)
 
     async def head(self, status: int = 200, chunked: bool = True, **headers: str) -> None:
-        """The first line and the headers of a chunked answer."""
+        """Send the first line and the headers of a chunked answer."""
         lines = [f"HTTP/1.1 {status} Whatever", "Content-Type: application/json"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         lines += ["Transfer-Encoding: chunked"] if chunked else []
@@ -73,17 +73,17 @@ class Exchange:
         if data:
             await self.raw(b"%x\r\n%s\r\n" % (len(data), data))
 
-    async def frame(self, kind: str, thing: dict[str, Any]) -> None:
-        """A line of a watch."""
-        await self.chunk(a_line(kind, thing))
+    async def frame(self, kind: str, content: dict[str, Any]) -> None:
+        """Send a line of a watch."""
+        await self.chunk(encode_frame(kind, content))
 
     async def end(self) -> None:
-        """The clean end of a chunked answer."""
+        """Send the clean end of a chunked answer."""
         await self.raw(b"0\r\n\r\n")
 
-    async def json(self, status: int, thing: Any, **headers: str) -> None:
-        """A whole answer."""
-        body = json.dumps(thing).encode()
+    async def json(self, status: int, content: Any, **headers: str) -> None:
+        """Send a whole answer."""
+        body = json.dumps(content).encode()
         await self.head(status, chunked=False, Content_Length=str(len(body)), **headers)
         await self.raw(body)
 
@@ -92,23 +92,23 @@ class Exchange:
         await self.writer.drain()
 
     def cut(self) -> None:
-        """Ends the connection in the middle of whatever it was."""
+        """End the connection in the middle of an answer."""
         self.writer.transport.abort()
 
 
 Answer = Callable[[Exchange], Awaitable[None]]
 
 
-def a_line(kind: str, thing: dict[str, Any]) -> bytes:
-    return json.dumps({"type": kind, "object": thing}, ensure_ascii=False).encode() + b"\n"
+def encode_frame(kind: str, content: dict[str, Any]) -> bytes:
+    return json.dumps({"type": kind, "object": content}, ensure_ascii=False).encode() + b"\n"
 
 
-def is_in(event: dict[str, Any], path: str) -> bool:
-    """Whether the events at `path` have `event` among them."""
+def matches_path(event: dict[str, Any], path: str) -> bool:
+    """Return whether `event` is among the events at `path`."""
     return path == EVENTS or f"/namespaces/{event['metadata'].get('namespace')}/" in path
 
 
-def fails(status: int, **headers: str) -> Answer:
+def error_answer(status: int, **headers: str) -> Answer:
     """Answers with an error of the API."""
 
     async def answer(exchange: Exchange) -> None:
@@ -118,13 +118,13 @@ def fails(status: int, **headers: str) -> Answer:
     return answer
 
 
-def tells(*frames: tuple[str, dict[str, Any]], end: bool = True) -> Answer:
+def watch_answer(*frames: tuple[str, dict[str, Any]], end: bool = True) -> Answer:
     """Answers a watch with these frames, and ends it, or leaves it open in silence."""
 
     async def answer(exchange: Exchange) -> None:
         await exchange.head()
-        for kind, thing in frames:
-            await exchange.frame(kind, thing)
+        for kind, content in frames:
+            await exchange.frame(kind, content)
         if end:
             await exchange.end()
         else:
@@ -133,58 +133,22 @@ def tells(*frames: tuple[str, dict[str, Any]], end: bool = True) -> Answer:
     return answer
 
 
-class ApiServer:
-    """One cluster. `http://127.0.0.1:port`, or https where it is given a TLS context."""
+class ClusterHistory:
+    """The events of a cluster and their revisions, as etcd keeps them."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.tls = tls
-        self.cluster_uid = CLUSTER_UID
+    def __init__(self) -> None:
         self.revision = 100
         self.compacted = 0
         self.history: list[tuple[int, str, dict[str, Any]]] = []
         self.objects: dict[str, dict[str, Any]] = {}
-        self.leases: dict[str, dict[str, Any]] = {}
-        self.things: dict[str, dict[str, Any]] = {}
-        """By path: metadata of other objects."""
-        self.denied: set[str] = set()
-        """Paths that are answered with 403."""
-        self.tokens: set[str] | None = None
-        """Who may come; None: everybody."""
-        self.next_list: deque[Answer] = deque()
-        self.next_watch: deque[Answer] = deque()
-        self.always: Answer | None = None
-        """Answers every request, while it is set."""
-        self.requests: list[Exchange] = []
-        self.port = 0
         self.generation = 0
+        """The number of times that all watches were ended."""
         self._changed = asyncio.Event()
-        self._connections: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-
-    @property
-    def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
-
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(
-            self._on_connection, "127.0.0.1", self.port, ssl=self.tls
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def stop(self) -> None:
-        """Ends at once, with all connections, as a killed process does."""
-        assert self._server is not None
-        self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    # What happens in the cluster.
 
     def add(self, name: str, **fields: Any) -> int:
-        """A new event, or the next revision of one; returns its revision."""
+        """Add an event, or the next revision of one; return its revision."""
         kind = "MODIFIED" if name in self.objects else "ADDED"
-        event = self.objects.get(name, an_event(name)) | fields
+        event = self.objects.get(name, kubelet_event(name)) | fields
         return self._store(kind, name, event)
 
     def revision_of(self, name: str) -> int:
@@ -210,16 +174,58 @@ class ApiServer:
         self.history.clear()
 
     def end_watches(self) -> None:
-        """Ends every watch cleanly, as the server does after the time it was given."""
+        """End every watch cleanly, as the server does after the time that was asked of it."""
         self.generation += 1
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+class ApiServer(ClusterHistory):
+    """One cluster. `http://127.0.0.1:port`, or https where it is given a TLS context."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__()
+        self.tls = tls
+        self.cluster_uid = CLUSTER_UID
+        self.leases: dict[str, dict[str, Any]] = {}
+        self.metadata: dict[str, dict[str, Any]] = {}
+        """By path: the metadata of other objects."""
+        self.denied: set[str] = set()
+        """Paths that are answered with 403."""
+        self.tokens: set[str] | None = None
+        """The accepted tokens; None: any."""
+        self.next_list: deque[Answer] = deque()
+        self.next_watch: deque[Answer] = deque()
+        self.answer_all: Answer | None = None
+        """Answers every request, while it is set."""
+        self.requests: list[Exchange] = []
+        self.port = 0
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(
+            self._on_connection, "127.0.0.1", self.port, ssl=self.tls
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """End at once, with all connections, as a killed process does."""
+        assert self._server is not None
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     def watches(self) -> list[Exchange]:
         return [request for request in self.requests if "watch" in request.params]
 
     def lists(self) -> list[Exchange]:
-        """The lists, without the look-ups of the current revision."""
+        """Return the lists, without the look-ups of the current revision."""
         return [
             request
             for request in self.requests
@@ -227,8 +233,6 @@ class ApiServer:
             and "watch" not in request.params
             and request.params.get("limit") != "1"
         ]
-
-    # How it answers.
 
     async def _on_connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -251,20 +255,20 @@ class ApiServer:
 
     async def _answer(self, exchange: Exchange) -> None:
         token = exchange.headers.get("authorization", "").removeprefix("Bearer ")
-        if self.always is not None:
-            await self.always(exchange)
+        if self.answer_all is not None:
+            await self.answer_all(exchange)
         elif self.tokens is not None and token.removeprefix("bearer ") not in self.tokens:
             await exchange.json(401, {"kind": "Status", "code": 401, "message": "Unauthorized"})
         elif exchange.path in self.denied:
-            await fails(403)(exchange)
-        elif exchange.path in self.things:
-            await exchange.json(200, {"metadata": self.things[exchange.path]})
+            await error_answer(403)(exchange)
+        elif exchange.path in self.metadata:
+            await exchange.json(200, {"metadata": self.metadata[exchange.path]})
         elif exchange.path == "/api/v1/namespaces/kube-system":
             await exchange.json(200, {"metadata": {"uid": self.cluster_uid}})
         elif "/leases" in exchange.path:
             await self._lease(exchange)
         elif not exchange.path.endswith("/events"):
-            await fails(404)(exchange)
+            await error_answer(404)(exchange)
         elif "watch" in exchange.params:
             await (self.next_watch.popleft() if self.next_watch else self._watch)(exchange)
         elif exchange.params.get("limit") == "1":
@@ -278,7 +282,9 @@ class ApiServer:
         if int(at) < self.compacted and "continue" in exchange.params:
             await exchange.json(410, EXPIRED)
             return
-        items = [event for event in list(self.objects.values()) if is_in(event, exchange.path)]
+        items = [
+            event for event in list(self.objects.values()) if matches_path(event, exchange.path)
+        ]
         first = int(start)
         page = items[first : first + limit]
         token = f"{at}.{first + limit}" if first + limit < len(items) else ""
@@ -287,23 +293,23 @@ class ApiServer:
         )
 
     async def _watch(self, exchange: Exchange) -> None:
-        place, generation = int(exchange.params["resourceVersion"]), self.generation
+        cursor, generation = int(exchange.params["resourceVersion"]), self.generation
         ends = time.monotonic() + float(exchange.params["timeoutSeconds"])
         await exchange.head()
         while self.generation == generation:
-            if place < self.compacted:
+            if cursor < self.compacted:
                 await exchange.frame("ERROR", EXPIRED)
                 break
             changed = self._changed
             news = [
                 entry
                 for entry in self.history
-                if entry[0] > place and is_in(entry[2], exchange.path)
+                if entry[0] > cursor and matches_path(entry[2], exchange.path)
             ]
-            # A place in the future stays there: nothing comes until the cluster has caught up.
-            place = max(place, self.revision)
+            # A cursor in the future stays there: nothing arrives until the cluster has caught up.
+            cursor = max(cursor, self.revision)
             if news:
-                await exchange.chunk(b"".join(a_line(kind, event) for _, kind, event in news))
+                await exchange.chunk(b"".join(encode_frame(kind, event) for _, kind, event in news))
                 continue
             try:
                 async with asyncio.timeout(max(0, ends - time.monotonic())):
@@ -315,8 +321,8 @@ class ApiServer:
     async def _lease(self, exchange: Exchange) -> None:
         name = exchange.path.rpartition("/")[2]
         if exchange.method == "GET":
-            found = self.leases.get(name)
-            await exchange.json(200 if found else 404, found or {"code": 404})
+            stored = self.leases.get(name)
+            await exchange.json(200 if stored else 404, stored or {"code": 404})
             return
         lease = json.loads(exchange.body)
         name = lease["metadata"]["name"]
@@ -348,7 +354,7 @@ async def read_request(
 
 
 def kubeconfig(path: Path, server: str, **user: Any) -> Path:
-    """Writes a kubeconfig file for `server`. JSON is YAML."""
+    """Write a kubeconfig file for `server`, as JSON, which is YAML too."""
     cluster: dict[str, Any] = {"server": server}
     if "certificate_authority" in user:
         cluster["certificate-authority"] = user.pop("certificate_authority")
@@ -366,7 +372,7 @@ def kubeconfig(path: Path, server: str, **user: Any) -> Path:
 
 @contextlib.asynccontextmanager
 async def api_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[ApiServer]:
-    """A scripted API server, for the length of a test."""
+    """Run a scripted API server for the length of a test."""
     server = ApiServer(tls)
     await server.start()
     try:

@@ -1,30 +1,29 @@
-"""What a Kubernetes API server, or a proxy before it, says; and the stored place read back."""
+"""The answers of a Kubernetes API server, or of a proxy before it; and the stored cursor."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 from fuzz.bus_targets import runtime
 
-from sematext_agent.kubernetes_collector.api import ApiError, Patience, _refusal
+from sematext_agent.kubernetes_collector.api import ApiError, read_error
 from sematext_agent.kubernetes_collector.cluster import identify
+from sematext_agent.kubernetes_collector.cursor import WatchCursor, list_gap, read_watch_cursor
+from sematext_agent.kubernetes_collector.events_resource import LineSplitter
 from sematext_agent.kubernetes_collector.frames import (
-    Lines,
-    Undecodable,
+    UndecodableError,
     decode_frame,
     decode_item,
     decode_page,
 )
 from sematext_agent.kubernetes_collector.lease import Lease
-from sematext_agent.kubernetes_collector.place import Place, gap
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.kubernetes_collector.translate import Cluster, translate
-from sematext_agent.kubernetes_collector.watch import Follower, Metrics
+from sematext_agent.shared.clock import SYSTEM_CLOCK
 from sematext_agent.shared.events import decode, encode, parse_rfc3339
 from sematext_agent.shared.settings import SettingsError
 from sematext_agent.shared.subjects import subject_of
@@ -33,7 +32,7 @@ _CLUSTER = Cluster("u1", "prod")
 _NOW = 1_700_000_000 * 10**9
 
 
-def _is_tellable(raw: Any) -> None:
+def _check_translation(raw: Any) -> None:
     event = translate(raw, _CLUSTER, _NOW)
     subject_of(event)
     parse_rfc3339(event.time)
@@ -42,21 +41,21 @@ def _is_tellable(raw: Any) -> None:
 
 def frame(data: bytes) -> None:
     """Lines of a watch, cut anywhere."""
-    lines = Lines()
+    splitter = LineSplitter()
     cut = len(data) // 2
-    for line in (*lines.feed(data[:cut]), *lines.feed(data[cut:] + b"\n")):
-        with contextlib.suppress(Undecodable, ApiError):
-            _, _, raw = decode_frame(line)
+    for line in (*splitter.split(data[:cut]), *splitter.split(data[cut:] + b"\n")):
+        with contextlib.suppress(UndecodableError, ApiError):
+            raw = decode_frame(line).event
             if raw is not None:
-                _is_tellable(raw)
+                _check_translation(raw)
 
 
 def page(data: bytes) -> None:
-    """A page of a list."""
+    """Decode a page of a list."""
     with contextlib.suppress(ApiError):
         for item in decode_page(data).items or []:
-            with contextlib.suppress(Undecodable):
-                _is_tellable(decode_item(item)[1])
+            with contextlib.suppress(UndecodableError):
+                _check_translation(decode_item(item)[1])
 
 
 class _Body:
@@ -77,12 +76,12 @@ class _Body:
 
 
 def status(data: bytes) -> None:
-    """The body of an error; and the same bytes as a `Retry-After`."""
-    refused = asyncio.run(_refusal(_Body(data)))  # type: ignore[arg-type]
-    assert refused.status
+    """Decode the body of an error; and the same bytes as a `Retry-After`."""
+    error = asyncio.run(read_error(_Body(data)))  # type: ignore[arg-type]
+    assert error.status
     headers = {"Retry-After": data.decode("utf-8", "surrogateescape")}
-    refused = asyncio.run(_refusal(_Body(b"", **headers)))  # type: ignore[arg-type]
-    assert 0 <= refused.retry_after <= 300
+    error = asyncio.run(read_error(_Body(b"", **headers)))  # type: ignore[arg-type]
+    assert 0 <= error.retry_after <= 300
 
 
 class _Api:
@@ -96,38 +95,28 @@ class _Api:
 
 
 def namespace(data: bytes) -> None:
-    """The namespace kube-system, which names the cluster."""
+    """Decode the namespace kube-system, which identifies the cluster."""
     with contextlib.suppress(ApiError, SettingsError):
         api: Any = _Api(data)
         asyncio.run(identify(api, KubernetesSettings()))
 
 
 def lease(data: bytes) -> None:
-    """The lease of several replicas."""
+    """Decode the lease of several replicas."""
     with contextlib.suppress(ApiError):
         api: Any = _Api(data)
-        asyncio.run(Lease(api, "ns", "name").try_once())
+        asyncio.run(Lease(api, "ns", "name", SYSTEM_CLOCK).acquire())
 
 
-def place(data: bytes) -> None:
-    """The stored place in the cluster's history."""
-
-    async def restore() -> Follower:
-        at = runtime(KubernetesSettings(), data)
-        api: Any = SimpleNamespace()
-        follower = Follower(
-            api, Patience(at.health, at.stopping), _CLUSTER, at, Metrics(at.health), ""
-        )
-        await follower._restore()
-        return follower
-
-    before = asyncio.run(restore())._place
+def cursor(data: bytes) -> None:
+    """Decode the stored cursor in the cluster's history."""
+    before = asyncio.run(read_watch_cursor(runtime(KubernetesSettings(), data), "u1"))
     if before is not None:
         assert before.revision >= 0
-        missing = gap(_CLUSTER, "", before, "restored", time.time(), 1)
+        missing = list_gap(_CLUSTER, "", before, "restored", time.time(), 1)
         assert missing is not None
         assert decode(encode(missing)) == missing
-        assert msgspec.json.decode(msgspec.json.encode(before), type=Place) == before
+        assert msgspec.json.decode(msgspec.json.encode(before), type=WatchCursor) == before
 
 
 TARGETS = {
@@ -136,5 +125,5 @@ TARGETS = {
     "kubernetes_status": status,
     "kubernetes_namespace": namespace,
     "kubernetes_lease": lease,
-    "kubernetes_place": place,
+    "kubernetes_cursor": cursor,
 }

@@ -1,4 +1,4 @@
-"""Who we are to the API server, and that it may change while we run."""
+"""The address of the API server and the credentials, from every source that kubectl knows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from broker import eventually
 from certificates import Authority
 from kubernetes.config import incluster_config
 from kubernetes_api import ApiServer, api_server, kubeconfig
-from kubernetes_running import Collecting, until_told
+from kubernetes_running import RunningCollector, wait_for_events
 
 from sematext_agent.kubernetes_collector.api import Api, ApiError
 from sematext_agent.kubernetes_collector.credentials import Credentials
@@ -22,12 +22,12 @@ from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.settings import SettingsError, load_settings
 
-Start = Callable[..., Collecting]
+Start = Callable[..., RunningCollector]
 
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """This machine has no kubeconfig and is no pod."""
+    """Hide the kubeconfig of this machine, and that it is a pod."""
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -37,12 +37,12 @@ def credentials(**environ: str) -> Credentials:
     return Credentials(load_settings(KubernetesSettings, environ))
 
 
-async def ask(made: Credentials) -> bytes:
-    async with Api(made) as api:
+async def ask(credentials: Credentials) -> bytes:
+    async with Api(credentials) as api:
         return await api.request("GET", "/api/v1/namespaces/kube-system")
 
 
-def test_without_any_configuration_one_line_says_so() -> None:
+def test_a_missing_configuration_is_a_settings_error() -> None:
     with pytest.raises(SettingsError) as caught:
         credentials()
     assert str(caught.value) == (
@@ -61,7 +61,7 @@ def test_without_any_configuration_one_line_says_so() -> None:
         ("current-context: x", "cannot be used"),
     ],
 )
-def test_a_kubeconfig_that_cannot_be_used_is_named(
+def test_an_unusable_kubeconfig_is_a_settings_error_that_names_it(
     tmp_path: Path, text: str | None, problem: str
 ) -> None:
     path = tmp_path / "config"
@@ -74,7 +74,7 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(
     assert "\n" not in str(caught.value)
 
 
-async def test_the_named_context_is_used_and_an_unknown_one_refused(tmp_path: Path) -> None:
+async def test_the_configured_context_is_used_and_an_unknown_one_refused(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "config", "http://127.0.0.1:1", token="one")
     config = json.loads(path.read_text())
     config["contexts"].append({"name": "other", "context": {"cluster": "d", "user": "v"}})
@@ -94,45 +94,45 @@ async def test_the_named_context_is_used_and_an_unknown_one_refused(tmp_path: Pa
 
 
 async def test_a_token_file_that_changes_costs_one_refused_request(
-    cluster: ApiServer, streams: Bus, collecting: Start, tmp_path: Path
+    cluster: ApiServer, streams: Bus, start_collector: Start, tmp_path: Path
 ) -> None:
     """The package reads a kubeconfig's tokenFile once; a token may live for less than an hour."""
     token = tmp_path / "token"
     token.write_text("first")
     cluster.tokens = {"first"}
     path = kubeconfig(tmp_path / "rotating", cluster.url, tokenFile=str(token))
-    running = collecting(KUBECONFIG=str(path))
+    running = start_collector(KUBECONFIG=str(path))
     await eventually(lambda: len(cluster.watches()) == 1)
     token.write_text("second")
     cluster.tokens = {"second"}
     before = len(cluster.requests)
     cluster.end_watches()
     cluster.add("one")
-    await until_told(streams, 1)
-    sent = [request.headers["authorization"] for request in cluster.requests[before:]]
-    assert sent.count("Bearer first") == 1
+    await wait_for_events(streams, 1)
+    tokens = [request.headers["authorization"] for request in cluster.requests[before:]]
+    assert tokens.count("Bearer first") == 1
     assert running.count("api_failures") == 0
     assert running.cluster.ok
 
 
 async def test_an_expired_token_makes_unready_until_there_is_a_new_one(
-    cluster: ApiServer, streams: Bus, collecting: Start, tmp_path: Path
+    cluster: ApiServer, streams: Bus, start_collector: Start, tmp_path: Path
 ) -> None:
     token = tmp_path / "token"
     token.write_text("old")
     cluster.tokens = {"new"}
-    running = collecting(
+    running = start_collector(
         KUBECONFIG=str(kubeconfig(tmp_path / "rotating", cluster.url, tokenFile=str(token)))
     )
     await eventually(lambda: "401" in running.cluster.detail)
     assert not running.task.done()
     cluster.add("one")
     token.write_text("new")
-    await until_told(streams, 1)
+    await wait_for_events(streams, 1)
     await eventually(lambda: running.cluster.ok)
 
 
-async def test_a_pods_service_account(
+async def test_a_pod_uses_its_service_account(
     cluster: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And its token is read anew when the one we have is refused."""
@@ -144,15 +144,15 @@ async def test_a_pods_service_account(
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
         server.tokens = {"first"}
-        made = credentials()
-        assert server.cluster_uid.encode() in await ask(made)
+        current = credentials()
+        assert server.cluster_uid.encode() in await ask(current)
         (tmp_path / "token").write_text("second\n")
         server.tokens = {"second"}
-        assert server.cluster_uid.encode() in await ask(made)
+        assert server.cluster_uid.encode() in await ask(current)
         assert len(server.requests) == 3
 
 
-async def test_an_authority_that_changes_is_read_anew(tmp_path: Path) -> None:
+async def test_a_changed_certificate_authority_is_read_anew(tmp_path: Path) -> None:
     first, second = Authority(tmp_path, "first"), Authority(tmp_path, "second")
     trusted = tmp_path / "ca.pem"
     trusted.write_bytes(first.certificate.read_bytes())
@@ -160,15 +160,15 @@ async def test_an_authority_that_changes_is_read_anew(tmp_path: Path) -> None:
         path = kubeconfig(
             tmp_path / "config", server.url, certificate_authority=str(trusted), token="t"
         )
-        made = credentials(KUBECONFIG=str(path))
-        await ask(made)
+        current = credentials(KUBECONFIG=str(path))
+        await ask(current)
         await server.stop()
         server.tls = second.server("two")
         await server.start()
         with pytest.raises(ApiError, match="certificate"):
-            await ask(made)
+            await ask(current)
         trusted.write_bytes(second.certificate.read_bytes())
-        await ask(made)
+        await ask(current)
 
 
 async def test_a_certificate_for_another_name_is_refused(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ async def test_a_certificate_for_another_name_is_refused(tmp_path: Path) -> None
         await ask(credentials(KUBECONFIG=str(path)))
 
 
-async def test_an_authority_without_a_key_identifier_is_good_enough(
+async def test_a_certificate_authority_without_a_key_identifier_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As EKS and microk8s have; Python 3.13 and later refuse it by default."""
@@ -213,7 +213,7 @@ async def test_an_authority_without_a_key_identifier_is_good_enough(
         await ask(credentials(KUBECONFIG=str(path)))
 
 
-async def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
+async def test_a_client_certificate_is_presented(tmp_path: Path) -> None:
     authority = Authority(tmp_path, "ca")
     tls = authority.server("server")
     tls.verify_mode = ssl.CERT_REQUIRED
@@ -229,7 +229,7 @@ async def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
         await ask(credentials(KUBECONFIG=str(path)))
 
 
-async def test_a_plugin_gives_the_token_and_is_run_again_when_it_expires(
+async def test_an_exec_plugin_is_run_again_when_its_token_expires(
     cluster: ApiServer, tmp_path: Path
 ) -> None:
     """As `aws eks get-token` and its kind: the credential says until when it is good."""
@@ -250,31 +250,31 @@ print(json.dumps({{"apiVersion": "client.authentication.k8s.io/v1",
     user = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(plugin)}
     path = kubeconfig(tmp_path / "config", cluster.url, exec=user)
     cluster.tokens = {"token-1"}
-    made = credentials(KUBECONFIG=str(path))
-    await ask(made)
-    await ask(made)
+    current = credentials(KUBECONFIG=str(path))
+    await ask(current)
+    await ask(current)
     assert runs.read_text() == "x"
     # Refused before its time, the plugin is run again; and this one expires at once.
     expiry.write_text("2020-01-01T00:00:00Z")
     cluster.tokens = {f"token-{number}" for number in range(2, 9)}
-    await ask(made)
-    await ask(made)
+    await ask(current)
+    await ask(current)
     assert len(runs.read_text()) >= 3
     assert cluster.requests[-1].headers["authorization"] == f"Bearer token-{len(runs.read_text())}"
 
 
-async def test_a_configuration_that_breaks_while_we_run_is_not_the_end(
+async def test_a_configuration_that_becomes_unreadable_keeps_the_old_one(
     cluster: ApiServer, tmp_path: Path
 ) -> None:
     path = kubeconfig(tmp_path / "config", cluster.url, token="good")
-    made = credentials(KUBECONFIG=str(path))
+    current = credentials(KUBECONFIG=str(path))
     path.write_text("{half")
-    await made.reload()
-    assert (await made.current()).headers == {"Authorization": "Bearer good"}
-    await ask(made)
+    await current.reload()
+    assert (await current.current()).headers == {"Authorization": "Bearer good"}
+    await ask(current)
 
 
-async def test_a_proxy_of_the_environment_is_not_used_for_what_it_exempts(
+async def test_no_proxy_exempts_the_server_from_the_proxy(
     cluster: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from kubernetes_api import ApiServer, Exchange, a_line, an_event
-from kubernetes_running import Collecting, until_told
+from kubernetes_api import ApiServer, Exchange, encode_frame, kubelet_event
+from kubernetes_running import RunningCollector, wait_for_events
 
 from sematext_agent.kubernetes_collector.api import ApiError
+from sematext_agent.kubernetes_collector.events_resource import LineSplitter
 from sematext_agent.kubernetes_collector.frames import (
     LINE_BYTES_MAX,
-    Lines,
-    Undecodable,
+    UndecodableError,
     decode_frame,
     decode_item,
     decode_page,
@@ -23,45 +23,45 @@ from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import Gap, KubernetesEvent
 
 TWO = [
-    a_line("ADDED", an_event("a", message="žluťoučký kůň \u2028 \x85 \x0b 🐴")),
-    a_line("MODIFIED", an_event("b", message="x" * 50)),
+    encode_frame("ADDED", kubelet_event("a", message="žluťoučký kůň \u2028 \x85 \x0b 🐴")),
+    encode_frame("MODIFIED", kubelet_event("b", message="x" * 50)),
 ]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_a_stream_cut_at_any_byte_gives_the_same_lines(end: bytes) -> None:
     stream = end.join(line.rstrip() for line in TWO) + end
-    whole = [line.strip() for line in Lines().feed(stream)]
+    whole = [line.strip() for line in LineSplitter().split(stream)]
     assert whole == [line.strip() for line in TWO]
     for cut in range(len(stream)):
-        lines = Lines()
-        parts = lines.feed(stream[:cut]) + lines.feed(stream[cut:])
+        splitter = LineSplitter()
+        parts = splitter.split(stream[:cut]) + splitter.split(stream[cut:])
         assert [line.strip() for line in parts] == whole
-    lines = Lines()
-    one_by_one = [line for byte in stream for line in lines.feed(bytes([byte]))]
+    splitter = LineSplitter()
+    one_by_one = [line for byte in stream for line in splitter.split(bytes([byte]))]
     assert [line.strip() for line in one_by_one] == whole
 
 
-def test_the_rest_of_a_line_is_kept_until_its_end_comes() -> None:
-    lines = Lines()
-    assert lines.feed(b'{"a":1}\n{"b"') == [b'{"a":1}']
-    assert lines.feed(b"") == []
-    assert lines.feed(b":2}\n\n\n") == [b'{"b":2}']
+def test_an_incomplete_line_is_kept_until_its_end_arrives() -> None:
+    splitter = LineSplitter()
+    assert splitter.split(b'{"a":1}\n{"b"') == [b'{"a":1}']
+    assert splitter.split(b"") == []
+    assert splitter.split(b":2}\n\n\n") == [b'{"b":2}']
 
 
 def test_a_line_without_end_does_not_fill_the_memory() -> None:
-    lines = Lines()
+    splitter = LineSplitter()
     for _ in range(40):
-        assert lines.feed(b"x" * 1024 * 1024) == []
-    assert sum(map(len, lines._parts)) <= LINE_BYTES_MAX + 1024 * 1024
-    (line, good) = lines.feed(b"\n{}\n")
+        assert splitter.split(b"x" * 1024 * 1024) == []
+    assert sum(map(len, splitter._parts)) <= LINE_BYTES_MAX + 1024 * 1024
+    (line, good) = splitter.split(b"\n{}\n")
     assert good == b"{}"
-    with pytest.raises(Undecodable, match="more than"):
+    with pytest.raises(UndecodableError, match="more than"):
         decode_frame(line)
 
 
-async def test_a_message_of_4_mib_and_two_frames_in_a_chunk_come_through(
-    cluster: ApiServer, streams: Bus, collecting: Callable[..., Collecting]
+async def test_an_event_over_the_size_limit_becomes_a_gap_and_the_next_is_published(
+    cluster: ApiServer, streams: Bus, start_collector: Callable[..., RunningCollector]
 ) -> None:
     """The large one is more than the stream takes: a Gap stands for it, and the rest goes on."""
     cluster.revision = 103
@@ -69,28 +69,31 @@ async def test_a_message_of_4_mib_and_two_frames_in_a_chunk_come_through(
     async def answer(exchange: Exchange) -> None:
         await exchange.head()
         events = [
-            an_event(str(n), message="ž" * 2 * 1024 * 1024 if n == 1 else "é") for n in range(3)
+            kubelet_event(str(n), message="ž" * 2 * 1024 * 1024 if n == 1 else "é")
+            for n in range(3)
         ]
         for number, event in enumerate(events):
             event["metadata"]["resourceVersion"] = str(101 + number)
-        data = b"".join(a_line("ADDED", event) for event in events)
+        data = b"".join(encode_frame("ADDED", event) for event in events)
         for start in range(0, len(data), 60_001):
             await exchange.chunk(data[start : start + 60_001])
         await asyncio.sleep(3600)
 
     cluster.next_watch.append(answer)
-    collecting(KUBERNETES_EVENTS_LOOKBACK="0")
-    bodies = [event.body for event in await until_told(streams, 3)]
+    start_collector(KUBERNETES_EVENTS_LOOKBACK="0")
+    bodies = [event.body for event in await wait_for_events(streams, 3)]
     assert [body.message for body in bodies if isinstance(body, KubernetesEvent)] == ["é", "é"]
     assert [body.reason for body in bodies if isinstance(body, Gap)] == ["too_large"]
 
 
 def test_text_that_is_not_utf8_is_repaired() -> None:
-    line = a_line("ADDED", an_event("a", message="broken") | {"metadata": {"resourceVersion": "7"}})
-    kind, revision, event = decode_frame(line.replace(b"broken", b"bro\xffken"))
-    assert (kind, revision) == ("ADDED", 7)
-    assert event is not None
-    assert event.message == "bro\ufffdken"
+    line = encode_frame(
+        "ADDED", kubelet_event("a", message="broken") | {"metadata": {"resourceVersion": "7"}}
+    )
+    frame = decode_frame(line.replace(b"broken", b"bro\xffken"))
+    assert (frame.kind, frame.revision) == ("ADDED", 7)
+    assert frame.event is not None
+    assert frame.event.message == "bro\ufffdken"
 
 
 @pytest.mark.parametrize(
@@ -109,8 +112,8 @@ def test_text_that_is_not_utf8_is_repaired() -> None:
         b"\xff\xff",
     ],
 )
-def test_what_is_no_frame_is_refused(line: bytes) -> None:
-    with pytest.raises(Undecodable):
+def test_a_line_that_is_not_a_frame_is_undecodable(line: bytes) -> None:
+    with pytest.raises(UndecodableError):
         decode_frame(line)
 
 
@@ -133,8 +136,8 @@ def test_an_error_frame_ends_the_watch_with_its_status(status: object, code: int
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"metadata":{"resourceVersion":"x"}}'])
-def test_a_page_that_is_none_is_an_error_of_the_api(body: bytes) -> None:
-    with pytest.raises(ApiError, match="a list that is none"):
+def test_a_body_that_is_not_a_page_is_an_api_error(body: bytes) -> None:
+    with pytest.raises(ApiError, match="not a list of events"):
         decode_page(body)
 
 
@@ -143,12 +146,12 @@ def test_a_list_without_items_is_empty() -> None:
     assert (page.revision, page.token, page.items) == (5, "", None)
 
 
-def test_one_bad_item_does_not_spoil_the_page() -> None:
+def test_an_undecodable_item_does_not_affect_the_rest_of_its_page() -> None:
     page = decode_page(
         b'{"metadata":{"resourceVersion":"5"},"items":[{"metadata":3},'
         b'{"metadata":{"resourceVersion":"4","uid":"u"}}]}'
     )
     bad, good = page.items or []
-    with pytest.raises(Undecodable):
+    with pytest.raises(UndecodableError):
         decode_item(bad)
     assert decode_item(good)[0] == 4

@@ -1,6 +1,6 @@
-"""Random histories of a cluster and of the collector's misfortunes, against a model.
+"""Random histories of a cluster and of the collector's faults, against a model.
 
-Whatever happens, every revision is told that the cluster could still tell, and none stored twice.
+Every revision that the cluster could still show is published, and none is stored twice.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Callable
 
 import pytest
 from broker import eventually
-from kubernetes_api import ApiServer, Exchange, a_line, fails, tells
-from kubernetes_running import Collecting, gaps, revisions, told
+from kubernetes_api import ApiServer, Exchange, encode_frame, error_answer, watch_answer
+from kubernetes_running import RunningCollector, gaps, published_events, revisions
 
-from sematext_agent.kubernetes_collector import watch
+from sematext_agent.kubernetes_collector import recovery
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import KubernetesEvent
 
-Start = Callable[..., Collecting]
+Start = Callable[..., RunningCollector]
 
 
 class World:
-    """The cluster, the collector, and what must have been told when all is calm again."""
+    """The cluster, the collector, and the revisions that must be published in the end."""
 
     def __init__(
         self, cluster: ApiServer, start: Start, luck: random.Random, news: set[int]
@@ -64,14 +64,13 @@ class World:
             self.cluster.delete(self._luck.choice(sorted(self.cluster.objects)))
 
     async def compact(self) -> None:
-        """Of what happens just before, only a list can tell."""
+        """Compact what happens just before, so that only a list can show it."""
         self.cluster.end_watches()
         await self.change()
         self.cluster.compact()
 
     async def _listed(self, exchange: Exchange) -> None:
-        """A list shows the present state only: what was replaced since the place of the collector
-        may be told no more."""
+        """Excuse the revisions replaced since the cursor: a list shows the present state only."""
         if exchange.params["limit"] != "1":
             place = self.running.count("resource_version")
             self.excused |= {at for at in self._news - self._present() if at > place}
@@ -81,13 +80,13 @@ class World:
         self.cluster.end_watches()
 
     async def cut(self) -> None:
-        """The next watch breaks off in the middle of a line."""
+        """Break the next watch off in the middle of a line."""
         cluster = self.cluster
 
         async def cut(exchange: Exchange) -> None:
             place = int(exchange.params["resourceVersion"])
             await exchange.head()
-            news = [a_line(kind, event) for at, kind, event in cluster.history if at > place]
+            news = [encode_frame(kind, event) for at, kind, event in cluster.history if at > place]
             if place >= cluster.compacted:
                 whole = b"".join(news)
                 await exchange.chunk(whole[: self._luck.randrange(len(whole) + 1)])
@@ -99,11 +98,11 @@ class World:
 
     async def fail(self) -> None:
         queue = self._luck.choice((self.cluster.next_list, self.cluster.next_watch))
-        queue.append(fails(self._luck.choice((410, 429, 500, 503, 504))))
+        queue.append(error_answer(self._luck.choice((410, 429, 500, 503, 504))))
 
     async def silent(self) -> None:
-        """The next watch closes at once, without a word."""
-        self.cluster.next_watch.append(tells())
+        """Close the next watch at once and empty."""
+        self.cluster.next_watch.append(watch_answer())
         self.cluster.end_watches()
 
     async def kill(self) -> None:
@@ -117,7 +116,7 @@ class World:
     async def wait(self) -> None:
         await asyncio.sleep(self._luck.random() * 0.1)
 
-    def must_be_told(self) -> set[int]:
+    def required(self) -> set[int]:
         return (self._news - self.excused) | self._present()
 
     def _present(self) -> set[int]:
@@ -127,12 +126,17 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_a_random_history_is_told_whole_and_once(
-    cluster: ApiServer, streams: Bus, collecting: Start, seed: int, monkeypatch: pytest.MonkeyPatch
+async def test_a_random_history_is_published_completely_and_once(
+    cluster: ApiServer,
+    streams: Bus,
+    start_collector: Start,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watch, "PACE_SECONDS", 0.01)
+    monkeypatch.setattr(recovery, "PACE_SECONDS", 0.01)
     monkeypatch.setattr(
-        "sematext_agent.kubernetes_collector.api.Backoff.draw_delay_seconds", lambda _: 0.01
+        "sematext_agent.kubernetes_collector.retry_policy.Backoff.draw_delay_seconds",
+        lambda _: 0.01,
     )
     luck = random.Random(seed)
     news: set[int] = set()
@@ -145,7 +149,7 @@ async def test_a_random_history_is_told_whole_and_once(
         return revision
 
     monkeypatch.setattr(cluster, "_store", remember)
-    world = World(cluster, collecting, luck, news)
+    world = World(cluster, start_collector, luck, news)
     for _ in range(80):
         await world.step()
     cluster.next_list.clear()
@@ -153,10 +157,10 @@ async def test_a_random_history_is_told_whole_and_once(
     last = cluster.add("the last")
     await eventually(lambda: world.running.count("resource_version") >= last, 20)
     await world.running.stop()
-    events = await told(streams)
+    events = await published_events(streams)
     once = revisions(events)
     assert len(once) == len(set(once)), world.steps
-    assert world.must_be_told() - set(once) == set(), world.steps
+    assert world.required() - set(once) == set(), world.steps
     assert set(once) <= news
     newest = {
         event.body.uid: int(event.body.resource_version)

@@ -1,4 +1,4 @@
-"""The collector as a process: its settings, its signals, its memory."""
+"""The process of the collector: its settings, its signals, its memory."""
 
 from __future__ import annotations
 
@@ -14,22 +14,28 @@ from pathlib import Path
 
 import pytest
 from broker import eventually
-from kubernetes_api import ApiServer, Exchange, fails
-from kubernetes_running import Collecting, revisions, told, until_stored, until_told
+from kubernetes_api import ApiServer, Exchange, error_answer
+from kubernetes_running import (
+    RunningCollector,
+    published_events,
+    revisions,
+    wait_for_cursor,
+    wait_for_events,
+)
 
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.settings import SettingsError, load_settings
 
-Start = Callable[..., Collecting]
+Start = Callable[..., RunningCollector]
 StartProcess = Callable[..., Awaitable[Process]]
 
 
-async def test_without_a_cluster_it_ends_with_2_and_one_line(process: StartProcess) -> None:
-    one = await process(KUBECONFIG="")
+async def test_without_a_cluster_the_exit_status_is_2_after_one_line(process: StartProcess) -> None:
+    running = await process(KUBECONFIG="")
     async with asyncio.timeout(20):
-        _, errors = await one.communicate()
-    assert one.returncode == 2
+        _, errors = await running.communicate()
+    assert running.returncode == 2
     assert b"Traceback" not in errors
     assert errors.decode().splitlines()[-1] == (
         "kubernetes: KUBECONFIG: not set, and neither a pod's service account nor ~/.kube/config "
@@ -37,102 +43,102 @@ async def test_without_a_cluster_it_ends_with_2_and_one_line(process: StartProce
     )
 
 
-async def test_without_a_name_and_without_the_right_to_ask_for_one_it_says_so(
+async def test_a_cluster_that_cannot_be_identified_is_a_settings_error(
     cluster: ApiServer, process: StartProcess, streams: Bus
 ) -> None:
-    cluster.always = fails(403)
-    one = await process(KUBERNETES_CLUSTER_ID="")
+    cluster.answer_all = error_answer(403)
+    running = await process(KUBERNETES_CLUSTER_ID="")
     async with asyncio.timeout(20):
-        _, errors = await one.communicate()
-    assert one.returncode == 2
+        _, errors = await running.communicate()
+    assert running.returncode == 2
     assert errors.decode().splitlines()[-1] == (
         "kubernetes: KUBERNETES_CLUSTER_ID: not set, and the namespace kube-system may not be "
         "read; set it, or grant `get` on that one namespace"
     )
 
 
-async def test_a_name_stands_for_a_cluster_that_may_not_be_asked(
-    cluster: ApiServer, streams: Bus, collecting: Start
+async def test_a_configured_name_identifies_a_cluster_that_denies_its_uid(
+    cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     answer = cluster._answer
 
     async def forbid(exchange: Exchange) -> None:
         if exchange.path.endswith("kube-system"):
-            await fails(403)(exchange)
+            await error_answer(403)(exchange)
         else:
-            cluster.always = None
+            cluster.answer_all = None
             await answer(exchange)
-            cluster.always = forbid
+            cluster.answer_all = forbid
 
-    cluster.always = forbid
-    collecting()
+    cluster.answer_all = forbid
+    start_collector()
     cluster.add("one")
-    (event,) = await until_told(streams, 1)
+    (event,) = await wait_for_events(streams, 1)
     assert event.origin == "prod"
 
 
-async def test_a_cluster_that_is_still_being_made_is_waited_for(
-    cluster: ApiServer, streams: Bus, collecting: Start
+async def test_a_cluster_without_kube_system_yet_is_waited_for(
+    cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     """The API answers a moment before there is a namespace kube-system."""
-    cluster.always = fails(404)
-    running = collecting()
+    cluster.answer_all = error_answer(404)
+    running = start_collector()
     await eventually(lambda: "no namespace kube-system yet" in running.cluster.detail)
-    cluster.always = None
+    cluster.answer_all = None
     cluster.add("one")
-    await until_told(streams, 1)
+    await wait_for_events(streams, 1)
 
 
 @pytest.mark.parametrize("variable", ["KUBERNETES_ENABLED", "KUBERNETES_EVENTS_ENABLED"])
-async def test_switched_off_it_idles_and_is_ready(
-    cluster: ApiServer, streams: Bus, collecting: Start, variable: str
+async def test_a_disabled_collector_idles_and_is_ready(
+    cluster: ApiServer, streams: Bus, start_collector: Start, variable: str
 ) -> None:
-    running = collecting(**{variable: "false"}, KUBECONFIG="/nowhere")
+    running = start_collector(**{variable: "false"}, KUBECONFIG="/nowhere")
     await eventually(lambda: running.cluster.detail == f"switched off by {variable}")
     assert running.health.report().ready
     await running.stop()
     assert cluster.requests == []
 
 
-async def test_a_lease_needs_a_namespace() -> None:
+async def test_a_lease_without_a_namespace_is_a_settings_error() -> None:
     with pytest.raises(SettingsError, match="sematext/kubernetes-collector"):
         load_settings(KubernetesSettings, {"KUBERNETES_LEASE": "collector"})
 
 
-async def test_sigterm_ends_it_in_order_and_the_next_start_goes_on(
+async def test_sigterm_drains_and_the_next_start_resumes(
     cluster: ApiServer, streams: Bus, process: StartProcess
 ) -> None:
-    one = await process()
+    running = await process()
     cluster.add("one")
-    await until_told(streams, 1)
-    one.send_signal(signal.SIGTERM)
+    await wait_for_events(streams, 1)
+    running.send_signal(signal.SIGTERM)
     async with asyncio.timeout(10):
-        _, errors = await one.communicate()
-    assert one.returncode == 0, errors.decode()
+        _, errors = await running.communicate()
+    assert running.returncode == 0, errors.decode()
     assert b"Traceback" not in errors
-    await until_stored(streams, 101)
+    await wait_for_cursor(streams, 101)
     cluster.add("two")
     await process()
-    assert revisions(await until_told(streams, 2)) == [101, 102]
+    assert revisions(await wait_for_events(streams, 2)) == [101, 102]
     assert len(cluster.lists()) == 1
 
 
-async def test_sigkill_again_and_again_loses_and_doubles_nothing(
+async def test_repeated_sigkill_loses_and_duplicates_nothing(
     cluster: ApiServer, streams: Bus, process: StartProcess
 ) -> None:
-    """At whatever moment: while listing, publishing, storing the cursor."""
-    adding = asyncio.create_task(add_slowly(cluster, 600))
-    for seconds in (1.0, 1.3, 1.1):
-        one = await process()
-        await asyncio.sleep(seconds)
-        one.kill()
-        await one.communicate()
+    """At any moment: while listing, publishing, storing the cursor."""
+    adding = asyncio.create_task(add_slowly(cluster, 400))
+    for published in (1, 40, 120):
+        running = await process()
+        await wait_for_events(streams, published, 30)
+        running.kill()
+        await running.communicate()
     await adding
     await process()
-    events = await until_told(streams, 600, 30)
-    assert sorted(revisions(events)) == list(range(101, 701))
+    events = await wait_for_events(streams, 400, 30)
+    assert sorted(revisions(events)) == list(range(101, 501))
     await asyncio.sleep(0.3)
-    assert len(await told(streams)) == 600
+    assert len(await published_events(streams)) == 400
 
 
 async def add_slowly(cluster: ApiServer, count: int) -> None:
@@ -176,24 +182,24 @@ async def test_a_large_cluster_does_not_grow_the_process(
         for number in range(count):
             cluster.add(f"e{count}-{number}", message="x" * 500)
         before = (await streams.manager.stream_info("EVENTS")).state.messages
-        one = await process(KUBERNETES_CLUSTER_ID=f"c{count}")
+        running = await process(KUBERNETES_CLUSTER_ID=f"c{count}")
         async with asyncio.timeout(60):
             while (await streams.manager.stream_info("EVENTS")).state.messages < before + count:
                 await asyncio.sleep(0.05)
-        peaks.append(peak_mb(one.pid))
-        one.kill()
-        await one.communicate()
+        peaks.append(peak_mb(running.pid))
+        running.kill()
+        await running.communicate()
     assert max(peaks) <= 80, peaks
     assert peaks[1] - peaks[0] < 8, peaks
 
 
-def test_the_table_of_faults_names_tests_that_there_are() -> None:
-    here = Path(__file__).parent
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (here / "faults.md").read_text())
+def test_the_list_of_faults_names_existing_tests() -> None:
+    folder = Path(__file__).parent
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (folder / "faults.md").read_text())
     assert len(named) > 20
     missing = [
         f"{file}::{name}"
         for file, name in named
-        if not re.search(rf"def {name}\(", (here / file).read_text())
+        if not re.search(rf"def {name}\(", (folder / file).read_text())
     ]
     assert missing == []

@@ -1,7 +1,7 @@
-"""The interval at which repeats are told, on a clock of the test's own, beside a model.
+"""The interval of repeats on a clock of the test's own, beside a model.
 
-What must hold: nothing of an event is told twice within the interval, its last repeat is always
-told in the end, and the place that is stored stays before everything that waits.
+An event is published at most once in the interval, its last repeat is always published in the end,
+and the stored cursor stays before every repeat that is held back.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from kubernetes_running import ManualClock
 
-from sematext_agent.kubernetes_collector import selection
-from sematext_agent.kubernetes_collector.selection import Repeats
+from sematext_agent.kubernetes_collector.repeats import RepeatLimiter
 from sematext_agent.shared.events import Event, KubernetesEvent
 
 SECONDS = 10.0
 UIDS = st.sampled_from(["a", "b", "c"])
 
 
-def an_event(uid: str, revision: int) -> Event:
+def create_event(uid: str, revision: int) -> Event:
     body = KubernetesEvent(uid=uid, resource_version=str(revision))
     return Event(id=str(revision), time="", origin="prod", agent="1", body=body)
 
@@ -26,61 +26,60 @@ def an_event(uid: str, revision: int) -> Event:
 class RepeatsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0.0
-        self.clock, selection._now = selection._now, lambda: self.now
-        self.repeats = Repeats(SECONDS)
+        self.clock = ManualClock()
+        self.limiter = RepeatLimiter(SECONDS, self.clock)
         self.revision = 0
-        self.waiting: dict[str, tuple[int, Event]] = {}
-        """By uid: the oldest revision that waits, and the event to be told."""
-        self.told_at: dict[str, float] = {}
+        self.held: dict[str, tuple[int, Event]] = {}
+        """By uid: the oldest revision that is held, and the event to be published."""
+        self.published_at: dict[str, float] = {}
 
     def teardown(self) -> None:
-        told = self.repeats.due(all_of_them=True)
-        selection._now = self.clock
-        assert {e.id for e in told} == {event.id for _, event in self.waiting.values()}
-        assert self.repeats.floor is None
+        released = self.limiter.release(everything=True)
+        assert {e.id for e in released} == {event.id for _, event in self.held.values()}
+        assert self.limiter.oldest_held_revision is None
 
     @rule(uid=UIDS)
     def admit(self, uid: str) -> None:
         self.revision += 1
-        event = an_event(uid, self.revision)
-        if self.repeats.admit(event, self.revision):
-            self.note(uid)
+        event = create_event(uid, self.revision)
+        if self.limiter.admit(event, self.revision):
+            self.record(uid)
         else:
-            oldest, _ = self.waiting.get(uid, (self.revision, event))
-            self.waiting[uid] = oldest, event
+            oldest, _ = self.held.get(uid, (self.revision, event))
+            self.held[uid] = oldest, event
 
-    def note(self, uid: str) -> None:
-        assert self.now - self.told_at.get(uid, -SECONDS) >= SECONDS
-        assert uid not in self.waiting, "told, and an older one waits"
-        self.told_at[uid] = self.now
+    def record(self, uid: str) -> None:
+        assert self.clock.seconds - self.published_at.get(uid, -SECONDS) >= SECONDS
+        assert uid not in self.held, "published, and an older one is held"
+        self.published_at[uid] = self.clock.seconds
 
     @rule(uid=UIDS)
-    def tell(self, uid: str) -> None:
-        """As a list does, which shows the newest of everything."""
+    def publish_from_list(self, uid: str) -> None:
+        """Publish the newest revision, as a list shows it."""
         self.revision += 1
-        self.repeats.tell(an_event(uid, self.revision))
-        self.waiting.pop(uid, None)
-        self.told_at[uid] = self.now
+        self.limiter.record_published(create_event(uid, self.revision))
+        self.held.pop(uid, None)
+        self.published_at[uid] = self.clock.seconds
 
     @rule(seconds=st.sampled_from([0.5, 4.0, SECONDS]))
     def wait(self, seconds: float) -> None:
-        self.now += seconds
+        self.clock.seconds += seconds
 
     @rule()
-    def take_what_is_due(self) -> None:
-        for event in self.repeats.due():
+    def release(self) -> None:
+        for event in self.limiter.release():
             assert isinstance(event.body, KubernetesEvent)
-            _, last = self.waiting.pop(event.body.uid)
+            _, last = self.held.pop(event.body.uid)
             assert event == last
-            self.note(event.body.uid)
-        for uid in self.waiting:
-            assert self.now - self.told_at[uid] < SECONDS, "over, and not told"
-        assert self.repeats.seconds_to_next != 0
+            self.record(event.body.uid)
+        for uid in self.held:
+            assert self.clock.seconds - self.published_at[uid] < SECONDS, "ended, not published"
+        assert self.limiter.seconds_to_next() != 0
 
     @invariant()
-    def the_floor_is_the_oldest_that_waits(self) -> None:
-        assert self.repeats.floor == min((at for at, _ in self.waiting.values()), default=None)
+    def the_oldest_held_revision_is_that_of_the_model(self) -> None:
+        oldest = min((revision for revision, _ in self.held.values()), default=None)
+        assert self.limiter.oldest_held_revision == oldest
 
 
 TestRepeats = RepeatsMachine.TestCase

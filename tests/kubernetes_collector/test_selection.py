@@ -1,4 +1,4 @@
-"""Filters, and the interval of repeats with its trailing edge."""
+"""Filters, and the interval of repeats, whose last one is always published."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from typing import Any
 
 import pytest
 from kubernetes_api import ApiServer
-from kubernetes_running import Collecting, revisions, stored_place, told, until_stored, until_told
+from kubernetes_running import (
+    RunningCollector,
+    published_events,
+    revisions,
+    stored_cursor,
+    wait_for_cursor,
+    wait_for_events,
+)
 
-from sematext_agent.kubernetes_collector.selection import Filters
+from sematext_agent.kubernetes_collector.filters import EventFilters
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import KubernetesEvent
 from sematext_agent.shared.settings import load_settings
 
-Start = Callable[..., Collecting]
+Start = Callable[..., RunningCollector]
 PREFIX = "KUBERNETES_EVENTS_"
 
 
 def body(**fields: Any) -> KubernetesEvent:
-    known: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "uid": "u",
         "resource_version": "1",
         "kind": "Pod",
@@ -30,7 +37,7 @@ def body(**fields: Any) -> KubernetesEvent:
         "type": "Warning",
         "count": 2,
     }
-    return KubernetesEvent(**(known | fields))
+    return KubernetesEvent(**(defaults | fields))
 
 
 @pytest.mark.parametrize(
@@ -54,68 +61,68 @@ def body(**fields: Any) -> KubernetesEvent:
         ("MIN_COUNT", "2", {}, ""),
     ],
 )
-def test_a_filter_leaves_out_what_it_names(
+def test_each_filter_excludes_the_events_it_names(
     variable: str, value: str, fields: dict[str, Any], filter_name: str
 ) -> None:
     settings = load_settings(KubernetesSettings, {PREFIX + variable: value})
-    assert Filters(settings).dropped_by(body(**fields)) == filter_name
+    assert EventFilters(settings).find_exclusion(body(**fields)) == filter_name
 
 
-async def test_what_is_filtered_moves_the_place_and_is_counted(
-    cluster: ApiServer, streams: Bus, collecting: Start
+async def test_an_excluded_event_moves_the_cursor_and_is_counted(
+    cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
-    running = collecting(KUBERNETES_EVENTS_TYPES="Normal")
+    running = start_collector(KUBERNETES_EVENTS_TYPES="Normal")
     cluster.add("warning")
     normal = cluster.add("normal", type="Normal")
     last = cluster.add("another")
-    assert revisions(await until_told(streams, 1)) == [normal]
-    assert (await until_stored(streams, last)).revision == last
+    assert revisions(await wait_for_events(streams, 1)) == [normal]
+    assert (await wait_for_cursor(streams, last)).revision == last
     assert running.count("events_filtered", filter="type") == 2
 
 
-async def test_repeats_are_told_at_most_once_in_the_interval_and_the_last_always(
-    cluster: ApiServer, streams: Bus, collecting: Start
+async def test_repeats_are_published_at_most_once_in_the_interval_and_the_last_always(
+    cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
-    collecting(KUBERNETES_EVENTS_INTERVAL="400ms")
+    start_collector(KUBERNETES_EVENTS_INTERVAL="400ms")
     first = cluster.add("loop")
-    await until_told(streams, 1)
+    await wait_for_events(streams, 1)
     for count in range(2, 20):
         cluster.add("loop", count=count)
-        other = cluster.add(f"other{count}")
+        last_other = cluster.add(f"other{count}")
     last = cluster.add("loop", count=20)
-    events = await until_told(streams, 1 + 18 + 1)
-    told_of_loop = [e.body.count for e in events if isinstance(e.body, KubernetesEvent)]
-    assert told_of_loop.count(1) == 19
+    events = await wait_for_events(streams, 1 + 18 + 1)
+    loop_counts = [e.body.count for e in events if isinstance(e.body, KubernetesEvent)]
+    assert loop_counts.count(1) == 19
     assert revisions(events)[-1] == last
     assert revisions(events)[0] == first
-    assert other in revisions(events)
+    assert last_other in revisions(events)
 
 
-async def test_the_place_does_not_pass_a_repeat_that_waits_and_a_kill_does_not_lose_it(
-    cluster: ApiServer, streams: Bus, collecting: Start
+async def test_the_cursor_stays_before_a_held_repeat_and_a_kill_does_not_lose_it(
+    cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
-    first = collecting(KUBERNETES_EVENTS_INTERVAL="1h")
+    first = start_collector(KUBERNETES_EVENTS_INTERVAL="1h")
     cluster.add("loop")
-    await until_told(streams, 1)
+    await wait_for_events(streams, 1)
     waiting = cluster.add("loop", count=2)
     cluster.add("other")
-    await until_told(streams, 2)
-    await until_stored(streams, waiting - 1)
+    await wait_for_events(streams, 2)
+    await wait_for_cursor(streams, waiting - 1)
     await asyncio.sleep(0.3)  # longer than the runner waits between two cursors
-    place = await stored_place(streams)
+    place = await stored_cursor(streams)
     assert place is not None
     assert place.revision == waiting - 1
     await first.kill()
-    collecting()
-    assert revisions(await until_told(streams, 3)) == [101, 103, 102]
+    start_collector()
+    assert revisions(await wait_for_events(streams, 3)) == [101, 103, 102]
 
 
-async def test_a_stop_tells_the_repeats_that_wait(
-    cluster: ApiServer, streams: Bus, collecting: Start
+async def test_a_stop_publishes_held_repeats(
+    cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
-    running = collecting(KUBERNETES_EVENTS_INTERVAL="1h")
+    running = start_collector(KUBERNETES_EVENTS_INTERVAL="1h")
     cluster.add("loop")
-    await until_told(streams, 1)
+    await wait_for_events(streams, 1)
     cluster.add("loop", count=2)
     last = cluster.add("loop", count=3)
     running.health.report()
@@ -123,16 +130,16 @@ async def test_a_stop_tells_the_repeats_that_wait(
         while running.count("events_filtered", filter="interval") < 2:
             await asyncio.sleep(0.01)
     await running.stop()
-    assert revisions(await told(streams)) == [101, last]
-    assert (await until_stored(streams, last)).revision == last
+    assert revisions(await published_events(streams)) == [101, last]
+    assert (await wait_for_cursor(streams, last)).revision == last
 
 
-async def test_a_newer_telling_by_a_list_replaces_the_repeat_that_waits(
-    cluster: ApiServer, streams: Bus, collecting: Start
+async def test_a_newer_revision_in_a_list_replaces_a_held_repeat(
+    cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
-    running = collecting(KUBERNETES_EVENTS_INTERVAL="1h")
+    running = start_collector(KUBERNETES_EVENTS_INTERVAL="1h")
     cluster.add("loop")
-    await until_told(streams, 1)
+    await wait_for_events(streams, 1)
     cluster.add("loop", count=2)
     async with asyncio.timeout(5):
         while running.count("events_filtered", filter="interval") < 1:
@@ -141,7 +148,7 @@ async def test_a_newer_telling_by_a_list_replaces_the_repeat_that_waits(
     newest = cluster.add("loop", count=3)
     cluster.compact()
     await cluster.start()
-    events = await until_told(streams, 3)  # with the gap
+    events = await wait_for_events(streams, 3)  # with the gap
     assert revisions(events) == [101, newest]
     await running.stop()
-    assert len(await told(streams)) == 3
+    assert len(await published_events(streams)) == 3

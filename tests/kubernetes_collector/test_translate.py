@@ -1,4 +1,4 @@
-"""Events in both spellings and in odd shapes: all are told, each with a sane time."""
+"""Events in both spellings and in odd shapes: all are translated, each with a sane time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from kubernetes_api import ApiServer, an_event
-from kubernetes_running import Collecting, until_told
+from kubernetes_api import ApiServer, kubelet_event
+from kubernetes_running import RunningCollector, wait_for_events
 
 from sematext_agent.kubernetes_collector.translate import Cluster, RawEvent, translate
 from sematext_agent.shared.bus import Bus
@@ -20,9 +20,9 @@ NOW = parse_rfc3339("2026-11-23T15:00:00Z")
 
 def translated(event: dict[str, Any]) -> tuple[Event, KubernetesEvent]:
     raw = msgspec.json.decode(msgspec.json.encode(event), type=RawEvent)
-    told = translate(raw, CLUSTER, NOW)
-    assert isinstance(told.body, KubernetesEvent)
-    return told, told.body
+    translated = translate(raw, CLUSTER, NOW)
+    assert isinstance(translated.body, KubernetesEvent)
+    return translated, translated.body
 
 
 def raw(**fields: Any) -> dict[str, Any]:
@@ -123,11 +123,11 @@ def test_an_event_without_its_object_keeps_its_own_namespace() -> None:
         ({}, "15:00:00.000000000"),
     ],
 )
-def test_the_time_is_the_first_sane_one(fields: dict[str, Any], time: str) -> None:
+def test_the_time_is_the_first_usable_one(fields: dict[str, Any], time: str) -> None:
     assert translated(raw(**fields))[0].time == f"2026-11-23T{time}Z"
 
 
-def test_the_creation_is_the_last_resort_before_now() -> None:
+def test_the_creation_time_is_the_last_choice_before_now() -> None:
     event = raw()
     event["metadata"]["creationTimestamp"] = "2026-11-23T13:00:00Z"
     assert translated(event)[0].time == "2026-11-23T13:00:00.000000000Z"
@@ -148,12 +148,12 @@ def test_the_creation_is_the_last_resort_before_now() -> None:
         ({"count": 1e400}, 1),
     ],
 )
-def test_the_count_is_taken_as_it_comes(fields: dict[str, Any], count: int) -> None:
+def test_a_count_of_any_type_is_accepted(fields: dict[str, Any], count: int) -> None:
     assert translated(raw(**fields))[1].count == count
 
 
-async def test_every_odd_event_comes_through_the_list_and_the_watch(
-    cluster: ApiServer, streams: Bus, collecting: Callable[..., Collecting]
+async def test_events_with_odd_fields_are_published_from_list_and_watch(
+    cluster: ApiServer, streams: Bus, start_collector: Callable[..., RunningCollector]
 ) -> None:
     odd: list[dict[str, Any]] = [
         {"lastTimestamp": None, "firstTimestamp": None, "eventTime": "2026-11-23T14:00:00.5Z"},
@@ -168,16 +168,16 @@ async def test_every_odd_event_comes_through_the_list_and_the_watch(
     for number, fields in enumerate(odd):
         cluster.add(f"listed{number}", **fields)
     # Ten years, because one of them has a fixed time.
-    running = collecting(KUBERNETES_EVENTS_LOOKBACK="87600h")
-    await until_told(streams, len(odd))
+    running = start_collector(KUBERNETES_EVENTS_LOOKBACK="87600h")
+    await wait_for_events(streams, len(odd))
     for number, fields in enumerate(odd):
         cluster.add(f"watched{number}", **fields)
-    events = await until_told(streams, 2 * len(odd))
+    events = await wait_for_events(streams, 2 * len(odd))
     assert running.count("records_undecodable") == 0
     assert all(parse_rfc3339(event.time) for event in events)
     types = {event.body.type for event in events if isinstance(event.body, KubernetesEvent)}
     assert types == {"Warning", "Normal", "Unheard"}
 
 
-def test_the_test_event_is_the_kubelets() -> None:
-    assert translated(an_event("x") | raw())[1].kind == "Pod"
+def test_the_scripted_event_is_that_of_a_kubelet() -> None:
+    assert translated(kubelet_event("x") | raw())[1].kind == "Pod"

@@ -17,7 +17,7 @@ import msgspec
 from sematext_agent.docker_collector import state as docker
 from sematext_agent.host_collector.kernel import cursor as oom
 from sematext_agent.host_collector.packages import inventory, inventory_store
-from sematext_agent.kubernetes_collector.place import Place
+from sematext_agent.kubernetes_collector.cursor import WatchCursor
 from sematext_agent.lifecycle_collector.translate import RunRecord
 from sematext_agent.shared import events, health, subjects
 
@@ -31,7 +31,7 @@ STRUCTS: dict[str, Any] = {
     "docker cursor": docker.Cursor,
     "docker container": docker.Seen,
     "oom cursor": oom.KernelLogCursor,
-    "kubernetes cursor": Place,
+    "kubernetes cursor": WatchCursor,
     "lifecycle cursor": RunRecord,
     "packages slot": inventory_store._InventorySlot,
     "packages index": inventory_store.StoreIndex,

@@ -23,7 +23,7 @@ from sematext_agent.forwarder.enrich import enrich
 from sematext_agent.host_collector.kernel import cursor
 from sematext_agent.host_collector.packages import inventory_store
 from sematext_agent.host_collector.packages.inventory import Package, ScanRoot
-from sematext_agent.kubernetes_collector.place import Place
+from sematext_agent.kubernetes_collector.cursor import WatchCursor
 from sematext_agent.lifecycle_collector.translate import RunRecord
 from sematext_agent.lifecycle_collector.watch import decode_record
 from sematext_agent.shared.bus import Message
@@ -95,7 +95,9 @@ def test_the_cursors_of_an_older_version_are_gone_on_from(version: Path) -> None
         "curl", "1", "amd64", 5
     )
     assert packages.baselines == {"", "c1"}
-    assert msgspec.json.decode(stored("kubernetes.json"), type=Place) == Place(7, 1795423877.5)
+    assert msgspec.json.decode(stored("kubernetes.json"), type=WatchCursor) == WatchCursor(
+        7, 1795423877.5
+    )
     assert decode_record(stored("lifecycle.json")) == RunRecord("r", "i", 1, 2, 3)
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from sematext_agent.kubernetes_collector.api import Api, Patience
+from sematext_agent.kubernetes_collector.api import Api
 from sematext_agent.kubernetes_collector.cluster import identify
 from sematext_agent.kubernetes_collector.credentials import Credentials
 from sematext_agent.kubernetes_collector.lease import lead
+from sematext_agent.kubernetes_collector.pipeline import watch_cluster
+from sematext_agent.kubernetes_collector.retry_policy import RetryPolicy
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
-from sematext_agent.kubernetes_collector.watch import watch
 from sematext_agent.shared.collector import collect
 from sematext_agent.shared.service import Runtime, run
 
 
 async def work(runtime: Runtime[KubernetesSettings]) -> None:
-    """Finds the cluster and collects its events, while this replica is the active one."""
+    """Identify the cluster and collect its events, while this replica is the active one."""
     settings = runtime.settings
     if not (settings.kubernetes_enabled and settings.kubernetes_events_enabled):
         off = "EVENTS_" if settings.kubernetes_enabled else ""
@@ -26,16 +27,16 @@ async def work(runtime: Runtime[KubernetesSettings]) -> None:
     # In a thread, because a kubeconfig's plugin may take its time.
     credentials = await asyncio.to_thread(Credentials, settings)
     async with Api(credentials) as api:
-        patience = Patience(runtime.health, runtime.stopping)
-        cluster = await patience.persist(partial(identify, api, settings))
+        retries = RetryPolicy(runtime.health, runtime.stopping)
+        cluster = await retries.retry(partial(identify, api, settings))
         if cluster is not None:
-            # The source is the cluster, wherever we run: replicas share its cursor.
+            # The source is the cluster, on any host: replicas share its cursor.
             runtime.origin = cluster.name
-            await lead(api, runtime, collect(partial(watch, api, patience, cluster)))
+            await lead(api, runtime, collect(partial(watch_cluster, api, retries, cluster)))
 
 
 def main() -> None:
-    """The command `kubernetes-collector`."""
+    """Run the command `kubernetes-collector`."""
     run("kubernetes", work, KubernetesSettings)
 
 

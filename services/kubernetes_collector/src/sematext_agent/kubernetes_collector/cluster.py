@@ -1,4 +1,4 @@
-"""Which cluster this is: what names its events, and its place among the stored cursors."""
+"""The identity of the cluster, in the ids of its events and the keys of its cursors."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from sematext_agent.shared.decode_errors import DECODE_ERRORS
 from sematext_agent.shared.settings import SettingsError
 
 
-class _Metadata(msgspec.Struct):
+class _NamespaceMetadata(msgspec.Struct):
     uid: str
 
 
-class _Namespace(msgspec.Struct):
-    metadata: _Metadata
+class _NamespaceObject(msgspec.Struct):
+    metadata: _NamespaceMetadata
 
 
 async def identify(api: Api, settings: KubernetesSettings) -> Cluster:
-    """Asks the cluster who it is: the uid of the namespace kube-system, as everyone does.
+    """Return the cluster, identified by the uid of its namespace kube-system.
+
+    The uid of that namespace is the customary identity: it lives as long as the cluster.
 
     Raises:
-        ApiError: it does not say so now.
-        SettingsError: it may not be asked, and no name is set that could stand for it.
+        ApiError: the namespace cannot be read now.
+        SettingsError: it may not be read, and no name is set that could stand in for the uid.
     """
     name = settings.kubernetes_cluster_id
     try:
         body = await api.request("GET", "/api/v1/namespaces/kube-system")
-        uid = msgspec.json.decode(body, type=_Namespace).metadata.uid
+        uid = msgspec.json.decode(body, type=_NamespaceObject).metadata.uid
     except DECODE_ERRORS as error:
-        raise ApiError(0, f"a namespace that is none: {error}") from error
+        raise ApiError(0, f"not a namespace: {error}") from error
     except ApiError as error:
         if error.status == 404:
             # A new API server answers a moment before it has made its namespaces.

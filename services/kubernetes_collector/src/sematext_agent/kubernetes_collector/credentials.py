@@ -1,12 +1,12 @@
-"""Where the API server is and who we are to it: the part that the `kubernetes` package serves.
+"""The address of the API server and the credentials for it, read by the `kubernetes` package.
 
-It reads kubeconfig files (contexts, exec plugins, client certificates, proxies) and a pod's service
-account. Nothing else of the package is used, and it is imported here only, when first needed: its
-models and its watch cost memory, and turn errors into silence.
+The package reads kubeconfig files (contexts, exec plugins, client certificates, proxies) and a
+pod's service account. Nothing else of it is used, and it is imported here only, when first needed:
+its models and its watch cost memory, and turn errors into silence.
 
-Tokens and authorities are replaced while we run. The package reads a pod's token again each minute
-and runs an exec plugin again when its credential expires; everything else is read again here when
-the server or its certificate is refused (`reload`), which its long-lived clients never do.
+Tokens and authorities change while the service runs. The package reads a pod's token again each
+minute and runs an exec plugin again when its credential expires. Everything else is read again by
+`reload`, when the server refuses a token or its certificate is refused.
 """
 
 from __future__ import annotations
@@ -29,46 +29,46 @@ _HOME_KUBECONFIG = "~/.kube/config"
 
 
 class Access(msgspec.Struct, frozen=True):
-    """What one request needs."""
+    """The server, the credentials and the TLS of one request."""
 
     server: str
     """`https://10.0.0.1:443`, without a slash at the end."""
     headers: dict[str, str]
     tls: ssl.SSLContext | bool
     server_hostname: str | None
-    """The name the server's certificate must have, where it is not the server's own."""
+    """The name that the server's certificate must have, where it is not the host's."""
     proxy: str | None
 
 
 class Credentials:
-    """The credentials of this process, kept current."""
+    """The credentials of this process, renewed as they expire."""
 
     def __init__(self, settings: KubernetesSettings) -> None:
-        """Reads them for the first time.
+        """Read the configuration for the first time.
 
         Raises:
-            SettingsError: there is no configuration, or it cannot be used.
+            SettingsError: there is none, or it cannot be used.
         """
         self._settings = settings
         try:
             self._configuration = _load(settings)
             self._tls = _tls(self._configuration)
-        except _unusable() as error:
+        except _configuration_errors() as error:
             raise SettingsError(
-                *_named(settings, error), "correct it, or choose another KUBERNETES_CONTEXT"
+                *_describe(settings, error), "correct it, or choose another KUBERNETES_CONTEXT"
             ) from None
 
     async def current(self) -> Access:
-        """What to send now. In a thread, because a plugin may have to be run for it."""
+        """Return the access of the next request; in a thread, as a plugin may have to run."""
         return await asyncio.to_thread(self._access)
 
     def _access(self) -> Access:
         configuration = self._configuration
         try:
             token = configuration.get_api_key_with_prefix("BearerToken")
-        except _unusable() as error:
-            # What we have may still be good; if it is not, the server says so.
-            log.warning("the credential cannot be renewed: %s", error)
+        except _configuration_errors() as error:
+            # The old one may still be good; if it is not, the server answers 401.
+            log.warning("credential not renewed: %s (sending the old one)", error)
             token = configuration.api_key.get("BearerToken")
         return Access(
             server=configuration.host.rstrip("/"),
@@ -79,7 +79,7 @@ class Credentials:
         )
 
     async def reload(self) -> None:
-        """Reads everything anew: tokens, certificates, authorities, the address."""
+        """Read everything anew: tokens, certificates, authorities, the address."""
         await asyncio.to_thread(self._reload)
 
     def _reload(self) -> None:
@@ -87,12 +87,12 @@ class Credentials:
             configuration = _load(self._settings)
             self._tls = _tls(configuration)
             self._configuration = configuration
-        except _unusable() as error:
-            log.warning("the configuration cannot be read anew: %s", error)
+        except _configuration_errors() as error:
+            log.warning("configuration not read anew: %s (keeping the old one)", error)
 
 
 def _load(settings: KubernetesSettings) -> Any:
-    """The package's configuration, from where kubectl and client-go would take it."""
+    """Return the package's configuration, from where kubectl and client-go would take it."""
     from kubernetes import config
     from kubernetes.client.configuration import Configuration
 
@@ -134,22 +134,22 @@ def _tls(configuration: Any) -> ssl.SSLContext | bool:
 
 
 def _proxy(configuration: Any) -> str | None:
-    """The kubeconfig's proxy, or the environment's unless it exempts the server."""
+    """Return the kubeconfig's proxy, or the environment's unless it exempts the server."""
     from kubernetes.client.rest import should_bypass_proxies
 
     exempt = should_bypass_proxies(configuration.host, configuration.no_proxy or "")
     return None if exempt else configuration.proxy
 
 
-def _unusable() -> tuple[type[BaseException], ...]:
-    """What the package raises for files that are absent, malformed or incomplete."""
+def _configuration_errors() -> tuple[type[BaseException], ...]:
+    """Return what the package raises for files that are absent, malformed or incomplete."""
     import yaml  # type: ignore[import-untyped]
     from kubernetes.config import ConfigException
 
     return ConfigException, yaml.YAMLError, OSError, ssl.SSLError, ValueError, TypeError, KeyError
 
 
-def _named(settings: KubernetesSettings, error: BaseException) -> tuple[str, str]:
-    """The variable that is to blame, and what is wrong with it."""
+def _describe(settings: KubernetesSettings, error: BaseException) -> tuple[str, str]:
+    """Return the variable that is to blame, and the problem with it."""
     variable = f"KUBECONFIG={settings.kubeconfig}" if settings.kubeconfig else "KUBECONFIG"
     return variable, f"cannot be used ({' '.join(str(error).split())})"

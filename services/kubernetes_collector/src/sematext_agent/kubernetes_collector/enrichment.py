@@ -1,12 +1,11 @@
-"""Optional: the owner and the labels of the object that an event is about, asked of the API.
+"""Optional enrichment: the owner and the labels of an event's object, read from the API.
 
-Nothing waits for long and nothing is lost. What is known is attached at once; what is not is asked
-for, and the event waits in its place for `HELD_SECONDS` at most, with those behind it, while the
-watch is read on. Then it goes as it is. Its id was made before, so it is the same event with and
-without.
+Cached details are attached at once. Otherwise the object is requested, and the event waits for at
+most `HELD_SECONDS`, with those behind it, while the watch is read on. Then it is passed on without
+details: its id does not depend on them.
 
-Only metadata is asked for, never contents; the requests have a budget of their own, and what was
-found is remembered by the object's uid, and so is that nothing was.
+Only metadata is requested, never contents. The requests have a budget of their own, and answers are
+cached by the object's uid, empty ones too.
 """
 
 from __future__ import annotations
@@ -21,21 +20,22 @@ from typing import NamedTuple
 import msgspec
 
 from sematext_agent.kubernetes_collector.api import Api, ApiError
+from sematext_agent.shared.clock import Clock
 from sematext_agent.shared.collector import Observation
 from sematext_agent.shared.events import Event, KubernetesEvent
 from sematext_agent.shared.health import Health
 
 HELD_SECONDS = 0.3
-"""How long an event waits for an answer."""
+"""The longest that an event waits for an answer."""
 HELD_MAX = 1000
-"""How many wait; beyond, the first goes as it is."""
+"""The most events that wait; beyond, the first is passed on without details."""
 REQUEST_SECONDS = 5.0
-"""How long a request may take. An answer that is late for its event serves the next."""
+"""The longest a request may take. An answer too late for its event serves the next."""
 REQUESTS_PER_SECOND = 20.0
 REQUESTS_BURST = 50.0
-FOUND_SECONDS = 600.0
-NOTHING_SECONDS = 60.0
-"""How long it is remembered that there was nothing to learn: gone, forbidden, no answer."""
+DETAILS_SECONDS = 600.0
+NO_DETAILS_SECONDS = 60.0
+"""The life of an empty answer in the cache: deleted, forbidden, no answer."""
 _REMEMBERED_MAX = 4096
 _LABELS_MAX = 32
 _MESSAGE_BYTES_MAX = 64 * 1024
@@ -57,87 +57,88 @@ RESOURCES = {
     "Service": (_CORE, "services"),
     "StatefulSet": (_APPS, "statefulsets"),
 }
-"""The kinds that are asked for, and where they are. Never what holds secrets."""
+"""The path of each kind that is requested; never one that holds secrets."""
 _OWNED = ("Job", "ReplicaSet")
-"""Owners that have owners: of a pod of a deployment, the deployment is meant."""
+"""Owners that have owners: the owner of a deployment's pod is the deployment."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
-class _Owner(msgspec.Struct):
+class _OwnerReference(msgspec.Struct):
     kind: str
     name: str
     uid: str
     controller: bool | None = None
 
 
-class _Metadata(msgspec.Struct, rename="camel"):
+class _ObjectMetadata(msgspec.Struct, rename="camel"):
     uid: str
     labels: dict[str, str] | None = None
-    owner_references: list[_Owner] | None = None
+    owner_references: list[_OwnerReference] | None = None
 
 
 class _PartialObject(msgspec.Struct):
-    metadata: _Metadata
+    metadata: _ObjectMetadata
 
 
-class Details(msgspec.Struct, frozen=True):
-    """What is known of an object."""
+class ObjectDetails(msgspec.Struct, frozen=True):
+    """The owner and the labels of an object, as they are cached."""
 
     owner: str = ""
     labels: dict[str, str] = {}
-    forget_at: float = 0.0
-    """By the event loop's clock."""
+    expires_at: float = 0.0
+    """Seconds of the monotonic clock."""
 
 
-class Objects:
-    """What is known of the cluster's objects, by uid; asks the API for more."""
+class ObjectLookups:
+    """The cache of object details by uid, and the requests that fill it."""
 
-    def __init__(self, api: Api, health: Health) -> None:
+    def __init__(self, api: Api, health: Health, clock: Clock) -> None:
         self._api = api
-        self._known: OrderedDict[str, Details] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[None]] = {}
-        self._forbidden: dict[str, float] = {}  # kinds, and until when they are not asked for
+        self.clock = clock
+        self._details: OrderedDict[str, ObjectDetails] = OrderedDict()
+        self._requests: dict[str, asyncio.Task[None]] = {}
+        self._forbidden: dict[str, float] = {}  # by kind, the time until which it is not requested
         self._budget, self._budget_at = REQUESTS_BURST, 0.0
         self._lookups = health.add_counter(
-            "object_lookups", "Objects asked for, for events.", "result"
+            "object_lookups", "Objects requested for the enrichment of events.", "result"
         )
 
-    def ask(self, event: Event | None) -> asyncio.Task[None] | None:
-        """The request for what `event` is about; None where there is nothing to wait for."""
+    def request(self, event: Event | None) -> asyncio.Task[None] | None:
+        """Return the request for the event's object; None where there is nothing to wait for."""
         if event is None or not isinstance(body := event.body, KubernetesEvent):
             return None
         if body.kind not in RESOURCES or not body.object_uid:
             return None
-        known = self._known.get(body.object_uid)
-        if known is not None and known.forget_at > _clock():
+        cached = self._details.get(body.object_uid)
+        if cached is not None and cached.expires_at > self.clock.monotonic():
             return None
         if not _NAME.fullmatch(body.name) or (
             body.namespace and not _NAME.fullmatch(body.namespace)
         ):
             return None
-        if body.object_uid not in self._asking and not self._may_ask(body.kind):
+        if body.object_uid not in self._requests and not self._may_request(body.kind):
             return None
-        return self._begin(body.kind, body.namespace, body.name, body.object_uid)
+        return self._begin_request(body.kind, body.namespace, body.name, body.object_uid)
 
-    def enrich(self, event: Event | None) -> Event | None:
-        """The event, with what is known of its object."""
+    def attach(self, event: Event | None) -> Event | None:
+        """Return the event with the cached details of its object."""
         if event is None or not isinstance(body := event.body, KubernetesEvent):
             return event
-        known = self._known.get(body.object_uid)
-        if known is None or not (known.owner or known.labels):
+        cached = self._details.get(body.object_uid)
+        if cached is None or not (cached.owner or cached.labels):
             return event
         if len(body.message) > _MESSAGE_BYTES_MAX:
             return event
-        body = msgspec.structs.replace(body, owner=known.owner, labels=known.labels)
+        body = msgspec.structs.replace(body, owner=cached.owner, labels=cached.labels)
         return msgspec.structs.replace(event, body=body)
 
     def close(self) -> None:
-        """Ends the requests that are on their way."""
-        for task in self._asking.values():
+        """Cancel the requests without an answer."""
+        for task in self._requests.values():
             task.cancel()
 
-    def _may_ask(self, kind: str) -> bool:
-        now = _clock()
+    def _may_request(self, kind: str) -> bool:
+        now = self.clock.monotonic()
         if self._forbidden.get(kind, 0.0) > now:
             return False
         earned = (now - self._budget_at) * REQUESTS_PER_SECOND
@@ -147,17 +148,17 @@ class Objects:
             return False
         return True
 
-    def _begin(self, kind: str, namespace: str, name: str, uid: str) -> asyncio.Task[None]:
-        """The request for one object: the one on its way, or a new one."""
-        if uid not in self._asking:
+    def _begin_request(self, kind: str, namespace: str, name: str, uid: str) -> asyncio.Task[None]:
+        """Return the request for one object: the one on its way, or a new one."""
+        if uid not in self._requests:
             self._budget -= 1
             task = asyncio.create_task(self._look_up(kind, namespace, name, uid))
-            task.add_done_callback(lambda _: self._asking.pop(uid, None))
-            self._asking[uid] = task
-        return self._asking[uid]
+            task.add_done_callback(lambda _: self._requests.pop(uid, None))
+            self._requests[uid] = task
+        return self._requests[uid]
 
     async def _look_up(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Asks for one object and remembers the answer, whatever it is."""
+        """Request one object and cache the answer, whatever it is."""
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 details = await self._read(kind, namespace, name, uid)
@@ -167,15 +168,17 @@ class Objects:
             status = error.status if isinstance(error, ApiError) else 0
             result = {403: "forbidden", 404: "gone"}.get(status, "failed")
             if status == 403:
-                self._forbidden[kind] = _clock() + NOTHING_SECONDS
+                self._forbidden[kind] = self.clock.monotonic() + NO_DETAILS_SECONDS
         self._lookups.labels(result).inc()
-        self._known[uid] = details or Details(forget_at=_clock() + NOTHING_SECONDS)
-        self._known.move_to_end(uid)
-        while len(self._known) > _REMEMBERED_MAX:
-            self._known.popitem(last=False)
+        self._details[uid] = details or ObjectDetails(
+            expires_at=self.clock.monotonic() + NO_DETAILS_SECONDS
+        )
+        self._details.move_to_end(uid)
+        while len(self._details) > _REMEMBERED_MAX:
+            self._details.popitem(last=False)
 
-    async def _read(self, kind: str, namespace: str, name: str, uid: str) -> Details | None:
-        """What the API says of one object; None where it is not the one of that uid."""
+    async def _read(self, kind: str, namespace: str, name: str, uid: str) -> ObjectDetails | None:
+        """Return the details of one object; None where the API has another of that name."""
         group, resource = RESOURCES[kind]
         scope = f"/namespaces/{namespace}" if namespace else ""
         path = f"{group}{scope}/{resource}/{name}"
@@ -186,51 +189,53 @@ class Objects:
         owner = ""
         for reference in metadata.owner_references or ():
             if reference.controller:
-                owner = await self._owner(reference, namespace)
+                owner = await self._find_owner(reference, namespace)
         labels = dict(sorted((metadata.labels or {}).items())[:_LABELS_MAX])
-        return Details(owner, labels, _clock() + FOUND_SECONDS)
+        return ObjectDetails(owner, labels, self.clock.monotonic() + DETAILS_SECONDS)
 
-    async def _owner(self, reference: _Owner, namespace: str) -> str:
-        """`Deployment/web`, from a reference to one of its replica sets."""
+    async def _find_owner(self, reference: _OwnerReference, namespace: str) -> str:
+        """Return `Deployment/web` for a reference to one of its replica sets."""
         if reference.kind in _OWNED and _NAME.fullmatch(reference.name):
-            if reference.uid not in self._known:
-                await self._begin(reference.kind, namespace, reference.name, reference.uid)
-            if owner := self._known.get(reference.uid, Details()).owner:
+            if reference.uid not in self._details:
+                await self._begin_request(reference.kind, namespace, reference.name, reference.uid)
+            if owner := self._details.get(reference.uid, ObjectDetails()).owner:
                 return owner
         return f"{reference.kind}/{reference.name}"
 
 
-class _Held(NamedTuple):
-    observed: Observation
+class _HeldObservation(NamedTuple):
+    observation: Observation
     lookup: asyncio.Task[None] | None
     until: float
 
-    @property
-    def is_due(self) -> bool:
-        return self.lookup is None or self.lookup.done() or _clock() >= self.until
+    def is_complete(self, now: float) -> bool:
+        return self.lookup is None or self.lookup.done() or now >= self.until
 
 
-async def enriched(
-    source: AsyncGenerator[Observation, None], objects: Objects
+async def enrich(
+    source: AsyncGenerator[Observation, None], objects: ObjectLookups
 ) -> AsyncGenerator[Observation, None]:
-    """What `source` yields, in its order, with what is known of each event's object."""
-    held: deque[_Held] = deque()
+    """Yield the observations of `source`, in their order, with the details of their objects."""
+    clock = objects.clock
+    held: deque[_HeldObservation] = deque()
     arriving: asyncio.Future[Observation | None] | None = None
     try:
         ended = False
         while held or not ended:
-            if held and (held[0].is_due or len(held) > HELD_MAX):
-                first = held.popleft().observed
-                yield Observation(objects.enrich(first.event), first.cursor, first.cursor_name)
+            if held and (held[0].is_complete(clock.monotonic()) or len(held) > HELD_MAX):
+                first = held.popleft().observation
+                yield Observation(objects.attach(first.event), first.cursor, first.cursor_name)
                 continue
             if arriving is None and not ended:
                 arriving = asyncio.ensure_future(anext(source, None))
-            await _until_something(arriving, held[0] if held else None)
+            await _wait_for_next(arriving, held[0] if held else None, clock)
             if arriving is not None and arriving.done():
-                observed, arriving = arriving.result(), None
-                ended = observed is None
-                if observed is not None:
-                    held.append(_hold(observed, objects))
+                observation, arriving = arriving.result(), None
+                ended = observation is None
+                if observation is not None:
+                    until = clock.monotonic() + HELD_SECONDS
+                    lookup = objects.request(observation.event)
+                    held.append(_HeldObservation(observation, lookup, until))
     finally:
         objects.close()
         if arriving is not None:
@@ -240,22 +245,16 @@ async def enriched(
         await source.aclose()
 
 
-def _hold(observed: Observation, objects: Objects) -> _Held:
-    return _Held(observed, objects.ask(observed.event), _clock() + HELD_SECONDS)
-
-
-async def _until_something(
-    arriving: asyncio.Future[Observation | None] | None, first: _Held | None
+async def _wait_for_next(
+    arriving: asyncio.Future[Observation | None] | None,
+    first: _HeldObservation | None,
+    clock: Clock,
 ) -> None:
-    """Waits until more arrives or the first that is held falls due."""
+    """Wait until an observation arrives, or the first that is held is complete."""
     waiting: set[asyncio.Future[object]] = set()
     if arriving is not None:
         waiting.add(arriving)  # type: ignore[arg-type]
     if first is not None and first.lookup is not None:
         waiting.add(first.lookup)  # type: ignore[arg-type]
-    seconds = None if first is None else max(0.0, first.until - _clock())
+    seconds = None if first is None else max(0.0, first.until - clock.monotonic())
     await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _clock() -> float:
-    return asyncio.get_running_loop().time()

@@ -10,12 +10,12 @@ import msgspec
 from sematext_agent.shared.settings import Duration, ServiceSettings, SettingsError
 
 NAMESPACES_MAX = 20
-"""How many namespaces may be watched one by one: each costs the API server a watch."""
+"""The most namespaces watched one by one, as each costs the API server a watch."""
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class KubernetesSettings(ServiceSettings, frozen=True, kw_only=True):
-    """Which cluster is watched, and which of its events are told."""
+    """The settings of the watched cluster and of the events that are published."""
 
     variable_pattern: ClassVar[str] = (
         "KUBERNETES_(?!SERVICE_|PORT)"  # those a cluster sets in every pod
@@ -51,10 +51,10 @@ class KubernetesSettings(ServiceSettings, frozen=True, kw_only=True):
     kubernetes_events_min_count: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Leave out what has happened less often than this."""
     kubernetes_events_interval: Duration = Duration(0)
-    """Tell the repeats of one event at most this often; the last one is always told. 0: each."""
+    """Publish the repeats of one event at most this often, and always the last one. 0: each."""
     kubernetes_events_lookback: Duration = Duration(600)
-    """How old an event may be at the first start. A cluster keeps events for an hour: `3h` takes
-    all there are, `0` only what happens from now on."""
+    """The greatest age of an event published at the first start. A cluster keeps events for an
+    hour: `3h` takes all there are, `0` only what happens from now on."""
 
     kubernetes_events_enrichment: bool = False
     """Ask the API for the owner and the labels of the objects that events are about. Needs the
@@ -64,7 +64,7 @@ class KubernetesSettings(ServiceSettings, frozen=True, kw_only=True):
     """`namespace/name` of the Lease that keeps one of several replicas active; none by default."""
 
     def __post_init__(self) -> None:
-        """Raises SettingsError for what names no namespace, or too many."""
+        """Raise SettingsError for what is no namespace, for too many, and for a bad lease."""
         for name in self.kubernetes_events_namespace:
             if not _NAMESPACE.fullmatch(name):
                 raise SettingsError(

@@ -1,7 +1,7 @@
-"""From what the API sends to an `Event`: pure, and tolerant of whatever has been seen in clusters.
+"""Translates an event of the API to an `Event`; pure, and tolerant of what clusters hold.
 
-core/v1 and events.k8s.io/v1 are two spellings of one stored object, so both are read, whichever is
-filled. Fields that clients have written in odd types or as null are taken as they come.
+core/v1 and events.k8s.io/v1 are two spellings of one stored object: whichever is filled is read.
+Fields that clients have written in odd types or as null are accepted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sematext_agent.shared import AGENT_VERSION
 from sematext_agent.shared.events import Event, KubernetesEvent, event_id, format_rfc3339
 
 FUTURE_SECONDS_MAX = 300
-"""A time further ahead of our clock than this is a mistake of somebody else's clock."""
+"""A time further ahead of our clock than this is an error of another machine's clock."""
 
 COUNT_MAX = 2**31 - 1
 """An int32 in the API."""
@@ -24,8 +24,8 @@ COUNT_MAX = 2**31 - 1
 Text = str | None
 
 
-class Metadata(msgspec.Struct, frozen=True):
-    """Which object, and which revision of it."""
+class EventMetadata(msgspec.Struct, frozen=True):
+    """The identity of the event object, and its revision."""
 
     resource_version: str = msgspec.field(name="resourceVersion")
     uid: Text = None
@@ -34,8 +34,8 @@ class Metadata(msgspec.Struct, frozen=True):
     created: Any = msgspec.field(default=None, name="creationTimestamp")
 
 
-class Reference(msgspec.Struct, frozen=True):
-    """The object that an event is about."""
+class ObjectReference(msgspec.Struct, frozen=True):
+    """The object of an event."""
 
     kind: Text = None
     namespace: Text = None
@@ -43,26 +43,26 @@ class Reference(msgspec.Struct, frozen=True):
     uid: Text = None
 
 
-class Source(msgspec.Struct, frozen=True):
-    """Who reported an event, in the older spelling."""
+class EventSource(msgspec.Struct, frozen=True):
+    """The component that reported an event, in the older spelling."""
 
     component: Text = None
     host: Text = None
 
 
-class Series(msgspec.Struct, frozen=True, rename="camel"):
-    """How often, and when last, in the newer spelling."""
+class EventSeries(msgspec.Struct, frozen=True, rename="camel"):
+    """The count and the last time of an event, in the newer spelling."""
 
     count: Any = None
     last_observed_time: Any = None
 
 
 class RawEvent(msgspec.Struct, frozen=True, rename="camel"):
-    """The fields of both spellings that matter here. `managedFields` are not even decoded."""
+    """The fields of both spellings that are used; `managedFields` are not even decoded."""
 
-    metadata: Metadata
-    involved_object: Reference | None = None
-    regarding: Reference | None = None
+    metadata: EventMetadata
+    involved_object: ObjectReference | None = None
+    regarding: ObjectReference | None = None
     reason: Text = None
     message: Text = None
     note: Text = None
@@ -70,14 +70,14 @@ class RawEvent(msgspec.Struct, frozen=True, rename="camel"):
     action: Text = None
     count: Any = None
     deprecated_count: Any = None
-    series: Series | None = None
+    series: EventSeries | None = None
     event_time: Any = None
     first_timestamp: Any = None
     last_timestamp: Any = None
     deprecated_first_timestamp: Any = None
     deprecated_last_timestamp: Any = None
-    source: Source | None = None
-    deprecated_source: Source | None = None
+    source: EventSource | None = None
+    deprecated_source: EventSource | None = None
     reporting_component: Text = None
     reporting_controller: Text = None
     reporting_instance: Text = None
@@ -93,10 +93,10 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 def translate(raw: RawEvent, cluster: Cluster, now_ns: int) -> Event:
-    """The event that `raw` is, as seen at `now_ns` (nanoseconds since the epoch)."""
+    """Return the event of `raw`, which arrived at `now_ns` (nanoseconds since the epoch)."""
     meta = raw.metadata
-    about = raw.involved_object or raw.regarding or _NOTHING
-    source = raw.source or raw.deprecated_source or _NOBODY
+    subject = raw.involved_object or raw.regarding or _NO_OBJECT
+    source = raw.source or raw.deprecated_source or _NO_SOURCE
     controller = raw.reporting_component or raw.reporting_controller or source.component or ""
     body = KubernetesEvent(
         uid=meta.uid or "",
@@ -106,11 +106,11 @@ def translate(raw: RawEvent, cluster: Cluster, now_ns: int) -> Event:
         type=raw.type or "Normal",
         cluster=cluster.name,
         # An event without its object lives where the object lived.
-        namespace=(meta.namespace if about is _NOTHING else about.namespace) or "",
-        kind=about.kind or "",
-        name=about.name or "",
-        object_uid=about.uid or "",
-        node=_node(raw, about, source, controller),
+        namespace=(meta.namespace if subject is _NO_OBJECT else subject.namespace) or "",
+        kind=subject.kind or "",
+        name=subject.name or "",
+        object_uid=subject.uid or "",
+        node=_node(raw, subject, source, controller),
         controller=controller,
         count=_count(raw),
         action=raw.action or "",
@@ -126,16 +126,16 @@ def translate(raw: RawEvent, cluster: Cluster, now_ns: int) -> Event:
     )
 
 
-_NOTHING = Reference()
-_NOBODY = Source()
+_NO_OBJECT = ObjectReference()
+_NO_SOURCE = EventSource()
 
 
-def _node(raw: RawEvent, about: Reference, source: Source, controller: str) -> str:
+def _node(raw: RawEvent, subject: ObjectReference, source: EventSource, controller: str) -> str:
     if source.host:
         return source.host
     if controller == "kubelet" and raw.reporting_instance:
         return raw.reporting_instance
-    return (about.name or "") if about.kind == "Node" else ""
+    return (subject.name or "") if subject.kind == "Node" else ""
 
 
 def _count(raw: RawEvent) -> int:
@@ -149,7 +149,7 @@ def _count(raw: RawEvent) -> int:
 
 
 def _time(raw: RawEvent, now_ns: int) -> str:
-    """When it happened last: the first usable of what the two spellings have, else now."""
+    """Return the last time it happened: the first usable one of both spellings, else now."""
     for written in (
         raw.series and raw.series.last_observed_time,
         raw.last_timestamp,
@@ -159,22 +159,22 @@ def _time(raw: RawEvent, now_ns: int) -> str:
         raw.deprecated_first_timestamp,
         raw.metadata.created,
     ):
-        if isinstance(written, str) and (time := _sane(written, now_ns)):
+        if isinstance(written, str) and (time := _bounded_time(written, now_ns)):
             return time
     return format_rfc3339(now_ns)
 
 
-def _sane(written: str, now_ns: int) -> str:
-    """A time as the bus writes it; empty for none, and now for one that is far in the future."""
-    seconds, time = _parsed(written)
+def _bounded_time(written: str, now_ns: int) -> str:
+    """Return a time as the bus writes it; empty for none, now for one far in the future."""
+    seconds, time = _parse_time(written)
     return format_rfc3339(now_ns) if seconds > now_ns / 1e9 + FUTURE_SECONDS_MAX else time
 
 
 @functools.lru_cache(maxsize=64)
-def _parsed(written: str) -> tuple[float, str]:
-    """A time in seconds since the epoch, and as the bus writes it; 0 and empty for none.
+def _parse_time(written: str) -> tuple[float, str]:
+    """Return a time in seconds since the epoch and as the bus writes it; 0 and empty for none.
 
-    Of a storm, most events carry one of a few seconds.
+    Cached, because most events of a storm carry one of a few seconds.
     """
     try:
         moment = datetime.datetime.fromisoformat(written)

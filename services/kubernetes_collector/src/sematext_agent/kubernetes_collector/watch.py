@@ -1,342 +1,246 @@
-"""Follows a cluster's events: exactly from where we were, and around every way to lose the place.
+"""The watch of a cluster's events: three nested generators, each with one reason to loop.
 
-The place is one number, a resourceVersion: what the cluster knows up to it has been seen. It is
-stored with the acknowledgements (`shared.collector`), so a new start goes on from what is safe.
+    watch_forever       begins again after a failure: a refused request, an expired cursor
+      list_and_watch    begins the next watch, because the server ends each one in time
+        watch_once      reads one request to its end
 
-    watch -> turn -> relist   the events there are, a page at a time, nothing kept
-                  -> follow   one connection, from the place on
+A cursor goes in, and batches come out, each with the cursor that holds after it; between them no
+state is kept. Where the cluster has forgotten the history after the cursor (410 after five to ten
+minutes), the events are listed: `ListedEvents`, then `ListEnd`, which separates state from news.
 
-One turn is one connection, and ends with it. The cluster forgets its history after five to ten
-minutes (410): then the list shows what is new since our place, and a Gap says what it cannot show.
-Some servers do not say 410 but close at once (GKE), some stay silent for ever (etcd restored from a
-backup); both are noticed here.
-
-Most events end with their time to live, an hour. The cluster tells that as DELETED: it is no news.
+Some servers close the watch at once instead of answering 410 (GKE), and some stay silent for ever
+(etcd restored from a backup). Both are noticed here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
 import msgspec
 
-from sematext_agent.kubernetes_collector.api import Api, ApiError, Patience
+from sematext_agent.kubernetes_collector.api import Api, ApiError
 from sematext_agent.kubernetes_collector.cluster import identify
-from sematext_agent.kubernetes_collector.enrichment import Objects, enriched
-from sematext_agent.kubernetes_collector.feed import Feed
-from sematext_agent.kubernetes_collector.frames import Undecodable, decode_frame, decode_item
-from sematext_agent.kubernetes_collector.merging import merged
-from sematext_agent.kubernetes_collector.metrics import Metrics
-from sematext_agent.kubernetes_collector.place import Place, gap
-from sematext_agent.kubernetes_collector.selection import Filters, Repeats
+from sematext_agent.kubernetes_collector.cursor import WatchCursor
+from sematext_agent.kubernetes_collector.events_resource import EventsResource
+from sematext_agent.kubernetes_collector.frames import Frame, FrameReader
+from sematext_agent.kubernetes_collector.metrics import WatchMetrics
+from sematext_agent.kubernetes_collector.recovery import ShortWatchError, WatchRecovery
+from sematext_agent.kubernetes_collector.retry_policy import RetryPolicy
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
-from sematext_agent.kubernetes_collector.translate import Cluster, RawEvent, translate
-from sematext_agent.shared.collector import Observation, read_cursor
-from sematext_agent.shared.decode_errors import DECODE_ERRORS
-from sematext_agent.shared.events import NS_PER_SECOND, Event, KubernetesEvent, parse_rfc3339
+from sematext_agent.kubernetes_collector.translate import Cluster, RawEvent
+from sematext_agent.shared.events import NS_PER_SECOND
 from sematext_agent.shared.restart import RestartRequested
-from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.service import Runtime
 
 log = logging.getLogger(__name__)
 
-PACE_SECONDS = 1.0
-"""The least time between two watches."""
 SHORT_SECONDS = 5.0
-"""A watch that closed sooner, without a word, may be a server's way to say 410."""
-STALE_SECONDS = 60.0
-"""How old our place may be for one such close to be an accident."""
-POISON_TRIES = 3
-"""How often a line that cannot be decoded is asked for again, before it is left out."""
+"""The longest life of an empty watch that may be a server's way to answer 410."""
 
 
 class ClusterReplaced(RestartRequested):
-    """Another cluster answers at the same address: everything starts anew, in a new process."""
+    """Another cluster answers at the same address: the process starts anew."""
 
 
-async def watch(
-    api: Api,
-    patience: Patience,
-    cluster: Cluster,
-    runtime: Runtime[KubernetesSettings],
-    _cursor: bytes | None,
-) -> AsyncGenerator[Observation, None]:
-    """Every event of the cluster, from the stored place on, until `runtime.stopping` is set.
-
-    The place is stored by cluster and namespace, so the cursor that every collector is handed is
-    not used: after a change of either it would be a number of another world.
-
-    Raises:
-        ClusterReplaced: another cluster answers at the same address.
-    """
-    metrics = Metrics(runtime.health)
-    followers = [
-        Follower(api, patience, cluster, runtime, metrics, namespace).follow()
-        for namespace in dict.fromkeys(runtime.settings.kubernetes_events_namespace or ("",))
-    ]
-    source = merged(followers)
-    if runtime.settings.kubernetes_events_enrichment:
-        source = enriched(source, Objects(api, runtime.health))
-    async with aclosing(source) as observations:
-        async for observed in observations:
-            yield observed
+class ClusterRestoredError(Exception):
+    """The cluster is at an older revision than the cursor: it was restored from a backup."""
 
 
-class Follower:
-    """Follows the events of one cluster, or of one namespace of it."""
+class Relist(msgspec.Struct, frozen=True):
+    """A list that must be read before the next watch."""
+
+    reason: str
+    oldest_ns: int | None = None
+    """The oldest time of an event to publish, in nanoseconds since the epoch; None: the cursor
+    decides instead."""
+
+
+class ListedEvents(msgspec.Struct, frozen=True):
+    """The events of one page of a list."""
+
+    events: Iterator[RawEvent]
+    """Decoded one by one, so that a page costs no more memory than its bytes."""
+    oldest_ns: int | None
+    """As in `Relist`."""
+    arrived_ns: int
+    """The wall clock at the arrival, in nanoseconds since the epoch."""
+
+
+class ListEnd(msgspec.Struct, frozen=True):
+    """The end of a list: all events before it are state, all after it are news."""
+
+    reason: str
+    before: WatchCursor | None
+    """The cursor that the list replaces."""
+    cursor: WatchCursor
+
+
+class WatchedFrames(msgspec.Struct, frozen=True):
+    """The frames that one read of a watch brought; none when only the time has moved on."""
+
+    frames: list[Frame]
+    cursor: WatchCursor
+    """The cursor that holds after the frames."""
+    arrived_ns: int
+
+
+SourceBatch = ListedEvents | ListEnd | WatchedFrames
+
+
+class EventWatcher:
+    """The source: the events of one cluster, or of one namespace of it."""
 
     def __init__(
         self,
         api: Api,
-        patience: Patience,
+        resource: EventsResource,
+        retries: RetryPolicy,
         cluster: Cluster,
         runtime: Runtime[KubernetesSettings],
-        metrics: Metrics,
-        namespace: str,
+        metrics: WatchMetrics,
     ) -> None:
         self._api = api
-        several = len(runtime.settings.kubernetes_events_namespace) > 1
-        self._patience = patience.about(namespace) if several else patience
+        self._resource = resource
+        self._retries = retries
         self._cluster = cluster
-        self._runtime = runtime
         self._settings = runtime.settings
-        self._feed = Feed(api, self._patience, runtime.stopping, namespace)
-        self._scope = f"{cluster.uid}_{namespace}" if namespace else cluster.uid
-        self._filters = Filters(self._settings)
-        self._repeats = Repeats(self._settings.kubernetes_events_interval)
-        self._backoff = Backoff(0.2, 30)
+        self._stopping = runtime.stopping
+        self._clock = runtime.clock
         self._metrics = metrics
-        self._place: Place | None = None
-        self._relist_for = ""  # why the next turn must begin with a list
-        self._oldest_ns: int | None = None  # how old an event may be, where no place says it
-        self._proven = False  # whether the last watch showed that our place is in the past
-        self._fresh_at = -STALE_SECONDS  # when the server last said something about our place
-        self._listed_in_vain = False  # whether nothing has come since the last list
-        self._short_watches = 0
-        self._poison: tuple[bytes, int] = b"", 0  # the line that could not be decoded; how often
-        self._opened_at = -PACE_SECONDS
-        self._now_ns = 0  # when what is being looked at arrived
+        self._reader = FrameReader(metrics)
+        self._recovery = WatchRecovery(retries, runtime.clock)
 
-    async def follow(self) -> AsyncGenerator[Observation, None]:
-        """Every event, from the stored place on, until we shall stop."""
-        await self._restore()
-        while not self._runtime.stopping.is_set():
-            async with aclosing(self._turn()) as observations:
-                async for observed in observations:
-                    yield observed
-        for observed in self._last_words():
-            yield observed
+    async def watch_forever(self, cursor: WatchCursor | None) -> AsyncGenerator[SourceBatch, None]:
+        """Yield what happens after `cursor` until the service stops; begin again after a failure.
 
-    async def _restore(self) -> None:
-        """Takes up the place that was stored for this cluster, if there is one."""
-        stored = await read_cursor(self._runtime, self._scope)
-        if stored is not None:
+        Without a cursor it begins with a list.
+
+        Raises:
+            ClusterReplaced: another cluster answers at the same address.
+        """
+        relist = None if cursor else self._relist_recent("first start", self._now_seconds())
+        while not self._stopping.is_set():
             try:
-                self._place = msgspec.json.decode(stored, type=Place)
-                log.info("going on from revision %d", self._place.revision)
-                return
-            except DECODE_ERRORS as error:
-                log.warning("the stored place cannot be read: %s", error)
-        self._start_anew("first start", time.time())
+                async with aclosing(self.list_and_watch(cursor, relist)) as batches:
+                    async for batch in batches:
+                        if isinstance(batch, WatchedFrames):
+                            if batch.cursor is not cursor:
+                                cursor = batch.cursor
+                                self._recovery.record_progress()
+                        elif isinstance(batch, ListEnd):
+                            cursor, relist = batch.cursor, None
+                            self._recovery.record_list()
+                        yield batch
+            except ClusterRestoredError:
+                assert cursor is not None
+                relist = self._relist_recent("restored", cursor.verified_at)
+            except ApiError as error:
+                if await self._recovery.pause_after(error):
+                    relist = Relist("expired")
 
-    def _start_anew(self, reason: str, since: float) -> None:
-        """Gives up the place: the next turn lists what is not older than the look-back."""
-        self._relist_for = reason
-        self._oldest_ns = int((since - self._settings.kubernetes_events_lookback) * NS_PER_SECOND)
+    async def list_and_watch(
+        self, cursor: WatchCursor | None, relist: Relist | None
+    ) -> AsyncGenerator[SourceBatch, None]:
+        """Yield a list, if one is due, then watch after watch, as the server ends each in time.
 
-    async def _turn(self) -> AsyncGenerator[Observation, None]:
-        """One connection: from wherever we are to its end. Waits after it, if it failed."""
-        try:
-            if not self._relist_for and not self._proven:
-                await self._check_place()
-            if self._relist_for:
-                async with aclosing(self._relist()) as listed:
-                    async for observed in listed:
-                        yield observed
-            if not self._relist_for and not self._runtime.stopping.is_set():
-                async with aclosing(self._follow()) as followed:
-                    async for observed in followed:
-                        yield observed
-        except ApiError as error:
-            self._proven = False
-            if error.status == 410:
-                self._relist_for = "expired"
-            # What is expired is listed at once; but not again and again.
-            if error.status != 410 or self._listed_in_vain:
-                await self._patience.after(error, self._backoff, PACE_SECONDS)
-
-    async def _check_place(self) -> None:
-        """Compares our place with the cluster's.
-
-        A watch from a revision that is still to come does not fail: it stays silent. That happens
-        after etcd was restored from a backup, or with another cluster at the same address.
+        Raises:
+            ApiError: a watch failed; status 410, the cursor has expired.
+            ClusterRestoredError: the cursor is in the cluster's future.
+            ClusterReplaced: another cluster answers at the same address.
         """
-        assert self._place is not None
-        page = await self._feed.page(limit=1)
-        if page is None or page.revision >= self._place.revision:
+        if relist is not None:
+            async with aclosing(self._list(cursor, relist)) as batches:
+                async for batch in batches:
+                    if isinstance(batch, ListEnd):
+                        cursor = batch.cursor
+                    yield batch
+        is_confirmed = relist is not None
+        while cursor is not None and not self._stopping.is_set():
+            if not is_confirmed:
+                await self._check_history(cursor)
+            is_confirmed = False
+            async with aclosing(self.watch_once(cursor)) as watched:
+                async for frames in watched:
+                    cursor = frames.cursor
+                    is_confirmed = is_confirmed or bool(frames.frames)
+                    yield frames
+
+    async def watch_once(self, cursor: WatchCursor) -> AsyncGenerator[WatchedFrames, None]:
+        """Yield the frames of one watch after `cursor`, until the server ends it.
+
+        Raises:
+            ApiError: the watch was refused, broke off, or brought a line that must be read again.
+            ShortWatchError: the server closed it at once and empty.
+        """
+        await self._recovery.pace()
+        opened_at, is_empty = self._clock.monotonic(), True
+        async with aclosing(self._resource.watch_lines(cursor.revision)) as chunks:
+            async for lines in chunks:
+                self._retries.report_success("watching the events")
+                now_ns = self._clock.wall_ns()
+                frames, error = self._reader.decode_lines(lines)
+                if error is not None and not frames:
+                    raise error
+                if lines:
+                    is_empty = False
+                    revision = frames[-1].revision if frames else cursor.revision
+                    cursor = WatchCursor(revision, now_ns / NS_PER_SECOND)
+                yield WatchedFrames(frames, cursor, now_ns)
+                if error is not None:
+                    raise error
+        if self._stopping.is_set():
             return
-        log.warning("the cluster is at an older revision than we are: it was restored")
-        here = await self._patience.persist(lambda: identify(self._api, self._settings))
-        if here is not None and here.uid != self._cluster.uid:
-            raise ClusterReplaced(f"cluster {here.uid} answers where {self._cluster.uid} was")
-        self._start_anew("restored", self._place.seen)
+        if is_empty and self._clock.monotonic() - opened_at < SHORT_SECONDS:
+            self._metrics.short_watches.inc()
+            raise ShortWatchError
+        now_ns = self._clock.wall_ns()
+        yield WatchedFrames([], WatchCursor(cursor.revision, now_ns / NS_PER_SECOND), now_ns)
 
-    async def _relist(self) -> AsyncGenerator[Observation, None]:
-        """What the cluster holds and we have not seen; our place is what the list shows then.
+    async def _list(
+        self, cursor: WatchCursor | None, relist: Relist
+    ) -> AsyncGenerator[ListedEvents | ListEnd, None]:
+        """Yield the events that the cluster holds and `cursor` has not, then the end of the list.
 
-        It holds only when everything listed is safe, so it comes with the last observation.
+        The end is not reached when the service stops.
         """
-        reason, began, revision = self._relist_for, time.time(), 0
-        found = repeated = 0
-        self._metrics.relists.labels(reason).inc()
-        self._patience.well(f"reading the list of events: {reason}")
-        async with aclosing(self._feed.pages()) as pages:
+        began_at, revision = self._now_seconds(), 0
+        after_revision = cursor.revision if cursor and relist.oldest_ns is None else -1
+        wants_events = cursor is not None or bool(self._settings.kubernetes_events_lookback)
+        self._metrics.relists.labels(relist.reason).inc()
+        self._retries.report_success(f"reading the list of events: {relist.reason}")
+        async with aclosing(self._resource.list_pages()) as pages:
             async for page in pages:
-                self._now_ns = time.time_ns()
-                # What the first page does not show yet, the watch tells.
+                # The watch shows what the first page does not show yet.
                 revision = revision or page.revision
-                if self._place is None and not self._settings.kubernetes_events_lookback:
+                if not wants_events:
                     break
-                for item in page.items or []:
-                    if event := self._on_item(item):
-                        found += 1
-                        repeated += isinstance(event.body, KubernetesEvent) and event.body.count > 1
-                        yield Observation(event)
-        if self._runtime.stopping.is_set():
+                events = self._reader.decode_items(page.items, after_revision)
+                yield ListedEvents(events, relist.oldest_ns, self._clock.wall_ns())
+        if not self._stopping.is_set():
+            yield ListEnd(relist.reason, cursor, WatchCursor(revision, began_at))
+
+    async def _check_history(self, cursor: WatchCursor) -> None:
+        """Raise where `cursor` is ahead of the cluster; a watch from there would stay silent.
+
+        Raises:
+            ClusterRestoredError: etcd was restored from a backup.
+            ClusterReplaced: another cluster answers at the same address.
+        """
+        page = await self._resource.read_page(limit=1)
+        if page is None or page.revision >= cursor.revision:
             return
-        missing = None
-        if self._place is not None:
-            missing = gap(self._cluster, self._scope, self._place, reason, began, repeated)
-        self._place = Place(revision, began)
-        self._metrics.revision = revision
-        self._relist_for, self._oldest_ns = "", None
-        self._fresh_at, self._listed_in_vain = _clock(), True
-        log.info("listed the events (%s): %d are new", reason, found)
-        yield self._observed(missing)
+        log.warning("cluster at an older revision than the cursor: it was restored (listing anew)")
+        cluster = await self._retries.retry(lambda: identify(self._api, self._settings))
+        if cluster is not None and cluster.uid != self._cluster.uid:
+            raise ClusterReplaced(f"cluster {cluster.uid} answers in place of {self._cluster.uid}")
+        raise ClusterRestoredError
 
-    def _on_item(self, item: msgspec.Raw) -> Event | None:
-        """What to tell of an item of the list: nothing, if it was told or is too old."""
-        try:
-            revision, raw = decode_item(item)
-        except Undecodable as error:
-            self._metrics.undecodable.inc()
-            log.warning("left out an item of the list: %s", error)
-            return None
-        if self._oldest_ns is None and self._place and revision <= self._place.revision:
-            return None
-        event = self._select(raw)
-        if event is None:
-            return None
-        if self._oldest_ns is not None and parse_rfc3339(event.time) < self._oldest_ns:
-            self._metrics.filtered.labels("age").inc()
-            return None
-        self._repeats.tell(event)
-        return event
+    def _relist_recent(self, reason: str, since_seconds: float) -> Relist:
+        """Return a list of the events that are at most the look-back older than `since_seconds`."""
+        oldest_seconds = since_seconds - self._settings.kubernetes_events_lookback
+        return Relist(reason, int(oldest_seconds * NS_PER_SECOND))
 
-    async def _follow(self) -> AsyncGenerator[Observation, None]:
-        """One watch, from our place to the end of the connection."""
-        assert self._place is not None
-        await self._patience.pause(self._opened_at + PACE_SECONDS - _clock())
-        self._opened_at, heard = _clock(), False
-        lines = self._feed.lines(self._place.revision, lambda: self._repeats.seconds_to_next)
-        async with aclosing(lines):
-            async for some in lines:
-                self._patience.well("watching the events")
-                for event in self._repeats.due():
-                    yield self._observed(event)
-                self._now_ns = time.time_ns()
-                for line in some:
-                    yield self._on_line(line)
-                    heard = True
-                if some:
-                    self._came_on()
-        if not self._runtime.stopping.is_set():
-            yield self._on_end(heard)
-
-    def _on_line(self, line: bytes) -> Observation:
-        """What a line of the watch says: an event or none, and how far we are with it.
-
-        Raises:
-            ApiError: the watch is over; or the line is broken, and must be asked for again.
-        """
-        try:
-            kind, revision, raw = decode_frame(line)
-        except Undecodable as error:
-            same, tries = self._poison
-            self._poison = line, (tries + 1 if same == line else 1)
-            if self._poison[1] < POISON_TRIES:
-                raise ApiError(0, f"a line that cannot be decoded: {error}") from error
-            self._metrics.undecodable.inc()
-            log.warning("left out a line of the watch: %s", error)
-            return Observation(None)
-        self._metrics.frames.get(kind, self._metrics.other_frames).inc()
-        event = self._select(raw) if raw is not None else None
-        if event is not None and not self._repeats.admit(event, revision):
-            self._metrics.filtered.labels("interval").inc()
-            event = None
-        self._place = Place(revision, self._now_ns / NS_PER_SECOND)
-        self._metrics.revision = revision
-        return self._observed(event)
-
-    def _select(self, raw: RawEvent) -> Event | None:
-        """The event, unless a filter leaves it out."""
-        event = translate(raw, self._cluster, self._now_ns)
-        assert isinstance(event.body, KubernetesEvent)
-        if dropped := self._filters.dropped_by(event.body):
-            self._metrics.filtered.labels(dropped).inc()
-            return None
-        self._metrics.last_time = event.time
-        return event
-
-    def _on_end(self, heard: bool) -> Observation:
-        """The server closed the watch as it should; or was that its way to say 410?
-
-        Google's front end closes a watch from a forgotten revision at once, with 200 and nothing in
-        it: https://github.com/kubernetes/kubernetes/issues/137089
-
-        Raises:
-            ApiError: 410, most likely.
-        """
-        assert self._place is not None
-        self._proven = heard
-        if heard or _clock() - self._opened_at >= SHORT_SECONDS:
-            self._came_on()
-            self._place = Place(self._place.revision, time.time())
-            return self._observed(None)
-        self._metrics.short.inc()
-        self._short_watches += 1
-        if self._short_watches > 1 or _clock() - self._fresh_at > STALE_SECONDS:
-            raise ApiError(410, "the server closed the watch at once, without a word")
-        return Observation(None)
-
-    def _came_on(self) -> None:
-        """The watch does what it should: nothing that failed before counts any more."""
-        self._fresh_at = _clock()
-        self._listed_in_vain = False
-        self._short_watches = 0
-        self._backoff.reset()
-
-    def _last_words(self) -> list[Observation]:
-        """The repeats that still wait to be told, when we shall stop."""
-        if self._place is None:
-            return []
-        told = [Observation(event) for event in self._repeats.due(all_of_them=True)]
-        return [*told, self._observed(None)]
-
-    def _observed(self, event: Event | None) -> Observation:
-        """An event or none, and how far we are: not past a repeat that still waits to be told."""
-        assert self._place is not None
-        floor = self._repeats.floor
-        place = self._place if floor is None else Place(floor - 1, self._place.seen)
-        return Observation(event, _encoder.encode(place), self._scope)
-
-
-_encoder = msgspec.json.Encoder()
-
-
-def _clock() -> float:
-    return asyncio.get_running_loop().time()
+    def _now_seconds(self) -> float:
+        return self._clock.wall_ns() / NS_PER_SECOND
