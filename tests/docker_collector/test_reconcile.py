@@ -1,12 +1,12 @@
-"""What a comparison of two moments tells of the time between them."""
+"""Synthetic events: the difference between the recorded containers and a snapshot."""
 
 from __future__ import annotations
 
 import pytest
 
 from sematext_agent.docker_collector import reconcile
-from sematext_agent.docker_collector.engine import Container, Snapshot
-from sematext_agent.docker_collector.state import Seen
+from sematext_agent.docker_collector.engine import EngineContainer, Snapshot
+from sematext_agent.docker_collector.state import ContainerState
 from sematext_agent.shared.events import SECOND, DockerEvent
 
 NOW = 1000 * SECOND
@@ -16,22 +16,22 @@ def seconds(number: float) -> int:
     return int(number * SECOND)
 
 
-def exists(running: bool = False, started: float = 0, finished: float = 0) -> Container:
-    return Container(
+def exists(running: bool = False, started: float = 0, finished: float = 0) -> EngineContainer:
+    return EngineContainer(
         "c1",
         "web",
         "nginx",
         {},
         running,
-        created=seconds(1),
-        started=seconds(started),
-        finished=seconds(finished),
+        created_ns=seconds(1),
+        started_ns=seconds(started),
+        finished_ns=seconds(finished),
         exit_code=None if running else 3,
     )
 
 
-def seen(running: bool, since: float) -> Seen:
-    return Seen("web", "nginx", running, seconds(since))
+def record(running: bool, since: float) -> ContainerState:
+    return ContainerState("web", "nginx", running, seconds(since))
 
 
 RUNS, ENDED = exists(True, 100), exists(False, 100, 200)
@@ -40,55 +40,57 @@ RUNS, ENDED = exists(True, 100), exists(False, 100, 200)
 @pytest.mark.parametrize(
     ("before", "now", "expected"),
     [
-        (seen(True, 100), RUNS, []),
-        (seen(True, 100), ENDED, ["die"]),
-        (seen(False, 200), ENDED, []),
-        (seen(False, 50), RUNS, ["start"]),
+        (record(True, 100), RUNS, []),
+        (record(True, 100), ENDED, ["die"]),
+        (record(False, 200), ENDED, []),
+        (record(False, 50), RUNS, ["start"]),
         (None, RUNS, ["create", "start"]),
         (None, ENDED, ["create", "start", "die"]),
         (None, exists(), ["create"]),
-        (seen(True, 100), None, ["die", "destroy"]),
-        (seen(False, 100), None, ["destroy"]),
+        (record(True, 100), None, ["die", "destroy"]),
+        (record(False, 100), None, ["destroy"]),
         # It was restarted in between: its end and its new start were missed.
-        (seen(True, 100), exists(True, 300, 200), ["die", "start"]),
+        (record(True, 100), exists(True, 300, 200), ["die", "start"]),
         # A whole run in between.
-        (seen(False, 50), exists(False, 100, 200), ["start", "die"]),
-        # An engine starts a container a moment before it tells the time of it.
-        (seen(True, 100.2), exists(True, 100, 50), []),
+        (record(False, 50), exists(False, 100, 200), ["start", "die"]),
+        # An engine starts a container a moment before the time it reports.
+        (record(True, 100.2), exists(True, 100, 50), []),
         # When it started is not known: a running container that was running is left alone.
-        (seen(True, 0), exists(True, 100, 50), []),
-        # What was read is newer than the snapshot.
-        (seen(True, 300), ENDED, []),
-        (seen(False, 300), RUNS, []),
-        (seen(False, 2000), None, []),
+        (record(True, 0), exists(True, 100, 50), []),
+        # The messages are newer than the snapshot.
+        (record(True, 300), ENDED, []),
+        (record(False, 300), RUNS, []),
+        (record(False, 2000), None, []),
     ],
 )
-def test_only_what_was_not_told_is_made_up_for(
-    before: Seen | None, now: Container | None, expected: list[str]
+def test_only_unreported_actions_become_events(
+    before: ContainerState | None, now: EngineContainer | None, expected: list[str]
 ) -> None:
     snapshot = Snapshot({"c1": now} if now else {}, {}, NOW)
-    found = reconcile.missing({"c1": before} if before else {}, {}, snapshot)
-    assert [action for action, _, _ in found] == expected
+    actions = reconcile.compare({"c1": before} if before else {}, {}, snapshot)
+    assert [action for action, _, _ in actions] == expected
 
 
-def test_what_was_destroyed_after_the_snapshot_is_not_created_again() -> None:
-    assert reconcile.missing({}, {"c1"}, Snapshot({"c1": RUNS}, {}, NOW)) == []
+def test_a_container_destroyed_after_the_snapshot_is_not_created_again() -> None:
+    assert reconcile.compare({}, {"c1"}, Snapshot({"c1": RUNS}, {}, NOW)) == []
 
 
-def test_a_synthetic_event_says_so_and_has_the_same_id_whenever_it_is_made() -> None:
+def test_a_synthetic_event_is_marked_and_has_a_stable_id() -> None:
     first, again = (
-        reconcile.synthetic("die", seconds(200), ENDED, "host", "web-01") for _ in range(2)
+        reconcile.synthetic_event("die", seconds(200), ENDED, "host", "web-01") for _ in range(2)
     )
     assert first == again
     assert isinstance(first.body, DockerEvent)
     assert first.body.synthetic
     assert first.body.attributes == {"image": "nginx", "name": "web", "exitCode": "3"}
     assert first.time == "1970-01-01T00:03:20.000000000Z"
-    start = reconcile.synthetic("start", seconds(200), ENDED, "host", "web-01")
+    start = reconcile.synthetic_event("start", seconds(200), ENDED, "host", "web-01")
     assert start.id != first.id
 
 
-def test_the_end_of_what_is_gone_has_one_id_whenever_it_is_noticed() -> None:
-    gone = Container("c1", "web", "nginx", {}, running=False)
-    ids = {reconcile.synthetic("die", seconds(at), gone, "host", "web").id for at in (1, 2)}
+def test_the_end_of_a_removed_container_has_one_id_at_any_time() -> None:
+    removed = EngineContainer("c1", "web", "nginx", {}, running=False)
+    ids = {
+        reconcile.synthetic_event("die", seconds(at), removed, "host", "web").id for at in (1, 2)
+    }
     assert len(ids) == 1

@@ -1,0 +1,72 @@
+"""Inspections: questions to the engine about single objects, asked beside the ordered path.
+
+The inspections that a batch of messages needs run at once. The path waits only for the inspection
+of the object it has come to, so that events keep the engine's order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from sematext_agent.docker_collector.connection import EngineConnection
+from sematext_agent.docker_collector.containers import KnownContainers
+from sematext_agent.docker_collector.engine import EngineContainer, EngineError
+
+log = logging.getLogger(__name__)
+
+PARALLEL_MAX = 4
+"""Bound of inspections at a time: fewer than the threads and connections there are for them."""
+
+
+class Inspections:
+    """The inspections under way; their answers feed the known containers."""
+
+    def __init__(self, connection: EngineConnection, containers: KnownContainers) -> None:
+        self._connection = connection
+        self._containers = containers
+        self._slots = asyncio.Semaphore(PARALLEL_MAX)
+        self._tasks: dict[str, asyncio.Task[EngineContainer | None]] = {}
+
+    def start(self, container_id: str) -> None:
+        """Start the inspection of a container, unless one is under way."""
+        if container_id not in self._tasks:
+            self._tasks[container_id] = asyncio.create_task(self._inspect(container_id))
+
+    async def inspect_container(self, container_id: str) -> EngineContainer | None:
+        """Return a container from its started or a new inspection; None without an answer."""
+        task = self._tasks.pop(container_id, None)
+        return await (self._inspect(container_id) if task is None else task)
+
+    async def inspect_image_tags(self, image_id: str) -> tuple[str, ...] | None:
+        """Return the tags that an image has now; None without an answer."""
+        if (engine := self._connection.engine) is None:
+            return None
+        try:
+            return await asyncio.to_thread(engine.image_tags, image_id)
+        except EngineError as error:
+            log.debug("image %s not inspected: %s", image_id, error)
+            return None
+
+    def cancel(self) -> None:
+        """Cancel the inspections that nothing waits for any more."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._tasks.clear()
+
+    async def _inspect(self, container_id: str) -> EngineContainer | None:
+        async with self._slots:
+            if (engine := self._connection.engine) is None:
+                return None
+            try:
+                container = await asyncio.to_thread(engine.container, container_id)
+            except EngineError as error:
+                log.debug("container %s not inspected: %s", container_id, error)
+                if not error.status:
+                    return None
+                container = None
+        if container is None:
+            self._containers.add_absent(container_id)
+        else:
+            self._containers.add(container, is_inspected=True)
+        return container
