@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from sematext_agent.docker_collector.buffer import EngineHistory
 from sematext_agent.docker_collector.connection import EngineConnection
 from sematext_agent.docker_collector.decode import LineDecoder
+from sematext_agent.docker_collector.deduplicate import MessageDeduplicator
 from sematext_agent.docker_collector.engine import HISTORY_EVENTS, Snapshot
 from sematext_agent.docker_collector.gaps import GapReporter
 from sematext_agent.docker_collector.lookup import ObjectLookup
@@ -32,6 +33,7 @@ class HistoryAudit:
         state: EngineState,
         connection: EngineConnection,
         decoder: LineDecoder,
+        deduplicator: MessageDeduplicator,
         lookup: ObjectLookup,
         gaps: GapReporter,
         health: Health,
@@ -44,7 +46,8 @@ class HistoryAudit:
             state: the messages read so far.
             connection: the stream, to be opened again where it drops messages.
             decoder: for the lines of a history.
-            lookup: takes the messages of a history on along the path.
+            deduplicator: takes the messages of a history on along the path.
+            lookup: learns from the snapshot of a history.
             gaps: makes the events of gaps.
             health: counts missed messages.
         """
@@ -53,6 +56,7 @@ class HistoryAudit:
         self._state = state
         self._connection = connection
         self._decoder = decoder
+        self._deduplicator = deduplicator
         self._lookup = lookup
         self._gaps = gaps
         self._missed = health.add_counter("messages_missed", "Messages only an audit brought.")
@@ -61,7 +65,7 @@ class HistoryAudit:
         """Yield a gap that `history` shows, then the events of the messages that were not read."""
         self._connection.history_taken()
         messages = self._decoder.decode_lines(history.lines)
-        is_unread = [not self._state.has_message(identify(m, self._host)) for m in messages]
+        is_unread = [self._deduplicator.is_new(message) for message in messages]
         if history.snapshot is not None:
             self._lookup.add_snapshot(history.snapshot)
         if self._state.is_new:
@@ -73,7 +77,7 @@ class HistoryAudit:
                 self._count_missed(history.requested_ns, messages, is_unread)
             elif self._state.unreconciled:
                 self._connection.request_snapshot()
-        async for event in self._lookup.process(messages):
+        async for event in self._deduplicator.process(messages):
             yield event
         yield None
 

@@ -19,10 +19,12 @@ EVENTS_MAX = 50_000
 BYTES_MAX = 14 * 1024 * 1024
 """At the bounds every event counts as lost, until half of the buffer is free again."""
 _BATCH_EVENTS_MAX = 128
+_BATCH_BYTES_MAX = 1024 * 1024
+"""At the bounds of a batch the next one begins: a batch is decoded as a whole."""
 
 
 class EventLines(msgspec.Struct, frozen=True):
-    """Messages of the stream, one a line, in one or several pieces."""
+    """A batch of the stream's messages, one a line, in one or several pieces."""
 
     pieces: list[bytes]
 
@@ -89,7 +91,11 @@ class EngineBuffer:
         if self._items and isinstance(item, EventLines):
             last, last_events, last_bytes = self._items[-1]
             # Joined while the taker is behind, which is when it saves work.
-            if isinstance(last, EventLines) and last_events + events <= _BATCH_EVENTS_MAX:
+            if (
+                isinstance(last, EventLines)
+                and last_events + events <= _BATCH_EVENTS_MAX
+                and last_bytes + size_bytes <= _BATCH_BYTES_MAX
+            ):
                 last.pieces.extend(item.pieces)
                 self._items[-1] = (last, last_events + events, last_bytes + size_bytes)
                 return

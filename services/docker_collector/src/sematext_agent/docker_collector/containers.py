@@ -65,7 +65,7 @@ class KnownContainers:
         container_id = message.object_id
         engine_object = EngineObject(
             labels=self.labels.get(container_id),
-            exit_code=self._exit_code(message, inspected),
+            exit_code=None if inspected is None else self._exit_code(message, inspected),
             is_health_check=self._is_health_check(message),
         )
         if message.verb == "destroy":
@@ -91,11 +91,9 @@ class KnownContainers:
             if len(self._running_checks) > _RUNNING_CHECKS_MAX:
                 self._running_checks.popitem(last=False)
 
-    def _exit_code(self, message: EngineMessage, inspected: EngineContainer | None) -> int | None:
+    def _exit_code(self, message: EngineMessage, inspected: EngineContainer) -> int | None:
         """Return the exit code of a `die` where a label hides it, and None otherwise."""
-        if message.verb != "die" or inspected is None:
-            return None
-        if not self._hides_exit_code(message.object_id):
+        if message.verb != "die" or not self._hides_exit_code(message.object_id):
             return None
         if abs(inspected.finished_ns - message.time_ns) > _END_TOLERANCE_NS:
             return None

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from sematext_agent.docker_collector.buffer import EventLines
-from sematext_agent.docker_collector.lookup import ObjectLookup
+from sematext_agent.docker_collector.deduplicate import MessageDeduplicator
 from sematext_agent.docker_collector.masking import mask
 from sematext_agent.docker_collector.message import EngineMessage
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
@@ -65,17 +65,18 @@ def decode(line: bytes) -> EngineMessage:
 
 
 class LineDecoder:
-    """The stage that decodes lines and hands their messages on to the look-up."""
+    """The stage that decodes lines and hands their messages on to the deduplicator."""
 
-    def __init__(self, lookup: ObjectLookup, count_filtered: Callable[[str], None]) -> None:
-        self._lookup = lookup
+    def __init__(
+        self, deduplicator: MessageDeduplicator, count_filtered: Callable[[str], None]
+    ) -> None:
+        self._deduplicator = deduplicator
         self._count_filtered = count_filtered
 
-    async def process(self, lines: EventLines) -> AsyncIterator[Event | None]:
-        """Yield the events of `lines`, and None for a message that becomes no event."""
-        for piece in lines.pieces:
-            async for event in self._lookup.process(self.decode_lines(piece.split(b"\n"))):
-                yield event
+    def process(self, batch: EventLines) -> AsyncIterator[Event | None]:
+        """Yield the events of a batch, and None for a message that becomes no event."""
+        lines = b"\n".join(batch.pieces).split(b"\n")
+        return self._deduplicator.process(self.decode_lines(lines))
 
     def decode_lines(self, lines: Iterable[bytes]) -> list[EngineMessage]:
         """Return the messages in `lines`; a line that cannot be decoded is counted and skipped."""

@@ -1,4 +1,4 @@
-"""Filter: the third stage, which drops the messages that the settings leave out."""
+"""Filter: the fourth stage, which drops the messages that the settings leave out."""
 
 from __future__ import annotations
 

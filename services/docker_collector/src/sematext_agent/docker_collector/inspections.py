@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 
 from sematext_agent.docker_collector.connection import EngineConnection
 from sematext_agent.docker_collector.containers import KnownContainers
 from sematext_agent.docker_collector.engine import EngineContainer, EngineError
+from sematext_agent.docker_collector.message import PLAIN_ACTIONS, EngineMessage
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +30,26 @@ class Inspections:
         self._slots = asyncio.Semaphore(PARALLEL_MAX)
         self._tasks: dict[str, asyncio.Task[EngineContainer | None]] = {}
 
-    def start(self, container_id: str) -> None:
-        """Start the inspection of a container, unless one is under way."""
-        if container_id not in self._tasks:
-            self._tasks[container_id] = asyncio.create_task(self._inspect(container_id))
+    def start(
+        self, messages: Sequence[EngineMessage], is_new: Callable[[EngineMessage], bool]
+    ) -> None:
+        """Start the inspections that a batch of messages needs.
+
+        Args:
+            messages: the batch; its other inspections are started when their turn comes.
+            is_new: returns False for a duplicate, which needs no labels.
+        """
+        for index, message in enumerate(messages):
+            # The engine adds nothing to most actions: they describe their container themselves.
+            if message.verb in PLAIN_ACTIONS or message.type != "container":
+                continue
+            container_id = message.object_id
+            if container_id in self._tasks or not self._containers.needs_inspection(message):
+                continue
+            if message.verb == "exec_create" or (
+                not _describes(messages[:index], container_id) and is_new(message)
+            ):
+                self._tasks[container_id] = asyncio.create_task(self._inspect(container_id))
 
     async def inspect_container(self, container_id: str) -> EngineContainer | None:
         """Return a container from its started or a new inspection; None without an answer."""
@@ -70,3 +88,8 @@ class Inspections:
         else:
             self._containers.add(container, is_inspected=True)
         return container
+
+
+def _describes(messages: Sequence[EngineMessage], container_id: str) -> bool:
+    """Return whether one of `messages` brings the labels of a container."""
+    return any(m.object_id == container_id and m.verb in PLAIN_ACTIONS for m in messages)

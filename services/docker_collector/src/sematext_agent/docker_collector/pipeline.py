@@ -1,9 +1,9 @@
 """The pipeline: which stages an item of the buffer passes on its way to events.
 
-    EventLines ─────> decode ─> look up ─> filter ─> translate ─> event
-    EngineHistory ──> audit ──────┘ (what the stream did not bring)
-    LostEvents ─────> gap ─────────────────────────────────────> event
-    Snapshot ───────> reconcile ───────────────────────────────> synthetic events
+    EventLines ─────> decode ─> deduplicate ─> look up ─> filter ─> translate ─> event
+    EngineHistory ──> audit ─────┘ (what the stream did not bring)
+    LostEvents ─────> gap ────────────────────────────────────────────────────> event
+    Snapshot ───────> reconcile ──────────────────────────────────────────────> events
 
 Each stage hands on to the next. Inspections run beside this path and feed the look-up.
 """
@@ -21,6 +21,7 @@ from sematext_agent.docker_collector.buffer import (
 )
 from sematext_agent.docker_collector.connection import EngineConnection
 from sematext_agent.docker_collector.decode import LineDecoder
+from sematext_agent.docker_collector.deduplicate import MessageDeduplicator
 from sematext_agent.docker_collector.engine import Snapshot
 from sematext_agent.docker_collector.filters import EventFilter
 from sematext_agent.docker_collector.gaps import GapReporter
@@ -56,8 +57,9 @@ class EventPipeline:
 
         event_filter = EventFilter(settings, count_filtered)
         self._state = state
-        self._lookup = ObjectLookup(host, state, connection, event_filter)
-        self._decoder = LineDecoder(self._lookup, count_filtered)
+        self._lookup = ObjectLookup(state, connection, event_filter)
+        deduplicator = MessageDeduplicator(host, state, self._lookup)
+        self._decoder = LineDecoder(deduplicator, count_filtered)
         self._gaps = GapReporter(host, origin, state, connection, clock)
         self._reconciler = SnapshotReconciler(host, origin, state, self._lookup, event_filter)
         self._audit = HistoryAudit(
@@ -66,6 +68,7 @@ class EventPipeline:
             state,
             connection,
             self._decoder,
+            deduplicator,
             self._lookup,
             self._gaps,
             health,

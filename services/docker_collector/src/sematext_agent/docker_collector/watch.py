@@ -31,25 +31,46 @@ async def watch(
     runtime: Runtime[DockerSettings], cursor: bytes | None
 ) -> AsyncIterator[Observation]:
     """Yield the events of the engine from `cursor` on, until the runtime stops."""
-    settings, health, clock = runtime.settings, runtime.health, runtime.clock
-    if not settings.container_events_enabled:
-        health.set_condition("source", True, "off: CONTAINER_EVENTS_ENABLED is false")
+    if not runtime.settings.container_events_enabled:
+        runtime.health.set_condition("source", True, "off: CONTAINER_EVENTS_ENABLED is false")
         await runtime.stopping.wait()
         return
-    state = EngineState(str(client_arguments(settings)["base_url"]), cursor)
-    buffer = EngineBuffer()
-    health.add_figure("backlog_messages", "Messages read and not yet processed.", buffer.__len__)
-    connection = EngineConnection(settings, state, buffer, health, clock)
-    pipeline = EventPipeline(settings, _host_identity(settings), state, connection, health, clock)
+    buffer, connection, pipeline = _build(runtime, cursor)
     reading = asyncio.create_task(_read(runtime.stopping, connection, buffer), name="engine")
+    pace = CursorPace(runtime.clock)
     try:
-        async for observation in _observe(buffer, pipeline, clock):
-            yield observation
+        while True:
+            try:
+                item = await buffer.take(pace.wait_seconds())
+            except TimeoutError:
+                yield Observation(None, pace.restart(pipeline.cursor()))
+                continue
+            if item is None:
+                break
+            async for event in pipeline.process(item):
+                is_cursor_ready = pace.advance()
+                if event is not None or is_cursor_ready:
+                    cursor = pace.restart(pipeline.cursor()) if is_cursor_ready else None
+                    yield Observation(event, cursor)
+        if pace.is_behind:
+            yield Observation(None, pipeline.cursor())
         await reading  # Raises the fault that ended the connection, if it was not the stop.
     finally:
         reading.cancel()
         pipeline.close()
         await asyncio.wait((reading,))
+
+
+def _build(
+    runtime: Runtime[DockerSettings], cursor: bytes | None
+) -> tuple[EngineBuffer, EngineConnection, EventPipeline]:
+    settings, health, clock = runtime.settings, runtime.health, runtime.clock
+    state = EngineState(str(client_arguments(settings)["base_url"]), cursor)
+    buffer = EngineBuffer()
+    health.add_figure("backlog_messages", "Messages read and not yet processed.", buffer.__len__)
+    connection = EngineConnection(settings, state, buffer, health, clock)
+    pipeline = EventPipeline(settings, _host_identity(settings), state, connection, health, clock)
+    return buffer, connection, pipeline
 
 
 async def _read(
@@ -60,28 +81,6 @@ async def _read(
         await run_until_event(stopping, connection.stay_connected())
     finally:
         buffer.close()
-
-
-async def _observe(
-    buffer: EngineBuffer, pipeline: EventPipeline, clock: Clock
-) -> AsyncIterator[Observation]:
-    """Yield the events of the buffer until it is closed and empty, and cursors in between."""
-    pace = CursorPace(clock)
-    while True:
-        try:
-            item = await buffer.take(pace.wait_seconds())
-        except TimeoutError:
-            yield Observation(None, pace.restart(pipeline.cursor()))
-            continue
-        if item is None:
-            break
-        async for event in pipeline.process(item):
-            is_cursor_ready = pace.advance()
-            if event is not None or is_cursor_ready:
-                cursor = pace.restart(pipeline.cursor()) if is_cursor_ready else None
-                yield Observation(event, cursor)
-    if pace.is_behind:
-        yield Observation(None, pipeline.cursor())
 
 
 class CursorPace:
