@@ -139,7 +139,8 @@ def do_plugin(engine: PrivateEngine) -> None:
     config = {
         "description": "",
         "documentation": "",
-        "entrypoint": ["/bin/sleep", "1000"],
+        # It ends at a SIGTERM, or the engine would wait 10 seconds before it kills it.
+        "entrypoint": ["/bin/sh", "-c", "trap exit TERM; sleep 1000 & wait"],
         "env": [],
         "interface": {"types": [], "socket": "p.sock"},
         "network": {"type": "none"},
@@ -159,7 +160,8 @@ def do_plugin(engine: PrivateEngine) -> None:
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(entry)
-        tar.add("/bin/busybox", "rootfs/bin/sleep")
+        for name in ("sh", "sleep"):
+            tar.add("/bin/busybox", f"rootfs/bin/{name}")
     registry = ImageRegistry(engine)
     name = f"{registry.address}/demo:1"
     root = f"{api.base_url}/v1.41/plugins"

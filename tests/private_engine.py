@@ -163,12 +163,16 @@ class EventsOracle:
             engine.client.images.get("box:1").tag("oracle", "ready")
             time.sleep(0.02)
 
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._path.read_bytes().split(b"\n")[:-1]]
+    def __enter__(self) -> EventsOracle:
+        return self
 
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return every event printed so far."""
+        return [json.loads(line) for line in self._path.read_bytes().split(b"\n")[:-1]]
 
 
 def _ip(*arguments: str) -> None:

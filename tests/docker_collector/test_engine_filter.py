@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import os
 import shutil
@@ -31,9 +32,9 @@ pytestmark = [
 CONFIGURATION = Path(__file__).parents[2] / "deploy/engine-filter/haproxy.cfg"
 
 
-@pytest.fixture
-def port(engine: PrivateEngine) -> Iterator[int]:
-    """The port of a filter before this engine."""
+@contextlib.contextmanager
+def running_filter(engine: PrivateEngine) -> Iterator[int]:
+    """Run a filter before an engine, and yield its port."""
     port = free_port()
     environment = os.environ | {
         "ENGINE_SOCKET": f"{engine.folder}/docker.sock",
@@ -42,9 +43,18 @@ def port(engine: PrivateEngine) -> Iterator[int]:
     command = ["haproxy", "-q", "-db", "-f", str(CONFIGURATION)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     wait_for_port(port)
-    yield port
-    process.kill()
-    process.wait()
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def port(engine: PrivateEngine) -> Iterator[int]:
+    """The port of a filter before this test's own engine."""
+    with running_filter(engine) as port:
+        yield port
 
 
 @pytest.fixture
@@ -123,7 +133,14 @@ REFUSED = [
 ]
 
 
-def test_requests_that_the_collector_does_not_make_are_refused(port: int) -> None:
+def test_requests_that_the_collector_does_not_make_are_refused(
+    shared_engine: PrivateEngine,
+) -> None:
+    with running_filter(shared_engine) as port:
+        assert_requests_refused(port)
+
+
+def assert_requests_refused(port: int) -> None:
     statuses = {}
     for line in REFUSED:
         method, path = line.split()

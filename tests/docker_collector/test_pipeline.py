@@ -23,8 +23,8 @@ from sematext_agent.shared.health import Health
 SOURCES = Path(docker_collector.__file__).parent
 PATH = [
     "pipeline.py",
-    "decode.py",
-    "deduplicate.py",
+    "decoder.py",
+    "deduplicator.py",
     "inspections.py",
     "message.py",
     "state.py",

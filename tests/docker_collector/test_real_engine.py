@@ -6,6 +6,7 @@ The oracle is `docker events`: every line it prints must become exactly one even
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -38,7 +39,7 @@ pytestmark = [
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-class CollectorProcess:
+class DockerCollectorProcess:
     """The collector's process, and its events in the stream."""
 
     def __init__(self, connection: Bus, server: NatsServer, address: str) -> None:
@@ -90,24 +91,43 @@ class CollectorProcess:
         return [event.body.reason for event in self.events if isinstance(event.body, Gap)]
 
 
-@pytest.fixture
-async def collector(
+@contextlib.asynccontextmanager
+async def running_collector(
     connection: Bus, nats_server: NatsServer, engine: PrivateEngine
-) -> AsyncIterator[CollectorProcess]:
+) -> AsyncIterator[DockerCollectorProcess]:
+    """Run a collector whose events are read from the stream."""
     await connection.manager.add_stream(
         StreamConfig(name=EVENTS_STREAM, subjects=["events.>"], duplicate_window=900)
     )
     await connection.manager.add_consumer(EVENTS_STREAM, durable_name="test", ack_policy="explicit")
     await connection.manager.create_key_value(bucket=CURSORS_BUCKET)
-    started = CollectorProcess(connection, nats_server, engine.address)
-    started.start()
-    listening = asyncio.create_task(started.listen())
+    process = DockerCollectorProcess(connection, nats_server, engine.address)
+    process.start()
+    listening = asyncio.create_task(process.listen())
     try:
-        await started.has_begun()
-        yield started
+        await process.has_begun()
+        yield process
     finally:
         listening.cancel()
-        started.destroy()
+        process.destroy()
+
+
+@pytest.fixture
+async def collector(
+    connection: Bus, nats_server: NatsServer, engine: PrivateEngine
+) -> AsyncIterator[DockerCollectorProcess]:
+    """A collector of this test's own engine."""
+    async with running_collector(connection, nats_server, engine) as process:
+        yield process
+
+
+@pytest.fixture
+async def shared_collector(
+    connection: Bus, nats_server: NatsServer, shared_engine: PrivateEngine
+) -> AsyncIterator[DockerCollectorProcess]:
+    """A collector of the engine that several tests share."""
+    async with running_collector(connection, nats_server, shared_engine) as process:
+        yield process
 
 
 def key_of(line: dict[str, Any]) -> tuple[str, str, str, int]:
@@ -115,7 +135,7 @@ def key_of(line: dict[str, Any]) -> tuple[str, str, str, int]:
     return line["Type"], mask(action), line["Actor"]["ID"], line["timeNano"]
 
 
-def keys_of(collector: CollectorProcess) -> list[tuple[str, str, str, int]]:
+def keys_of(collector: DockerCollectorProcess) -> list[tuple[str, str, str, int]]:
     return [
         (event.body.type, event.body.action, event.body.actor_id, parse_rfc3339(event.time))
         for event in collector.events
@@ -123,7 +143,7 @@ def keys_of(collector: CollectorProcess) -> list[tuple[str, str, str, int]]:
     ]
 
 
-async def assert_complete(collector: CollectorProcess, oracle: EventsOracle) -> None:
+async def assert_complete(collector: DockerCollectorProcess, oracle: EventsOracle) -> None:
     """Wait until every event of the oracle is in the stream; assert that none is there twice."""
     await asyncio.sleep(0.2)
     expected = [key_of(line) for line in oracle.lines()]
@@ -150,14 +170,11 @@ async def receiver(nats_server: NatsServer) -> AsyncIterator[Receiver]:
 
 
 async def test_every_recorded_action_is_produced_and_arrives_at_the_receiver(
-    engine: PrivateEngine, collector: CollectorProcess, receiver: Receiver
+    engine: PrivateEngine, collector: DockerCollectorProcess, receiver: Receiver
 ) -> None:
-    oracle = EventsOracle(engine)
-    try:
+    with EventsOracle(engine) as oracle:
         await asyncio.to_thread(do_everything, engine)
         await assert_complete(collector, oracle)
-    finally:
-        oracle.end()
     await eventually(lambda: len(receiver.stored) >= len(collector.events), seconds=30)
     assert set(receiver.stored.values()) == {1}
     documents = {document["event.id"]: document for document in receiver.documents}
@@ -182,27 +199,36 @@ async def test_every_recorded_action_is_produced_and_arrives_at_the_receiver(
         assert subject.startswith(f"events.docker.web-01.{body.type}.{body.action[:4]}"), subject
 
 
-async def until_more_events(collector: CollectorProcess) -> None:
-    """Wait for 40 events more."""
-    count = len(collector.events) + 40
+async def until_more_events(collector: DockerCollectorProcess) -> None:
+    """Wait for 25 events more."""
+    count = len(collector.events) + 25
     await eventually(lambda: len(collector.events) > count)
 
 
 class TagLoad(threading.Thread):
-    """A load of events until it is stopped: tags and untags, at most 50 a second each.
+    """A load of events until it is stopped: tags, each followed by its untag.
 
-    A collector restarts within about a second, in which the engine must not forget any.
+    With the pause by default the engine remembers the events of 6 seconds, which is more than the
+    restart of a collector takes.
     """
 
-    def __init__(self, engine: PrivateEngine) -> None:
+    def __init__(self, engine: PrivateEngine, pause_seconds: float = 0.05) -> None:
         super().__init__(daemon=True)
+        self._pause_seconds = pause_seconds
         self._engine = engine
         self._over = threading.Event()
+
+    def __enter__(self) -> TagLoad:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def run(self) -> None:
         image = self._engine.client.images.get("box:1")
         number = 0
-        while not self._over.wait(0.02):
+        while not self._over.wait(self._pause_seconds):
             number += 1
             image.tag("load", str(number))
             self._engine.client.images.remove(f"load:{number}", noprune=True)
@@ -213,57 +239,52 @@ class TagLoad(threading.Thread):
 
 
 async def test_a_killed_collector_loses_and_repeats_no_event(
-    engine: PrivateEngine, collector: CollectorProcess
+    shared_engine: PrivateEngine, shared_collector: DockerCollectorProcess
 ) -> None:
-    oracle, load = EventsOracle(engine), TagLoad(engine)
-    load.start()
-    for _ in range(3):
-        await until_more_events(collector)
-        collector.end(signal.SIGKILL)
-        collector.start()
-    await until_more_events(collector)
-    load.stop()
-    await assert_complete(collector, oracle)
-    oracle.end()
-    assert collector.gaps() == []
+    with EventsOracle(shared_engine) as oracle:
+        with TagLoad(shared_engine):
+            for _ in range(3):
+                await until_more_events(shared_collector)
+                shared_collector.end(signal.SIGKILL)
+                shared_collector.start()
+            await until_more_events(shared_collector)
+        await assert_complete(shared_collector, oracle)
+    assert shared_collector.gaps() == []
 
 
 async def test_a_stopped_collector_exits_with_0_and_the_next_resumes(
-    engine: PrivateEngine, collector: CollectorProcess
+    shared_engine: PrivateEngine, shared_collector: DockerCollectorProcess
 ) -> None:
-    oracle = EventsOracle(engine)
-    image = engine.client.images.get("box:1")
-    for number in range(50):
-        image.tag("stop", str(number))
-    assert collector.end(signal.SIGTERM) == 0
-    for number in range(50, 100):
-        image.tag("stop", str(number))
-    collector.start()
-    await assert_complete(collector, oracle)
-    oracle.end()
-    assert collector.gaps() == []
+    image = shared_engine.client.images.get("box:1")
+    with EventsOracle(shared_engine) as oracle:
+        for number in range(50):
+            image.tag("stop", str(number))
+        assert shared_collector.end(signal.SIGTERM) == 0
+        for number in range(50, 100):
+            image.tag("stop", str(number))
+        shared_collector.start()
+        await assert_complete(shared_collector, oracle)
+    assert shared_collector.gaps() == []
 
 
 async def test_a_killed_broker_costs_no_event(
-    engine: PrivateEngine, collector: CollectorProcess, nats_server: NatsServer
+    shared_engine: PrivateEngine, shared_collector: DockerCollectorProcess, nats_server: NatsServer
 ) -> None:
-    oracle, load = EventsOracle(engine), TagLoad(engine)
-    load.start()
-    await eventually(lambda: len(collector.events) > 40)
-    nats_server.signal(signal.SIGKILL)
-    produced = len(oracle.lines())
-    # More than the engine remembers: only the collector's memory holds them.
-    await eventually(lambda: len(oracle.lines()) > produced + 400, seconds=30)
-    nats_server.start()
-    load.stop()
-    await assert_complete(collector, oracle)
-    oracle.end()
-    assert collector.gaps() == []
+    with EventsOracle(shared_engine) as oracle:
+        with TagLoad(shared_engine, pause_seconds=0):
+            await eventually(lambda: len(shared_collector.events) > 40)
+            nats_server.signal(signal.SIGKILL)
+            produced = len(oracle.lines())
+            # More than the engine remembers: only the collector's memory holds them.
+            await eventually(lambda: len(oracle.lines()) > produced + 400, seconds=30)
+            nats_server.start()
+        await assert_complete(shared_collector, oracle)
+    assert shared_collector.gaps() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_container_that_ends_while_the_engine_is_away_becomes_a_synthetic_event(
-    engine: PrivateEngine, collector: CollectorProcess, number: signal.Signals
+    engine: PrivateEngine, collector: DockerCollectorProcess, number: signal.Signals
 ) -> None:
     (engine.folder / "daemon.json").write_text('{"live-restore": true}')
     engine.reload()
@@ -310,7 +331,7 @@ def container_process(engine: PrivateEngine, command: str) -> str:
 
 
 async def test_an_engine_that_restarts_without_live_restore_has_no_synthetic_events(
-    engine: PrivateEngine, collector: CollectorProcess
+    engine: PrivateEngine, collector: DockerCollectorProcess
 ) -> None:
     """Its stop has ended every container and reported each end."""
     engine.client.containers.run(

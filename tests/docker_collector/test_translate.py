@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from sematext_agent.docker_collector.buffer import EventLines
-from sematext_agent.docker_collector.decode import decode
+from sematext_agent.docker_collector.decoder import decode
 from sematext_agent.docker_collector.message import EngineMessage, EngineObject, identify
 from sematext_agent.docker_collector.pipeline import EventPipeline
 from sematext_agent.docker_collector.settings import DockerSettings

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 from sematext_agent.docker_collector.buffer import EngineHistory
 from sematext_agent.docker_collector.connection import EngineConnection
-from sematext_agent.docker_collector.decode import LineDecoder
-from sematext_agent.docker_collector.deduplicate import MessageDeduplicator
+from sematext_agent.docker_collector.decoder import LineDecoder
+from sematext_agent.docker_collector.deduplicator import MessageDeduplicator
 from sematext_agent.docker_collector.engine import HISTORY_EVENTS, Snapshot
 from sematext_agent.docker_collector.gaps import GapReporter
 from sematext_agent.docker_collector.lookup import ObjectLookup

@@ -91,7 +91,7 @@ class _HealthCheckConfig(msgspec.Struct):
     test: list[str] | None = msgspec.field(name="Test", default=None)
 
 
-class _ContainerConfig(msgspec.Struct, rename="pascal"):
+class _EngineContainerConfig(msgspec.Struct, rename="pascal"):
     image: str = ""
     labels: dict[str, str] | None = None
     healthcheck: _HealthCheckConfig | None = None
@@ -112,7 +112,7 @@ class _InspectedContainer(msgspec.Struct, rename="pascal"):
     id: str = msgspec.field(name="Id")
     name: str = ""
     created: str = ""
-    config: _ContainerConfig = msgspec.field(default_factory=_ContainerConfig)
+    config: _EngineContainerConfig = msgspec.field(default_factory=_EngineContainerConfig)
     state: _RunState = msgspec.field(default_factory=_RunState)
 
 
@@ -344,7 +344,7 @@ def _parse_time(text: str) -> int:
         return 0
 
 
-def _health_check(config: _ContainerConfig) -> str | None:
+def _health_check(config: _EngineContainerConfig) -> str | None:
     """Return a health check's command line as `exec_create` spells it, joined by blanks."""
     test = (config.healthcheck and config.healthcheck.test) or []
     if len(test) < 2:

@@ -20,13 +20,13 @@ from sematext_agent.docker_collector.buffer import (
     LostEvents,
 )
 from sematext_agent.docker_collector.connection import EngineConnection
-from sematext_agent.docker_collector.decode import LineDecoder
-from sematext_agent.docker_collector.deduplicate import MessageDeduplicator
+from sematext_agent.docker_collector.decoder import LineDecoder
+from sematext_agent.docker_collector.deduplicator import MessageDeduplicator
 from sematext_agent.docker_collector.engine import Snapshot
 from sematext_agent.docker_collector.filters import EventFilter
 from sematext_agent.docker_collector.gaps import GapReporter
 from sematext_agent.docker_collector.lookup import ObjectLookup
-from sematext_agent.docker_collector.reconcile import SnapshotReconciler
+from sematext_agent.docker_collector.reconciler import SnapshotReconciler
 from sematext_agent.docker_collector.settings import DockerSettings
 from sematext_agent.docker_collector.state import EngineState
 from sematext_agent.shared.clock import SYSTEM_CLOCK, Clock

@@ -1,4 +1,4 @@
-"""Reconcile: synthetic events for what happened to containers during a gap.
+"""Reconciler: synthetic events for what happened to containers during a gap.
 
 An engine with live-restore that comes back never reports the containers that ended without it
 (moby: the exit is only written to the container's state). So after a gap a snapshot is compared

@@ -1,4 +1,4 @@
-"""Deduplicate: the second stage, which records each message and drops those read before.
+"""Deduplicator: the second stage, which records each message and drops those read before.
 
 The stream repeats the engine's history at every connection, and an audit reads it again.
 """

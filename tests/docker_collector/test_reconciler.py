@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sematext_agent.docker_collector import reconcile
+from sematext_agent.docker_collector import reconciler
 from sematext_agent.docker_collector.engine import EngineContainer, Snapshot
 from sematext_agent.docker_collector.state import ContainerState
 from sematext_agent.shared.events import SECOND, DockerEvent
@@ -67,30 +67,30 @@ def test_only_unreported_actions_become_events(
     before: ContainerState | None, now: EngineContainer | None, expected: list[str]
 ) -> None:
     snapshot = Snapshot({"c1": now} if now else {}, {}, NOW)
-    actions = reconcile.compare({"c1": before} if before else {}, {}, snapshot)
+    actions = reconciler.compare({"c1": before} if before else {}, {}, snapshot)
     assert [action for action, _, _ in actions] == expected
 
 
 def test_a_container_destroyed_after_the_snapshot_is_not_created_again() -> None:
-    assert reconcile.compare({}, {"c1"}, Snapshot({"c1": RUNS}, {}, NOW)) == []
+    assert reconciler.compare({}, {"c1"}, Snapshot({"c1": RUNS}, {}, NOW)) == []
 
 
 def test_a_synthetic_event_is_marked_and_has_a_stable_id() -> None:
     first, again = (
-        reconcile.synthetic_event("die", seconds(200), ENDED, "host", "web-01") for _ in range(2)
+        reconciler.synthetic_event("die", seconds(200), ENDED, "host", "web-01") for _ in range(2)
     )
     assert first == again
     assert isinstance(first.body, DockerEvent)
     assert first.body.synthetic
     assert first.body.attributes == {"image": "nginx", "name": "web", "exitCode": "3"}
     assert first.time == "1970-01-01T00:03:20.000000000Z"
-    start = reconcile.synthetic_event("start", seconds(200), ENDED, "host", "web-01")
+    start = reconciler.synthetic_event("start", seconds(200), ENDED, "host", "web-01")
     assert start.id != first.id
 
 
 def test_the_end_of_a_removed_container_has_one_id_at_any_time() -> None:
     removed = EngineContainer("c1", "web", "nginx", {}, running=False)
     ids = {
-        reconcile.synthetic_event("die", seconds(at), removed, "host", "web").id for at in (1, 2)
+        reconciler.synthetic_event("die", seconds(at), removed, "host", "web").id for at in (1, 2)
     }
     assert len(ids) == 1

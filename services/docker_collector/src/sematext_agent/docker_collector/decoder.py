@@ -1,4 +1,4 @@
-"""Decode: the first stage of the path, from a line of the engine's stream to a message."""
+"""Decoder: the first stage of the path, from a line of the engine's stream to a message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from sematext_agent.docker_collector.buffer import EventLines
-from sematext_agent.docker_collector.deduplicate import MessageDeduplicator
+from sematext_agent.docker_collector.deduplicator import MessageDeduplicator
 from sematext_agent.docker_collector.masking import mask
 from sematext_agent.docker_collector.message import EngineMessage
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
