@@ -69,6 +69,21 @@ async def test_the_bytes_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert await drain(buffer) == [1, "lost 1"]
 
 
+async def test_a_batch_of_lines_is_bounded_in_events_and_in_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(buffer_module, "_BATCH_EVENTS_MAX", 3)
+    monkeypatch.setattr(buffer_module, "_BATCH_BYTES_MAX", 1000)
+    buffer = EngineBuffer()
+    for size_bytes in (1, 1, 1, 1, 999, 1):
+        buffer.put(line(0), 1, size_bytes)
+    buffer.close()
+    sizes = []
+    while isinstance(batch := await buffer.take(1), EventLines):
+        sizes.append(len(batch.pieces))
+    assert sizes == [3, 2, 1]
+
+
 async def test_a_taker_is_woken_by_another_thread() -> None:
     buffer = EngineBuffer()
     taking = asyncio.create_task(buffer.take(5))

@@ -12,7 +12,7 @@ from sematext_agent.docker_collector.deduplicator import MessageDeduplicator
 from sematext_agent.docker_collector.engine import HISTORY_EVENTS, Snapshot
 from sematext_agent.docker_collector.gaps import GapReporter
 from sematext_agent.docker_collector.lookup import ObjectLookup
-from sematext_agent.docker_collector.message import EngineMessage, identify
+from sematext_agent.docker_collector.message import EngineMessage
 from sematext_agent.docker_collector.state import EngineState
 from sematext_agent.shared.events import SECOND, Event
 from sematext_agent.shared.health import Health
@@ -28,7 +28,6 @@ class HistoryAudit:
 
     def __init__(
         self,
-        host: str,
         started_ns: int,
         state: EngineState,
         connection: EngineConnection,
@@ -41,7 +40,6 @@ class HistoryAudit:
         """Build the audit of one engine.
 
         Args:
-            host: the identity of this host in event ids.
             started_ns: the beginning of a first run, in nanoseconds since the epoch.
             state: the messages read so far.
             connection: the stream, to be opened again where it drops messages.
@@ -51,7 +49,6 @@ class HistoryAudit:
             gaps: makes the events of gaps.
             health: counts missed messages.
         """
-        self._host = host
         self._started_ns = started_ns
         self._state = state
         self._connection = connection
@@ -85,7 +82,7 @@ class HistoryAudit:
         """Record everything from before a first run, so that it becomes no event."""
         for message in messages:
             if message.time_ns < self._started_ns:
-                self._state.record_message(identify(message, self._host), message)
+                self._deduplicator.record(message)
         if snapshot is not None:
             self._state.replace_containers(snapshot)
         self._state.latest_ns = max(self._state.latest_ns, self._started_ns)

@@ -35,6 +35,10 @@ class MessageDeduplicator:
                 yield None
         inspections.cancel()
 
+    def record(self, message: EngineMessage) -> None:
+        """Record a message that becomes no event, because it is from before the first run."""
+        self._state.record_message(identify(message, self._host), message)
+
     def is_new(self, message: EngineMessage) -> bool:
         """Return whether a message was not read before."""
         return not self._state.has_message(identify(message, self._host))

@@ -36,7 +36,7 @@ class Inspections:
         """Start the inspections that a batch of messages needs.
 
         Args:
-            messages: the batch; its other inspections are started when their turn comes.
+            messages: the batch; an inspection that is not started here is made at its turn.
             is_new: returns False for a duplicate, which needs no labels.
         """
         for index, message in enumerate(messages):

@@ -63,7 +63,6 @@ class EventPipeline:
         self._gaps = GapReporter(host, origin, state, connection, clock)
         self._reconciler = SnapshotReconciler(host, origin, state, self._lookup, event_filter)
         self._audit = HistoryAudit(
-            host,
             clock.wall_ns(),
             state,
             connection,

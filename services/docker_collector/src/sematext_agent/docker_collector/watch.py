@@ -1,7 +1,9 @@
 """The watch of the Docker Engine: the generator that the collector's runner reads.
 
-    engine ─> reader (a thread) ─> buffer ─> pipeline ─> runner ─> bus
-              connection (a task): connects, lists, asks for the history ┘
+    engine ─┬─> reader (a thread) ────┬─> buffer ─> pipeline ─> runner ─> bus
+            └─> connection (a task) ──┘
+
+The reader moves the stream; the connection opens it, and asks for lists and for the history.
 
 The first run begins with that moment: events that the engine remembers from before are left out.
 """
@@ -50,8 +52,8 @@ async def watch(
             async for event in pipeline.process(item):
                 is_cursor_ready = pace.advance()
                 if event is not None or is_cursor_ready:
-                    cursor = pace.restart(pipeline.cursor()) if is_cursor_ready else None
-                    yield Observation(event, cursor)
+                    next_cursor = pace.restart(pipeline.cursor()) if is_cursor_ready else None
+                    yield Observation(event, next_cursor)
         if pace.is_behind:
             yield Observation(None, pipeline.cursor())
         await reading  # Raises the fault that ended the connection, if it was not the stop.
