@@ -25,7 +25,7 @@ async def test_an_exit_code_that_a_label_hides_comes_from_inspection(
     assert docker_body(run.events[0]).labels == {"exitCode": "0"}
 
 
-async def test_an_exit_code_of_another_run_is_left_out(
+async def test_an_exit_code_of_another_run_is_omitted(
     engine: FakeEngine,
 ) -> None:
     """The container ran again before its inspection: better no exit code than a wrong one."""
@@ -51,7 +51,7 @@ def run_health_check(engine: FakeEngine, number: int) -> None:
     engine.emit("exec_die", execID=execution, exitCode="0")
 
 
-async def test_execs_of_health_checks_and_an_unchanged_health_are_left_out(
+async def test_execs_of_health_checks_and_an_unchanged_health_are_dropped(
     engine: FakeEngine,
 ) -> None:
     add_health_check(engine)
@@ -85,7 +85,7 @@ async def test_execs_of_health_checks_are_emitted_where_settings_include_them(
         await run.until_count(3)
 
 
-async def test_the_end_of_a_health_check_after_a_restart_is_left_out(engine: FakeEngine) -> None:
+async def test_the_end_of_a_health_check_after_a_restart_is_dropped(engine: FakeEngine) -> None:
     add_health_check(engine)
     async with WatchRun(engine.address) as before:
         await before.connected(engine)
@@ -130,7 +130,7 @@ async def test_an_untag_during_an_absence_carries_the_tag_too(engine: FakeEngine
     assert docker_body(after.events[0]).image_tags == ("web:2",)
 
 
-async def test_a_skipped_container_and_its_networks_are_left_out(
+async def test_a_skipped_container_and_its_networks_are_dropped(
     engine: FakeEngine,
 ) -> None:
     async with WatchRun(engine.address, container_skip_by_name="proxy") as run:

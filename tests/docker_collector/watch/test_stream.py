@@ -17,7 +17,7 @@ from sematext_agent.docker_collector import reader
 pytestmark = LEAKED_SOCKETS
 
 
-async def test_the_first_run_leaves_out_events_from_before_its_start(engine: FakeEngine) -> None:
+async def test_the_first_run_drops_events_from_before_its_start(engine: FakeEngine) -> None:
     engine.emit("start")
     async with WatchRun(engine.address) as run:
         await run.connected(engine)

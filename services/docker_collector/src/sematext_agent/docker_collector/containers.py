@@ -1,4 +1,4 @@
-"""Known containers: their labels, their health checks and their health, by container id.
+"""Containers that the collector knows: their labels, health checks and health, by container id.
 
 Labels and the command line of a health check never change. They are learned from messages, lists
 and inspections.
@@ -19,7 +19,7 @@ _END_TOLERANCE_NS = 2 * SECOND
 """An inspection whose end is further from the `die` is of another run of the container."""
 
 
-class KnownContainers:
+class ContainerCache:
     """Facts about containers that a single message does not carry."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Filter: the fourth stage, which drops the messages that the settings leave out."""
+"""Filter: the fourth stage, which drops the messages that the settings exclude."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class EventFilter:
     """The stage that hands a message on to `translate`, or counts why it does not."""
 
     def __init__(self, settings: DockerSettings, count_filtered: Callable[[str], None]) -> None:
-        """Read the settings; `count_filtered` counts a message left out, by its reason."""
+        """Read the settings; `count_filtered` counts a dropped message by its reason."""
         self._types = {category.lower() for category in settings.container_events_excluded}
         self._actions = {action.lower() for action in settings.container_events_actions_excluded}
         self._includes_health_checks = settings.container_events_healthchecks
@@ -33,7 +33,7 @@ class EventFilter:
     def process(
         self, message: EngineMessage, identifier: str, engine_object: EngineObject
     ) -> Event | None:
-        """Return the event of `message`, or None where the settings leave it out."""
+        """Return the event of `message`, or None where the settings exclude it."""
         if reason := self._find_reason(message, engine_object):
             self._count_filtered(reason)
             return None

@@ -1,4 +1,4 @@
-"""Known images: their tags, which the message of an `untag` or `delete` no longer names."""
+"""Images that the collector knows: their tags, which the message of an `untag` or `delete` no longer names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sematext_agent.docker_collector.message import EngineMessage
 
 
-class KnownImages:
+class ImageTagCache:
     """The tags of images, by image id."""
 
     def __init__(self, tags: Mapping[str, tuple[str, ...]] | None = None) -> None:

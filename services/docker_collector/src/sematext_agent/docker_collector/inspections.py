@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from sematext_agent.docker_collector.connection import EngineConnection
-from sematext_agent.docker_collector.containers import KnownContainers
+from sematext_agent.docker_collector.containers import ContainerCache
 from sematext_agent.docker_collector.engine import EngineContainer, EngineError
 from sematext_agent.docker_collector.message import PLAIN_ACTIONS, EngineMessage
 
@@ -22,9 +22,9 @@ PARALLEL_MAX = 4
 
 
 class Inspections:
-    """The inspections under way; their answers feed the known containers."""
+    """The inspections under way; their answers feed the cache of containers."""
 
-    def __init__(self, connection: EngineConnection, containers: KnownContainers) -> None:
+    def __init__(self, connection: EngineConnection, containers: ContainerCache) -> None:
         self._connection = connection
         self._containers = containers
         self._slots = asyncio.Semaphore(PARALLEL_MAX)

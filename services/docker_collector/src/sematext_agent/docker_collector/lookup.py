@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sematext_agent.docker_collector.connection import EngineConnection
-from sematext_agent.docker_collector.containers import KnownContainers
+from sematext_agent.docker_collector.containers import ContainerCache
 from sematext_agent.docker_collector.engine import Snapshot
 from sematext_agent.docker_collector.filters import EventFilter
-from sematext_agent.docker_collector.images import KnownImages
+from sematext_agent.docker_collector.images import ImageTagCache
 from sematext_agent.docker_collector.inspections import Inspections
 from sematext_agent.docker_collector.message import EngineMessage, EngineObject
 from sematext_agent.docker_collector.state import EngineState
@@ -22,8 +22,8 @@ class ObjectLookup:
         self._state = state
         self._connection = connection
         self._filter = event_filter
-        self.containers = KnownContainers()
-        self.images = KnownImages(state.images)
+        self.containers = ContainerCache()
+        self.images = ImageTagCache(state.images)
         self.inspections = Inspections(connection, self.containers)
 
     async def process(self, message: EngineMessage, identifier: str, is_new: bool) -> Event | None:
@@ -45,7 +45,7 @@ class ObjectLookup:
         return self._filter.process(message, identifier, engine_object) if is_new else None
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
-        """Add the containers and images of a snapshot to the known ones."""
+        """Add the containers and images of a snapshot to the caches."""
         for container in snapshot.containers.values():
             self.containers.add(container, is_inspected=bool(container.started_ns))
         self.images.replace(snapshot.images)

@@ -88,7 +88,7 @@ def identify(message: EngineMessage, host: str) -> str:
     """Return the event's id, which is the same at every reading and over every connection.
 
     Every manager of a swarm reports an event of swarm scope with the time of the leader's store, so
-    the host is left out. Each takes its own time for `remove`, but an object is removed once.
+    the host is no part of it. Each takes its own time for `remove`, but an object is removed once.
     """
     parts: tuple[object, ...] = (message.type, message.action, message.object_id)
     if message.scope == "swarm":

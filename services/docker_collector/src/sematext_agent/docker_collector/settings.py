@@ -48,14 +48,14 @@ class DockerSettings(ServiceSettings, frozen=True, kw_only=True):
     certificate verified."""
     container_events_enabled: bool = True
     container_events_excluded: tuple[str, ...] = ()
-    """Categories that are left out: see CATEGORIES."""
+    """Excluded categories: see CATEGORIES."""
     container_events_actions_excluded: tuple[str, ...] = ()
-    """Actions that are left out: `top`, `exec_start`, or of one category, `volume.mount`."""
+    """Excluded actions: `top`, `exec_start`, or of one category, `volume.mount`."""
     container_events_healthchecks: bool = False
     """Include the execs of health checks. `health_status` is included in any case."""
     container_match_by_image: str = ""
     """Comma-separated regular expressions, found anywhere in the image's name; where set, other
-    containers are left out. Nothing is matched or skipped by default: the death of the agent's own
+    containers are excluded. Nothing is matched or skipped by default: the death of the agent's own
     container is an event too."""
     container_match_by_name: str = ""
     container_skip_by_image: str = ""

@@ -2,7 +2,7 @@
 
 The engine copies an object's labels over its own attributes (moby: `LogContainerEvent`), so a
 container with the label `exitCode=0` would seem to end well whatever happens. The two are separated
-here, and an attribute that a label has overwritten is left out unless its true value is known.
+here, and an attribute that a label has overwritten is omitted unless its true value is known.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 The reader moves the stream; the connection opens it, and asks for lists and for the history.
 
-The first run begins with that moment: events that the engine remembers from before are left out.
+On a first run, events that the engine remembers from before become no events.
 """
 
 from __future__ import annotations
