@@ -1,4 +1,4 @@
-"""Images that the collector knows: their tags, which the message of an `untag` or `delete` no longer names."""
+"""Images that the collector knows: their tags, which an `untag` or `delete` no longer names."""
 
 from __future__ import annotations
 
