@@ -2,7 +2,7 @@
 
     python benchmarks/docker_collector.py [--events 200000] [--rate 12000]
 
-A fake engine on a Unix socket tells recorded messages, each with a time of its own, at a fixed
+A fake engine on a Unix socket replays recorded messages, each with a time of its own, at a fixed
 rate; the real collector runs as a process of its own before a real nats-server with a stream on
 disk. Reported are the events a second from the first message sent to the last one stored, the
 collector's CPU seconds for 10,000 events, and its largest resident memory. Goals: at least 10,000
@@ -41,8 +41,8 @@ NATS_SERVER = Path(sysconfig.get_path("scripts"), "nats-server")
 PIECE_SECONDS = 0.005
 
 
-class Engine(threading.Thread):
-    """Answers what the collector asks; replays messages at a rate once it is told to."""
+class ReplayEngine(threading.Thread):
+    """An engine that answers the collector, and replays messages at a rate after `began` is set."""
 
     def __init__(self, path: Path, events: int, rate: int) -> None:
         super().__init__(daemon=True)
@@ -53,10 +53,11 @@ class Engine(threading.Thread):
         self._rate = rate
         self.is_followed = threading.Event()
         self.began = threading.Event()
-        self.late = 0.0
-        """How far the replay fell behind its rate at most, in seconds: a reader that stalls."""
+        self.lag_seconds_max = 0.0
+        """The most that the replay fell behind its rate: a reader that stalls."""
 
     def run(self) -> None:
+        """Accept connections, each served by a thread of its own."""
         while True:
             connection, _ = self._listener.accept()
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
@@ -84,23 +85,24 @@ class Engine(threading.Thread):
 
     def _replay(self, connection: socket.socket) -> None:
         recorded = CAPTURE.read_bytes().splitlines()
-        begin, sent, moment = time.monotonic(), 0, time.time_ns()
-        while sent < self._events:
-            due = min(self._events, int((time.monotonic() - begin) * self._rate))
+        begin, written, moment = time.monotonic(), 0, time.time_ns()
+        while written < self._events:
+            target = min(self._events, int((time.monotonic() - begin) * self._rate))
             pieces = []
-            for number in range(sent, due):
+            for number in range(written, target):
                 line = recorded[number % len(recorded)]
                 line = re.sub(rb'"timeNano":\d+', b'"timeNano":%d' % (moment + number), line)
                 # One HTTP chunk a message, as the engine sends them.
                 pieces.append(b"%x\r\n%s\n\r\n" % (len(line) + 1, line))
             connection.sendall(b"".join(pieces))
-            sent = due
-            self.late = max(self.late, time.monotonic() - begin - sent / self._rate)
+            written = target
+            lag_seconds = time.monotonic() - begin - written / self._rate
+            self.lag_seconds_max = max(self.lag_seconds_max, lag_seconds)
             time.sleep(PIECE_SECONDS)
 
 
 def memory(process: int) -> dict[str, float]:
-    """Resident memory of a process in MB: at most so far, and now."""
+    """Return the resident memory of a process in MB: the peak, and now."""
     text = Path(f"/proc/{process}/status").read_text()
     return {
         name: int(re.findall(rf"{name}:\s+(\d+)", text)[0]) / 1024 for name in ("VmHWM", "VmRSS")
@@ -109,7 +111,7 @@ def memory(process: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def process(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the block."""
+    """Run a process that ends with the block."""
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
     try:
         yield running
@@ -119,11 +121,12 @@ def process(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[b
 
 
 async def measure(folder: Path, events: int, rate: int) -> None:
+    """Run broker, engine and collector, and replay `events` messages."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     url = f"nats://127.0.0.1:{port}"
-    engine = Engine(folder / "docker.sock", events, rate)
+    engine = ReplayEngine(folder / "docker.sock", events, rate)
     engine.start()
     environment = os.environ | {
         "NATS_URL": url,
@@ -153,14 +156,15 @@ async def measure(folder: Path, events: int, rate: int) -> None:
 
 
 async def replay(
-    engine: Engine, connection: bus.Bus, collector: int, events: int, rate: int
+    engine: ReplayEngine, connection: bus.Bus, collector: int, events: int, rate: int
 ) -> None:
+    """Replay the messages until all of them are stored, and report what that cost."""
     await asyncio.sleep(0.5)
     idle, before = memory(collector)["VmRSS"], cpu_seconds(collector)
     began = ended = time.monotonic()
     engine.began.set()
     stored, unchanged = 0, 0
-    # A health that is told again and a removal in a swarm that repeats are not stored again.
+    # A repeated health and a repeated removal in a swarm are not stored again.
     while stored < events and unchanged < 20:
         await asyncio.sleep(0.1)
         now = (await connection.manager.stream_info("EVENTS")).state.messages
@@ -171,13 +175,16 @@ async def replay(
     record("docker collector", "engine to stream", stored / (ended - began), "events/s")
     record("docker collector", "CPU for 10,000 events", cpu / stored * 10_000, "s")
     record("docker collector", "peak memory", peak, "MB")
-    print(f"offered {rate}/s, stored {stored} of {events}, replay at most {engine.late:.3f} s late")
+    print(
+        f"offered {rate}/s, stored {stored} of {events}, lag at most {engine.lag_seconds_max:.3f} s"
+    )
     print(f"{'events/s':>10} {'CPU s/10,000':>13} {'MB idle':>8} {'MB peak':>8}")
     print(f"{stored / (ended - began):10.0f} {cpu / stored * 10_000:13.2f} {idle:8.1f} {peak:8.1f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    """Read the options and measure once."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--rate", type=int, default=12_000, help="messages a second")
     options = parser.parse_args()

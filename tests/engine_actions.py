@@ -1,4 +1,4 @@
-"""Everything that one machine's engine can be made to tell of."""
+"""Every action that an engine of one machine can produce."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import threading
 import time
 from pathlib import Path
 
-from private_engine import PrivateEngine, Registry
+from private_engine import ImageRegistry, PrivateEngine
 
 
 def do_everything(engine: PrivateEngine) -> None:
-    """Every action that one machine's engine can be made to tell."""
+    """Perform every action that an engine of one machine can produce."""
     do_images(engine)
     do_a_container(engine)
     do_ends(engine)
@@ -38,7 +38,7 @@ def past(engine: PrivateEngine) -> list[bytes]:
 
 def do_images(engine: PrivateEngine) -> None:
     client = engine.client
-    registry = Registry(engine)
+    registry = ImageRegistry(engine)
     engine.import_image()
     name = f"{registry.address}/box"
     client.images.get("box:1").tag(name, "1")
@@ -134,12 +134,13 @@ def do_volumes_and_networks(engine: PrivateEngine) -> None:
 
 
 def do_plugin(engine: PrivateEngine) -> None:
-    """A plugin whose process sleeps and whose socket is this test's."""
+    """Install a plugin whose process sleeps and whose socket is this test's."""
     api = engine.client.api
     config = {
         "description": "",
         "documentation": "",
-        "entrypoint": ["/bin/sleep", "1000"],
+        # It ends at a SIGTERM, or the engine would wait 10 seconds before it kills it.
+        "entrypoint": ["/bin/sh", "-c", "trap exit TERM; sleep 1000 & wait"],
         "env": [],
         "interface": {"types": [], "socket": "p.sock"},
         "network": {"type": "none"},
@@ -159,8 +160,9 @@ def do_plugin(engine: PrivateEngine) -> None:
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(entry)
-        tar.add("/bin/busybox", "rootfs/bin/sleep")
-    registry = Registry(engine)
+        for name in ("sh", "sleep"):
+            tar.add("/bin/busybox", f"rootfs/bin/{name}")
+    registry = ImageRegistry(engine)
     name = f"{registry.address}/demo:1"
     root = f"{api.base_url}/v1.41/plugins"
     tar_type = {"Content-Type": "application/x-tar"}
@@ -182,7 +184,7 @@ def do_plugin(engine: PrivateEngine) -> None:
 
 
 def serve_plugin(plugin: str) -> None:
-    """Listens where the engine looks for the plugin, once it has made the folder."""
+    """Listen on the socket of the plugin, once the engine has made the folder."""
     folder = Path("/run/docker/plugins", plugin)
     deadline = time.monotonic() + 10
     while not folder.exists() and time.monotonic() < deadline:
@@ -208,9 +210,9 @@ def do_swarm(engine: PrivateEngine) -> None:
         ("configs", api.create_config, api.remove_config),
     ):
         path = f"{api.base_url}/v1.41/{kind}/{create('c', b'x')['ID']}"
-        found = api.get(path).json()
-        changed = found["Spec"] | {"Labels": {"a": "b"}}
-        version = {"version": found["Version"]["Index"]}
+        document = api.get(path).json()
+        changed = document["Spec"] | {"Labels": {"a": "b"}}
+        version = {"version": document["Version"]["Index"]}
         assert api.post(f"{path}/update", params=version, json=changed).status_code == 200
-        remove(found["ID"])
+        remove(document["ID"])
     client.swarm.leave(force=True)

@@ -1,4 +1,4 @@
-"""A Docker Engine that does as it is told: it forgets, refuses, goes silent and cuts its stream.
+"""A scripted Docker Engine: on command it forgets, refuses, goes silent and cuts its stream.
 
 It answers what the collector asks of a real one, in the same form, over a Unix or a TCP socket.
 """
@@ -15,24 +15,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-RING_EVENTS = 256
+HISTORY_EVENTS = 256
 
 
 class FakeEngine:
     """One engine; `emit` makes an event happen."""
 
     def __init__(self) -> None:
-        self.ring: deque[bytes] = deque(maxlen=RING_EVENTS)
+        self.history: deque[bytes] = deque(maxlen=HISTORY_EVENTS)
         self.containers: dict[str, dict[str, Any]] = {}
         """By id, as an inspection answers."""
         self.images: dict[str, list[str]] = {}
         """The tags by image id."""
         self.refusals: dict[str, int] = {}
-        """By the path's end: the HTTP status to answer with."""
-        self.asked: list[str] = []
+        """The HTTP status to answer with, by the end of the path."""
+        self.requests: list[str] = []
         """The paths of all requests."""
         self.is_silent = False
-        """Whether streams stay open and bring nothing."""
+        """True for streams that stay open and bring nothing."""
         self.on_follow: Callable[[], object] = lambda: None
         """Called when a stream is asked for, before it begins."""
         self.streams: set[asyncio.StreamWriter] = set()
@@ -40,17 +40,17 @@ class FakeEngine:
         self._server: asyncio.Server | None = None
 
     async def listen(self, path: Path) -> None:
-        """Takes requests on a Unix socket."""
+        """Accept requests on a Unix socket."""
         self._server = await asyncio.start_unix_server(self._serve, path)
         self.address = f"unix://{path}"
 
     async def listen_tcp(self, context: ssl.SSLContext | None = None) -> None:
-        """Takes requests on a port of this machine."""
+        """Accept requests on a port of this machine."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
         self.address = f"tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def close(self) -> None:
-        """Ends: no socket, no streams."""
+        """Remove the socket and cut the streams."""
         self.cut()
         if self._server is not None:
             self._server.close()
@@ -58,12 +58,12 @@ class FakeEngine:
             Path(self.address.removeprefix("unix://")).unlink(missing_ok=True)
 
     def restart(self) -> None:
-        """Forgets every event and cuts every stream, as a new process does."""
-        self.ring.clear()
+        """Forget every event and cut every stream, as a new process does."""
+        self.history.clear()
         self.cut()
 
     def cut(self) -> None:
-        """Cuts every stream in the middle."""
+        """Cut every stream in the middle."""
         for writer in self.streams:
             writer.transport.abort()
         self.streams.clear()
@@ -76,22 +76,22 @@ class FakeEngine:
         moment: int = 0,
         **attributes: str,
     ) -> bytes:
-        """Makes an event happen and tells it to every stream."""
-        given = {"image": "nginx", "name": "web"} if kind == "container" else {}
-        line = message(kind, action, identifier, given | attributes, moment)
-        self.ring.append(line)
+        """Make an event happen and send it on every stream."""
+        defaults = {"image": "nginx", "name": "web"} if kind == "container" else {}
+        line = message(kind, action, identifier, defaults | attributes, moment)
+        self.history.append(line)
         if not self.is_silent:
             self.send(line + b"\n")
         return line
 
     def send(self, text: bytes) -> None:
-        """Sends bytes on every stream, as one HTTP chunk."""
+        """Send bytes on every stream, as one HTTP chunk."""
         for writer in self.streams:
             writer.write(b"%x\r\n%s\r\n" % (len(text), text))
 
     def run(self, identifier: str, labels: dict[str, str] | None = None, **state: Any) -> None:
-        """Lets a container exist; `state` is what an inspection says of its state."""
-        now = _iso(time.time_ns())
+        """Let a container exist; `state` is the state in its inspection."""
+        now = iso(time.time_ns())
         self.containers[identifier] = {
             "Id": identifier,
             "Name": "/web",
@@ -115,7 +115,7 @@ class FakeEngine:
         head = await reader.readuntil(b"\r\n\r\n")
         url = urlsplit(head.split(b" ")[1].decode())
         path = url.path.removeprefix("/v1.41")
-        self.asked.append(path)
+        self.requests.append(path)
         for end, status in self.refusals.items():
             if path.endswith(end):
                 return _send(writer, status, {"message": f"refused with {status}"})
@@ -123,7 +123,7 @@ class FakeEngine:
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             if "until" not in parse_qs(url.query):
                 self.on_follow()
-            past = b"".join(line + b"\n" for line in self.ring)
+            past = b"".join(line + b"\n" for line in self.history)
             if past:
                 writer.write(b"%x\r\n%s\r\n" % (len(past), past))
             if "until" in parse_qs(url.query):
@@ -132,8 +132,10 @@ class FakeEngine:
             self.streams.add(writer)
             await reader.read()
             return False
-        found = self._document(path)
-        return _send(writer, 404, {}) if found is None else _send(writer, 200, found)
+        document = self._document(path)
+        if document is None:
+            return _send(writer, 404, {})
+        return _send(writer, 200, document)
 
     def _document(self, path: str) -> Any:
         match path.strip("/").split("/"):
@@ -142,14 +144,14 @@ class FakeEngine:
             case ["containers", "json"]:
                 return [
                     {
-                        "Id": found["Id"],
-                        "Names": [found["Name"]],
+                        "Id": container["Id"],
+                        "Names": [container["Name"]],
                         "Created": 1,
-                        "Image": found["Config"]["Image"],
-                        "Labels": found["Config"]["Labels"],
-                        "State": found["State"]["Status"],
+                        "Image": container["Config"]["Image"],
+                        "Labels": container["Config"]["Labels"],
+                        "State": container["State"]["Status"],
                     }
-                    for found in self.containers.values()
+                    for container in self.containers.values()
                 ]
             case ["containers", identifier, "json"]:
                 return self.containers.get(identifier)
@@ -163,7 +165,7 @@ class FakeEngine:
 def message(
     kind: str, action: str, identifier: str, attributes: dict[str, str], moment: int = 0
 ) -> bytes:
-    """One line of the event stream; `moment` is in nanoseconds since the epoch, 0 for now."""
+    """Return a line of the event stream; `moment` is in nanoseconds since the epoch, 0 for now."""
     moment = moment or time.time_ns()
     return json.dumps(
         {
@@ -183,6 +185,7 @@ def _send(writer: asyncio.StreamWriter, status: int, document: Any) -> bool:
     return True
 
 
-def _iso(moment: int) -> str:
+def iso(moment: int) -> str:
+    """Return a time in nanoseconds since the epoch as an inspection spells it."""
     seconds, nanoseconds = divmod(moment, 10**9)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"

@@ -2,7 +2,7 @@
 
 It has its own data, socket, containerd and network namespace. In the machine's own namespace an
 engine without a bridge removes `docker0`, which is the machine's engine's, and leaves bridges and
-routes behind. `missing()` says why there can be none here.
+routes behind. `missing()` returns why there can be none here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BUSYBOX = Path("/bin/busybox")
 
 
 def missing() -> str:
-    """What this machine lacks for an engine, or nothing."""
+    """Return what this machine lacks for an engine, or an empty text."""
     absent = [
         name
         for name in ("dockerd", "containerd", "runc", "ip", "nsenter")
@@ -48,7 +48,7 @@ def missing() -> str:
 
 
 class PrivateEngine:
-    """One engine with the image `box:1`: busybox."""
+    """An engine with the image `box:1`: busybox."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -61,11 +61,11 @@ class PrivateEngine:
 
     @property
     def network(self) -> str:
-        """The file that stands for its network namespace."""
+        """The file of its network namespace."""
         return f"/run/netns/{self._namespace}"
 
     def start(self) -> None:
-        """Starts the engine, and waits until it answers."""
+        """Start the engine, and wait until it answers."""
         with (self.folder / "dockerd.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -106,7 +106,7 @@ class PrivateEngine:
         return False
 
     def import_image(self) -> None:
-        """Makes the image `box:1`."""
+        """Make the image `box:1`."""
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as tar:
             tar.add(BUSYBOX, "bin/busybox")
@@ -121,7 +121,7 @@ class PrivateEngine:
         self.client.api.import_image_from_data(data.getvalue(), repository="box", tag="1")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Ends the engine; its containers live on where live-restore is set."""
+        """Stop the engine; its containers live on where live-restore is set."""
         if self.client is not None:
             self.client.close()
         if self._process is not None and self._process.poll() is None:
@@ -134,12 +134,12 @@ class PrivateEngine:
                 time.sleep(0.01)
 
     def reload(self) -> None:
-        """Has the engine read its configuration again."""
+        """Make the engine read its configuration again."""
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
 
     def destroy(self) -> None:
-        """Ends the engine and whatever it left running or mounted."""
+        """Stop the engine, and end everything that it left running or mounted."""
         self.stop()
         _ip("netns", "delete", self._namespace)
         # Its own containerd, and the shims of containers that outlived the engine.
@@ -150,8 +150,8 @@ class PrivateEngine:
             subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
 
 
-class Oracle:
-    """What `docker events` says: the engine's own client."""
+class EventsOracle:
+    """The output of `docker events`, the engine's own client."""
 
     def __init__(self, engine: PrivateEngine) -> None:
         self._path = engine.folder / "oracle"
@@ -163,12 +163,16 @@ class Oracle:
             engine.client.images.get("box:1").tag("oracle", "ready")
             time.sleep(0.02)
 
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._path.read_bytes().split(b"\n")[:-1]]
+    def __enter__(self) -> EventsOracle:
+        return self
 
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return every event printed so far."""
+        return [json.loads(line) for line in self._path.read_bytes().split(b"\n")[:-1]]
 
 
 def _ip(*arguments: str) -> None:
@@ -176,7 +180,7 @@ def _ip(*arguments: str) -> None:
 
 
 def _processes_naming(text: str) -> list[int]:
-    found = []
+    processes = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
@@ -184,12 +188,12 @@ def _processes_naming(text: str) -> list[int]:
             except OSError:
                 continue  # It has ended.
             if text in command and ("containerd" in command or "dockerd" in command):
-                found.append(int(entry.name))
-    return found
+                processes.append(int(entry.name))
+    return processes
 
 
-class Registry:
-    """An image registry that takes pushes and serves pulls (OCI distribution), in memory."""
+class ImageRegistry:
+    """An image registry that accepts pushes and serves pulls (OCI distribution), in memory."""
 
     def __init__(self, engine: PrivateEngine) -> None:
         with ThreadPoolExecutor(1) as thread:
@@ -207,10 +211,10 @@ def _listen_in(network: str) -> ThreadingHTTPServer:
     with Path(network).open() as namespace:
         if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0) != 0:
             raise OSError(ctypes.get_errno(), f"cannot enter {network}")
-    return ThreadingHTTPServer(("127.0.0.1", 0), _RegistryHandler)
+    return ThreadingHTTPServer(("127.0.0.1", 0), _ImageRegistryHandler)
 
 
-class _RegistryHandler(BaseHTTPRequestHandler):
+class _ImageRegistryHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     blobs: dict[str, bytes] = {}  # noqa: RUF012 - one registry a process
     manifests: dict[str, tuple[str, bytes]] = {}  # noqa: RUF012

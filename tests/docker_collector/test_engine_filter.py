@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,9 +32,9 @@ pytestmark = [
 CONFIGURATION = Path(__file__).parents[2] / "deploy/engine-filter/haproxy.cfg"
 
 
-@pytest.fixture
-def port(engine: PrivateEngine) -> Iterator[int]:
-    """Where the filter of this engine listens."""
+@contextlib.contextmanager
+def running_filter(engine: PrivateEngine) -> Iterator[int]:
+    """Run a filter before an engine, and yield its port."""
     port = free_port()
     environment = os.environ | {
         "ENGINE_SOCKET": f"{engine.folder}/docker.sock",
@@ -41,16 +43,25 @@ def port(engine: PrivateEngine) -> Iterator[int]:
     command = ["haproxy", "-q", "-db", "-f", str(CONFIGURATION)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     wait_for_port(port)
-    yield port
-    process.kill()
-    process.wait()
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
-async def told(
+def port(engine: PrivateEngine) -> Iterator[int]:
+    """The port of a filter before this test's own engine."""
+    with running_filter(engine) as port:
+        yield port
+
+
+@pytest.fixture
+async def docker_bodies(
     connection: Bus, nats_server: NatsServer, port: int, tmp_path: Path
 ) -> AsyncIterator[list[DockerEvent]]:
-    """What a collector behind the filter tells."""
+    """The events of a collector behind the filter."""
     await connection.manager.add_stream(
         StreamConfig(name=EVENTS_STREAM, subjects=["events.>"], duplicate_window=900)
     )
@@ -82,20 +93,20 @@ async def told(
     process.wait()
 
 
-async def test_events_flow_and_a_restart_of_the_engine_is_survived(
-    engine: PrivateEngine, told: list[DockerEvent]
+async def test_events_pass_the_filter_also_after_a_restart_of_the_engine(
+    engine: PrivateEngine, docker_bodies: list[DockerEvent]
 ) -> None:
     for name in ("before", "after"):
         engine.client.containers.run("box:1", ["true"], name=name, network_mode="none")
-        await eventually(
-            lambda name=name: any(  # type: ignore[misc]
-                body.action == "die" and body.attributes.get("name") == name for body in told
-            ),
-            seconds=30,
-        )
+        await eventually(partial(has_died, docker_bodies, name), seconds=30)
         if name == "before":
             await asyncio.to_thread(engine.stop)
             await asyncio.to_thread(engine.start)
+
+
+def has_died(bodies: list[DockerEvent], name: str) -> bool:
+    """Return whether the container with this name has ended."""
+    return any(body.action == "die" and body.attributes.get("name") == name for body in bodies)
 
 
 REFUSED = [
@@ -122,16 +133,26 @@ REFUSED = [
 ]
 
 
-def test_whatever_the_collector_does_not_ask_is_refused(port: int) -> None:
-    statuses = {line: answer(port, *line.split()) for line in REFUSED}
+def test_requests_that_the_collector_does_not_make_are_refused(
+    shared_engine: PrivateEngine,
+) -> None:
+    with running_filter(shared_engine) as port:
+        assert_requests_refused(port)
+
+
+def assert_requests_refused(port: int) -> None:
+    statuses = {}
+    for line in REFUSED:
+        method, path = line.split()
+        statuses[line] = request(port, method, path)
     assert statuses == dict.fromkeys(REFUSED, 403)
-    assert answer(port, "GET", "/version", body="x") == 403
+    assert request(port, "GET", "/version", body="x") == 403
     upgrade = {"Connection": "Upgrade", "Upgrade": "tcp"}
-    assert answer(port, "GET", "/version", headers=upgrade) == 403
-    assert answer(port, "GET", "/version") == 200
+    assert request(port, "GET", "/version", headers=upgrade) == 403
+    assert request(port, "GET", "/version") == 200
 
 
-def answer(
+def request(
     port: int,
     method: str,
     path: str,

@@ -1,4 +1,4 @@
-"""Secrets do not leave the host in a command line; what is none stays readable."""
+"""Secrets do not leave the host in a command line; everything else stays readable."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def test_a_secret_is_masked(command: str) -> None:
         "ls ",
     ],
 )
-def test_what_is_no_secret_stays(command: str) -> None:
+def test_text_without_a_secret_stays(command: str) -> None:
     assert mask(command) == command
 
 
-def test_masking_takes_time_in_proportion() -> None:
+def test_masking_takes_linear_time() -> None:
     """A command line is untrusted text, as long as its writer likes."""
     began = time.process_time()
     for text in ("mysql ", "curl -u ", "password", "--password ", "=:", "a", "x://a:"):

@@ -1,11 +1,12 @@
 """The collector's process between a real engine and a real nats-server, and once to the receiver.
 
-The oracle is `docker events`: every line it prints must become exactly one event in the stream.
+The oracle is `docker events`: every line it prints must become exactly one event of the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ import pytest
 from broker import NatsServer, eventually
 from documents import assert_tells_of
 from engine_actions import do_everything
-from private_engine import Oracle, PrivateEngine, missing
+from private_engine import EventsOracle, PrivateEngine, missing
 from receiver import TOKEN, Receiver
 
 from sematext_agent.docker_collector.masking import mask
@@ -38,8 +39,8 @@ pytestmark = [
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-class Collector:
-    """The collector's process, and what it has put into the stream."""
+class DockerCollectorProcess:
+    """The collector's process, and its events in the stream."""
 
     def __init__(self, connection: Bus, server: NatsServer, address: str) -> None:
         self._bus = connection
@@ -50,7 +51,7 @@ class Collector:
             "CONTAINER_EVENTS_HEALTHCHECKS": "true",
         }
         self._process: subprocess.Popen[bytes] | None = None
-        self.told: list[Event] = []
+        self.events: list[Event] = []
         self.subjects: list[str] = []
 
     def start(self) -> None:
@@ -68,46 +69,65 @@ class Collector:
             self.end(signal.SIGKILL)
 
     async def has_begun(self) -> None:
-        """Waits for the first cursor: from here on events are told."""
+        """Wait for the first cursor: from here on events are emitted."""
         async with asyncio.timeout(20):
             while not await self._bus.keys(CURSORS_BUCKET):
                 await asyncio.sleep(0.02)
 
     async def listen(self) -> None:
-        taken = 0
+        last_sequence = 0
         async for message in self._bus.create_puller(EVENTS_STREAM, "test", window=512):
             # A broker that was killed may deliver again; what counts is what the stream holds.
-            if message.sequence > taken:
-                taken = message.sequence
-                self.told.append(decode(message.data))
+            if message.sequence > last_sequence:
+                last_sequence = message.sequence
+                self.events.append(decode(message.data))
                 self.subjects.append(message.subject)
             await self._bus.acknowledge(message)
 
     def bodies(self) -> list[DockerEvent]:
-        return [event.body for event in self.told if isinstance(event.body, DockerEvent)]
+        return [event.body for event in self.events if isinstance(event.body, DockerEvent)]
 
     def gaps(self) -> list[str]:
-        return [event.body.reason for event in self.told if isinstance(event.body, Gap)]
+        return [event.body.reason for event in self.events if isinstance(event.body, Gap)]
 
 
-@pytest.fixture
-async def collector(
+@contextlib.asynccontextmanager
+async def running_collector(
     connection: Bus, nats_server: NatsServer, engine: PrivateEngine
-) -> AsyncIterator[Collector]:
+) -> AsyncIterator[DockerCollectorProcess]:
+    """Run a collector whose events are read from the stream."""
     await connection.manager.add_stream(
         StreamConfig(name=EVENTS_STREAM, subjects=["events.>"], duplicate_window=900)
     )
     await connection.manager.add_consumer(EVENTS_STREAM, durable_name="test", ack_policy="explicit")
     await connection.manager.create_key_value(bucket=CURSORS_BUCKET)
-    started = Collector(connection, nats_server, engine.address)
-    started.start()
-    listening = asyncio.create_task(started.listen())
+    process = DockerCollectorProcess(connection, nats_server, engine.address)
+    process.start()
+    listening = asyncio.create_task(process.listen())
     try:
-        await started.has_begun()
-        yield started
+        await process.has_begun()
+        yield process
     finally:
         listening.cancel()
-        started.destroy()
+        process.destroy()
+
+
+@pytest.fixture
+async def collector(
+    connection: Bus, nats_server: NatsServer, engine: PrivateEngine
+) -> AsyncIterator[DockerCollectorProcess]:
+    """A collector of this test's own engine."""
+    async with running_collector(connection, nats_server, engine) as process:
+        yield process
+
+
+@pytest.fixture
+async def shared_collector(
+    connection: Bus, nats_server: NatsServer, shared_engine: PrivateEngine
+) -> AsyncIterator[DockerCollectorProcess]:
+    """A collector of the engine that several tests share."""
+    async with running_collector(connection, nats_server, shared_engine) as process:
+        yield process
 
 
 def key_of(line: dict[str, Any]) -> tuple[str, str, str, int]:
@@ -115,26 +135,26 @@ def key_of(line: dict[str, Any]) -> tuple[str, str, str, int]:
     return line["Type"], mask(action), line["Actor"]["ID"], line["timeNano"]
 
 
-def keys_of(collector: Collector) -> list[tuple[str, str, str, int]]:
+def keys_of(collector: DockerCollectorProcess) -> list[tuple[str, str, str, int]]:
     return [
         (event.body.type, event.body.action, event.body.actor_id, parse_rfc3339(event.time))
-        for event in collector.told
+        for event in collector.events
         if isinstance(event.body, DockerEvent) and not event.body.synthetic
     ]
 
 
-async def all_told(collector: Collector, oracle: Oracle) -> None:
-    """Waits until everything the oracle saw was told; nothing may be told twice."""
+async def assert_complete(collector: DockerCollectorProcess, oracle: EventsOracle) -> None:
+    """Wait until every event of the oracle is in the stream; assert that none is there twice."""
     await asyncio.sleep(0.2)
     expected = [key_of(line) for line in oracle.lines()]
     await eventually(lambda: set(keys_of(collector)) >= set(expected), seconds=30)
-    told = keys_of(collector)
-    assert len(told) == len(set(told))
+    keys = keys_of(collector)
+    assert len(keys) == len(set(keys))
 
 
 @pytest.fixture
 async def receiver(nats_server: NatsServer) -> AsyncIterator[Receiver]:
-    """A receiver, and a forwarder that ships to it."""
+    """A receiver with a forwarder that delivers to it."""
     async with Receiver() as listening:
         environ = os.environ | {
             "NATS_URL": nats_server.url,
@@ -150,28 +170,25 @@ async def receiver(nats_server: NatsServer) -> AsyncIterator[Receiver]:
 
 
 async def test_every_recorded_action_is_produced_and_arrives_at_the_receiver(
-    engine: PrivateEngine, collector: Collector, receiver: Receiver
+    engine: PrivateEngine, collector: DockerCollectorProcess, receiver: Receiver
 ) -> None:
-    oracle = Oracle(engine)
-    try:
+    with EventsOracle(engine) as oracle:
         await asyncio.to_thread(do_everything, engine)
-        await all_told(collector, oracle)
-    finally:
-        oracle.end()
-    await eventually(lambda: len(receiver.stored) >= len(collector.told), seconds=30)
+        await assert_complete(collector, oracle)
+    await eventually(lambda: len(receiver.stored) >= len(collector.events), seconds=30)
     assert set(receiver.stored.values()) == {1}
     documents = {document["event.id"]: document for document in receiver.documents}
-    for event in collector.told:
+    for event in collector.events:
         assert_tells_of(documents[event.id], event)
     recorded = [json.loads(x) for x in (FIXTURES / "engine-20.10.jsonl").read_text().splitlines()]
-    wanted = {(line["Type"], line["Action"].partition(":")[0]) for line in recorded}
-    told = {(body.type, body.action.partition(":")[0]) for body in collector.bodies()}
+    recorded_actions = {(line["Type"], line["Action"].partition(":")[0]) for line in recorded}
+    produced = {(body.type, body.action.partition(":")[0]) for body in collector.bodies()}
     # These two need a second machine.
-    assert wanted - told <= {("node", "create"), ("node", "remove")}
-    seen = {(b.type, b.action.partition(":")[0]): b for b in reversed(collector.bodies())}
-    assert seen["container", "kill"].attributes["signal"] == "1"
-    assert seen["container", "rename"].attributes["oldName"] == "/everything"
-    assert seen["image", "push"].actor_id.endswith("/box:1")
+    assert recorded_actions - produced <= {("node", "create"), ("node", "remove")}
+    bodies = {(b.type, b.action.partition(":")[0]): b for b in reversed(collector.bodies())}
+    assert bodies["container", "kill"].attributes["signal"] == "1"
+    assert bodies["container", "rename"].attributes["oldName"] == "/everything"
+    assert bodies["image", "push"].actor_id.endswith("/box:1")
     assert collector.gaps() == []
     dies = [body for body in collector.bodies() if body.action == "die"]
     spoofed = next(body for body in dies if body.labels.get("exitCode") == "spoofed")
@@ -182,21 +199,36 @@ async def test_every_recorded_action_is_produced_and_arrives_at_the_receiver(
         assert subject.startswith(f"events.docker.web-01.{body.type}.{body.action[:4]}"), subject
 
 
-class Load(threading.Thread):
-    """Makes events until it is stopped: tags and untags, at most 50 a second each.
+async def until_more_events(collector: DockerCollectorProcess) -> None:
+    """Wait for 25 events more."""
+    count = len(collector.events) + 25
+    await eventually(lambda: len(collector.events) > count)
 
-    A collector is back after about a second, and in that time the engine must not forget.
+
+class TagLoad(threading.Thread):
+    """A load of events until it is stopped: tags, each followed by its untag.
+
+    With the pause by default the engine remembers the events of 6 seconds, which is more than the
+    restart of a collector takes.
     """
 
-    def __init__(self, engine: PrivateEngine) -> None:
+    def __init__(self, engine: PrivateEngine, pause_seconds: float = 0.05) -> None:
         super().__init__(daemon=True)
+        self._pause_seconds = pause_seconds
         self._engine = engine
         self._over = threading.Event()
+
+    def __enter__(self) -> TagLoad:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def run(self) -> None:
         image = self._engine.client.images.get("box:1")
         number = 0
-        while not self._over.wait(0.02):
+        while not self._over.wait(self._pause_seconds):
             number += 1
             image.tag("load", str(number))
             self._engine.client.images.remove(f"load:{number}", noprune=True)
@@ -206,60 +238,53 @@ class Load(threading.Thread):
         self.join()
 
 
-async def test_a_killed_collector_tells_everything_once(
-    engine: PrivateEngine, collector: Collector
+async def test_a_killed_collector_loses_and_repeats_no_event(
+    shared_engine: PrivateEngine, shared_collector: DockerCollectorProcess
 ) -> None:
-    oracle, load = Oracle(engine), Load(engine)
-    load.start()
-    for _ in range(3):
-        told = len(collector.told)
-        await eventually(lambda told=told: len(collector.told) > told + 40)
-        collector.end(signal.SIGKILL)
-        collector.start()
-    told = len(collector.told)
-    await eventually(lambda: len(collector.told) > told + 40)
-    load.stop()
-    await all_told(collector, oracle)
-    oracle.end()
-    assert collector.gaps() == []
+    with EventsOracle(shared_engine) as oracle:
+        with TagLoad(shared_engine):
+            for _ in range(3):
+                await until_more_events(shared_collector)
+                shared_collector.end(signal.SIGKILL)
+                shared_collector.start()
+            await until_more_events(shared_collector)
+        await assert_complete(shared_collector, oracle)
+    assert shared_collector.gaps() == []
 
 
-async def test_a_stopped_collector_exits_with_0_and_the_next_goes_on(
-    engine: PrivateEngine, collector: Collector
+async def test_a_stopped_collector_exits_with_0_and_the_next_resumes(
+    shared_engine: PrivateEngine, shared_collector: DockerCollectorProcess
 ) -> None:
-    oracle = Oracle(engine)
-    image = engine.client.images.get("box:1")
-    for number in range(50):
-        image.tag("stop", str(number))
-    assert collector.end(signal.SIGTERM) == 0
-    for number in range(50, 100):
-        image.tag("stop", str(number))
-    collector.start()
-    await all_told(collector, oracle)
-    oracle.end()
-    assert collector.gaps() == []
+    image = shared_engine.client.images.get("box:1")
+    with EventsOracle(shared_engine) as oracle:
+        for number in range(50):
+            image.tag("stop", str(number))
+        assert shared_collector.end(signal.SIGTERM) == 0
+        for number in range(50, 100):
+            image.tag("stop", str(number))
+        shared_collector.start()
+        await assert_complete(shared_collector, oracle)
+    assert shared_collector.gaps() == []
 
 
-async def test_a_bus_that_is_killed_costs_nothing(
-    engine: PrivateEngine, collector: Collector, nats_server: NatsServer
+async def test_a_killed_broker_costs_no_event(
+    shared_engine: PrivateEngine, shared_collector: DockerCollectorProcess, nats_server: NatsServer
 ) -> None:
-    oracle, load = Oracle(engine), Load(engine)
-    load.start()
-    await eventually(lambda: len(collector.told) > 40)
-    nats_server.signal(signal.SIGKILL)
-    produced = len(oracle.lines())
-    # More than the engine remembers: only the collector's memory holds them.
-    await eventually(lambda: len(oracle.lines()) > produced + 400, seconds=30)
-    nats_server.start()
-    load.stop()
-    await all_told(collector, oracle)
-    oracle.end()
-    assert collector.gaps() == []
+    with EventsOracle(shared_engine) as oracle:
+        with TagLoad(shared_engine, pause_seconds=0):
+            await eventually(lambda: len(shared_collector.events) > 40)
+            nats_server.signal(signal.SIGKILL)
+            produced = len(oracle.lines())
+            # More than the engine remembers: only the collector's memory holds them.
+            await eventually(lambda: len(oracle.lines()) > produced + 400, seconds=30)
+            nats_server.start()
+        await assert_complete(shared_collector, oracle)
+    assert shared_collector.gaps() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-async def test_a_container_that_ends_while_the_engine_is_away_is_told(
-    engine: PrivateEngine, collector: Collector, number: signal.Signals
+async def test_a_container_that_ends_while_the_engine_is_away_becomes_a_synthetic_event(
+    engine: PrivateEngine, collector: DockerCollectorProcess, number: signal.Signals
 ) -> None:
     (engine.folder / "daemon.json").write_text('{"live-restore": true}')
     engine.reload()
@@ -282,7 +307,7 @@ async def test_a_container_that_ends_while_the_engine_is_away_is_told(
     await eventually(lambda: not Path(f"/proc/{pid}").exists(), seconds=20)
     await asyncio.to_thread(engine.start)
     await eventually(lambda: any(b.synthetic for b in collector.bodies()), seconds=30)
-    (died,) = [event for event in collector.told if getattr(event.body, "synthetic", False)]
+    (died,) = [event for event in collector.events if getattr(event.body, "synthetic", False)]
     assert isinstance(died.body, DockerEvent)
     assert (died.body.action, died.body.actor_id) == ("die", short.id)
     assert died.body.attributes == {"exitCode": "7", "image": "box:1", "name": "sleeps-3"}
@@ -296,7 +321,7 @@ async def test_a_container_that_ends_while_the_engine_is_away_is_told(
 
 
 def container_process(engine: PrivateEngine, command: str) -> str:
-    """The process id of the shell that runs `command`."""
+    """Return the process id of the shell that runs `command`."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             arguments = (entry / "cmdline").read_bytes().split(b"\0")
@@ -305,10 +330,10 @@ def container_process(engine: PrivateEngine, command: str) -> str:
     raise AssertionError(f"no process runs {command}")
 
 
-async def test_an_engine_that_is_not_there_yet_is_waited_for(
-    engine: PrivateEngine, collector: Collector
+async def test_an_engine_that_restarts_without_live_restore_has_no_synthetic_events(
+    engine: PrivateEngine, collector: DockerCollectorProcess
 ) -> None:
-    """Restarted without live-restore: what ended at its stop was told, nothing is invented."""
+    """Its stop has ended every container and reported each end."""
     engine.client.containers.run(
         "box:1", ["sleep", "1000"], detach=True, network_mode="none", stop_signal="SIGKILL"
     )

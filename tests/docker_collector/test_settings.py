@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sematext_agent.docker_collector.engine import where
-from sematext_agent.docker_collector.filters import Filter
+from sematext_agent.docker_collector.engine import client_arguments
+from sematext_agent.docker_collector.filters import EventFilter
 from sematext_agent.docker_collector.settings import DockerSettings
 from sematext_agent.shared.settings import SettingsError, load_settings
 
@@ -35,34 +35,38 @@ def test_a_bad_value_is_one_line_with_the_variable_and_the_remedy(
     assert "\n" not in text
 
 
-def test_the_address_is_the_transport_then_docker_host_then_the_usual_socket(
+def test_docker_transport_precedes_docker_host_and_the_usual_socket(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
-    both = {"DOCKER_TRANSPORT": "tcp://a:1/", "DOCKER_HOST": "tcp://b:1"}
-    assert where(load_settings(DockerSettings, both))["base_url"] == "tcp://a:1/"
-    del both["DOCKER_TRANSPORT"]
-    assert where(load_settings(DockerSettings, both))["base_url"] == "tcp://b:1"
-    assert where(DockerSettings())["base_url"].endswith("/var/run/docker.sock")
+    environment = {"DOCKER_TRANSPORT": "tcp://a:1/", "DOCKER_HOST": "tcp://b:1"}
+    assert client_arguments(load_settings(DockerSettings, environment))["base_url"] == "tcp://a:1/"
+    del environment["DOCKER_TRANSPORT"]
+    assert client_arguments(load_settings(DockerSettings, environment))["base_url"] == "tcp://b:1"
+    assert client_arguments(DockerSettings())["base_url"].endswith("/var/run/docker.sock")
 
 
-def wanted(kind: str, action: str, **environment: str) -> bool:
-    return Filter(load_settings(DockerSettings, environment)).wants(kind, action)
+def event_filter(environment: dict[str, str]) -> EventFilter:
+    return EventFilter(load_settings(DockerSettings, environment), lambda reason: None)
+
+
+def accepts(category: str, action: str, **environment: str) -> bool:
+    return event_filter(environment).accepts_action(category, action)
 
 
 def test_categories_and_actions_are_excluded() -> None:
     categories = {"CONTAINER_EVENTS_EXCLUDED": "Volume, network"}
-    assert not wanted("volume", "mount", **categories)
-    assert wanted("container", "start", **categories)
+    assert not accepts("volume", "mount", **categories)
+    assert accepts("container", "start", **categories)
     actions = {"CONTAINER_EVENTS_ACTIONS_EXCLUDED": "top,volume.create"}
-    assert not wanted("container", "top", **actions)
-    assert not wanted("volume", "create", **actions)
-    assert wanted("container", "create", **actions)
+    assert not accepts("container", "top", **actions)
+    assert not accepts("volume", "create", **actions)
+    assert accepts("container", "create", **actions)
 
 
 def passes(name: str, image: str, **environment: str) -> bool:
-    return Filter(load_settings(DockerSettings, environment)).wants_container(name, image)
+    return event_filter(environment).accepts_container(name, image)
 
 
 def test_containers_are_matched_and_skipped_by_parts_of_their_image_and_name() -> None:

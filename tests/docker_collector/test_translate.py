@@ -16,11 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from sematext_agent.docker_collector.backlog import Lines
-from sematext_agent.docker_collector.follow import Follower
+from sematext_agent.docker_collector.buffer import EventLines
+from sematext_agent.docker_collector.decoder import decode
+from sematext_agent.docker_collector.message import EngineMessage, EngineObject, identify
+from sematext_agent.docker_collector.pipeline import EventPipeline
 from sematext_agent.docker_collector.settings import DockerSettings
-from sematext_agent.docker_collector.state import State
-from sematext_agent.docker_collector.translate import Known, Message, decode, identity, translate
+from sematext_agent.docker_collector.state import EngineState
+from sematext_agent.docker_collector.translate import translate
 from sematext_agent.shared.events import DockerEvent, Event, encode
 from sematext_agent.shared.health import Health
 
@@ -28,32 +30,32 @@ FIXTURES = Path(__file__).parent / "fixtures"
 CAPTURES = ("engine-20.10", "engine-29", "engine-29-read-as-1.41", "containerd-store")
 
 
-class NoEngine:
-    """Nobody to ask: all that is known was in the messages."""
+class UnconnectedEngine:
+    """A connection without an engine: the messages are all there is."""
 
     engine = None
 
-    def want_snapshot(self) -> None:
+    def request_snapshot(self) -> None:
         pass
 
 
 def events_of(capture: str) -> list[Event]:
-    """The events of a recorded stream."""
+    """Return the events of a recorded stream."""
     settings = DockerSettings(hostname_alias="web-01", container_events_healthchecks=True)
     text = (FIXTURES / f"{capture}.jsonl").read_bytes().strip()
 
-    async def follow() -> list[Event]:
-        follower = Follower(
+    async def process() -> list[Event]:
+        pipeline = EventPipeline(
             settings,
             "host",
-            0,
-            State("", b'{"address":""}'),
-            NoEngine(),  # type: ignore[arg-type]
+            EngineState("", b'{"address":""}'),
+            UnconnectedEngine(),  # type: ignore[arg-type]
             Health("docker", "web-01"),
         )
-        return [event async for event in follower.take(Lines([text])) if event is not None]
+        events = pipeline.process(EventLines([text]))
+        return [event async for event in events if event is not None]
 
-    return asyncio.run(follow())
+    return asyncio.run(process())
 
 
 @pytest.mark.parametrize("capture", CAPTURES)
@@ -70,10 +72,8 @@ def test_every_recorded_message_becomes_the_event_kept_beside_it(capture: str) -
         assert json.loads(line) == json.loads(expected)
 
 
-def test_an_engine_read_in_an_older_version_tells_the_same_but_for_what_that_version_hides() -> (
-    None
-):
-    def told(capture: str) -> Counter[tuple[str, str, str]]:
+def test_an_engine_read_in_an_older_version_has_the_events_of_that_version() -> None:
+    def count(capture: str) -> Counter[tuple[str, str, str]]:
         bodies = [event.body for event in events_of(capture)]
         return Counter(
             (body.type, body.action, body.actor_id)
@@ -81,7 +81,7 @@ def test_an_engine_read_in_an_older_version_tells_the_same_but_for_what_that_ver
             if isinstance(body, DockerEvent) and (body.type, body.action) != ("image", "create")
         )
 
-    assert told("engine-29") == told("engine-29-read-as-1.41")
+    assert count("engine-29") == count("engine-29-read-as-1.41")
 
 
 @pytest.mark.parametrize("capture", CAPTURES)
@@ -91,13 +91,15 @@ def test_no_two_messages_have_the_same_id_and_reading_again_gives_the_same(captu
     assert len(set(first)) == len(first)
 
 
-def raw(action: str, kind: str = "container", scope: str = "local", **given: str) -> Message:
+def engine_message(
+    action: str, kind: str = "container", scope: str = "local", **attributes: str
+) -> EngineMessage:
     return decode(
         msgspec.json.encode(
             {
                 "Type": kind,
                 "Action": action,
-                "Actor": {"ID": "c1", "Attributes": given},
+                "Actor": {"ID": "c1", "Attributes": attributes},
                 "scope": scope,
                 "time": 1795423877,
                 "timeNano": 1795423877628168185,
@@ -106,8 +108,8 @@ def raw(action: str, kind: str = "container", scope: str = "local", **given: str
     )
 
 
-def told(message: Message, **known: Any) -> DockerEvent:
-    event = translate(message, "id", "web-01", Known(**known))
+def translated(message: EngineMessage, **facts: Any) -> DockerEvent:
+    event = translate(message, "id", "web-01", EngineObject(**facts))
     assert isinstance(event.body, DockerEvent)
     assert event.time == "2026-11-23T08:51:17.628168185Z"
     return event.body
@@ -116,11 +118,11 @@ def told(message: Message, **known: Any) -> DockerEvent:
 LABELS = {"exitCode": "0", "team": "blue"}
 
 
-def test_a_label_does_not_pass_for_an_attribute() -> None:
-    message = raw("die", image="nginx", name="web", **LABELS)
-    assert told(message, labels=LABELS).attributes == {"image": "nginx", "name": "web"}
-    assert told(message, labels=LABELS, exit_code=137).attributes["exitCode"] == "137"
-    assert told(message, labels=LABELS).labels == LABELS
+def test_a_label_is_not_taken_for_an_attribute() -> None:
+    message = engine_message("die", image="nginx", name="web", **LABELS)
+    assert translated(message, labels=LABELS).attributes == {"image": "nginx", "name": "web"}
+    assert translated(message, labels=LABELS, exit_code=137).attributes["exitCode"] == "137"
+    assert translated(message, labels=LABELS).labels == LABELS
 
 
 @pytest.mark.parametrize(
@@ -128,37 +130,41 @@ def test_a_label_does_not_pass_for_an_attribute() -> None:
     [("kill", "signal"), ("exec_die", "execID"), ("rename", "oldName"), ("commit", "imageID")],
 )
 def test_no_attribute_of_the_engine_can_be_given_by_a_label(action: str, attribute: str) -> None:
-    message = raw(action, image="nginx", name="web", **{attribute: "spoofed"})
-    assert attribute not in told(message, labels={attribute: "spoofed"}).attributes
+    message = engine_message(action, image="nginx", name="web", **{attribute: "spoofed"})
+    assert attribute not in translated(message, labels={attribute: "spoofed"}).attributes
 
 
 def test_a_label_called_name_or_image_does_not_hide_the_name_or_the_image() -> None:
     """The engine sets these two after it has copied the labels."""
-    body = told(raw("start", image="nginx", name="web"), labels={"image": "x", "name": "y"})
+    body = translated(
+        engine_message("start", image="nginx", name="web"), labels={"image": "x", "name": "y"}
+    )
     assert body.attributes == {"image": "nginx", "name": "web"}
     assert body.labels == {"image": "x", "name": "y"}
 
 
-def test_of_an_unknown_container_only_the_actions_own_attributes_are_believed() -> None:
-    message = raw("die", image="nginx", name="web", exitCode="137", team="blue", signal="9")
-    assert told(message).attributes == {"image": "nginx", "name": "web", "exitCode": "137"}
-    assert told(message).labels == {"team": "blue", "signal": "9"}
-    assert told(raw("die", exitCode="spoofed")).attributes == {}
+def test_of_an_unknown_container_only_attributes_of_its_action_are_taken() -> None:
+    message = engine_message(
+        "die", image="nginx", name="web", exitCode="137", team="blue", signal="9"
+    )
+    assert translated(message).attributes == {"image": "nginx", "name": "web", "exitCode": "137"}
+    assert translated(message).labels == {"team": "blue", "signal": "9"}
+    assert translated(engine_message("die", exitCode="spoofed")).attributes == {}
 
 
 def test_an_attribute_of_a_newer_engine_stays_an_attribute_where_the_labels_are_known() -> None:
-    message = raw("die", exitCode="1", cause="oom", team="blue")
-    body = told(message, labels={"team": "blue"})
+    message = engine_message("die", exitCode="1", cause="oom", team="blue")
+    body = translated(message, labels={"team": "blue"})
     assert body.attributes == {"exitCode": "1", "cause": "oom"}
 
 
 def test_an_image_label_called_image_is_a_label() -> None:
-    body = told(raw("tag", "image", name="web:1", image="spoofed"))
+    body = translated(engine_message("tag", "image", name="web:1", image="spoofed"))
     assert (body.attributes, body.labels) == ({"name": "web:1"}, {"image": "spoofed"})
 
 
 def test_unknown_types_and_actions_pass_through() -> None:
-    body = told(raw("teleport: far", "wormhole", where="away"))
+    body = translated(engine_message("teleport: far", "wormhole", where="away"))
     assert (body.type, body.action, body.attributes) == (
         "wormhole",
         "teleport: far",
@@ -170,25 +176,25 @@ def test_a_message_without_attributes_or_nanoseconds_is_read() -> None:
     message = decode(
         b'{"Type":"daemon","Action":"x","Actor":{"ID":"d","Attributes":null},"time":5}'
     )
-    assert message.nanoseconds == 5_000_000_000
+    assert message.time_ns == 5_000_000_000
     assert message.attributes == {}
 
 
 def test_every_manager_of_a_swarm_gives_an_event_the_same_id() -> None:
-    update = raw("update", "service", "swarm", name="web")
-    assert identity(update, "host1") == identity(update, "host2")
-    local = raw("start", name="web")
-    assert identity(local, "host1") != identity(local, "host2")
+    update = engine_message("update", "service", "swarm", name="web")
+    assert identify(update, "host1") == identify(update, "host2")
+    local = engine_message("start", name="web")
+    assert identify(local, "host1") != identify(local, "host2")
 
 
-def test_a_removal_in_a_swarm_has_one_id_whenever_a_manager_sees_it() -> None:
-    first = raw("remove", "service", "swarm", name="web")
-    second = msgspec.structs.replace(first, nanoseconds=first.nanoseconds + 1)
-    assert identity(first, "host1") == identity(second, "host2")
+def test_a_removal_in_a_swarm_has_one_id_at_every_manager() -> None:
+    first = engine_message("remove", "service", "swarm", name="web")
+    second = msgspec.structs.replace(first, time_ns=first.time_ns + 1)
+    assert identify(first, "host1") == identify(second, "host2")
 
 
 def test_the_id_of_a_command_line_does_not_hold_its_secret() -> None:
     """Whoever knows the rest of the event could try secrets until the id fits."""
-    first, second = (raw(f"exec_start: mysql -p{secret}") for secret in ("one", "two"))
+    first, second = (engine_message(f"exec_start: mysql -p{secret}") for secret in ("one", "two"))
     assert first.action == second.action == "exec_start: mysql -p********"
-    assert identity(first, "host") == identity(second, "host")
+    assert identify(first, "host") == identify(second, "host")

@@ -1,4 +1,4 @@
-"""What the Docker Engine says, and the collector's own cursor read back."""
+"""Decoders of the Docker collector: the engine's messages and answers, and the stored cursor."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import contextlib
 from types import SimpleNamespace
 from typing import Any
 
-from sematext_agent.docker_collector.backlog import Lines, Lost, Ring
+from sematext_agent.docker_collector.buffer import EngineHistory, EventLines, LostEvents
 from sematext_agent.docker_collector.engine import Engine, EngineError, Snapshot
-from sematext_agent.docker_collector.follow import Follower
+from sematext_agent.docker_collector.pipeline import EventPipeline
 from sematext_agent.docker_collector.settings import DockerSettings
-from sematext_agent.docker_collector.state import State
+from sematext_agent.docker_collector.state import EngineState
+from sematext_agent.shared.clock import SYSTEM_CLOCK, SystemClock
 from sematext_agent.shared.events import decode, encode
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.subjects import subject_of
@@ -23,61 +24,76 @@ _START = (
 )
 
 
-class _NoConnection:
-    """An engine that is away."""
+class _AbsentConnection:
+    """A connection whose engine is away."""
 
     engine = None
 
-    def ring_taken(self) -> None: ...
-    def want_snapshot(self) -> None: ...
-    def renew(self) -> None: ...
+    def history_taken(self) -> None: ...
+    def request_snapshot(self) -> None: ...
+    def reopen_stream(self) -> None: ...
 
 
-def _follower(cursor: bytes | None) -> tuple[Follower, State]:
-    state = State(_ADDRESS, cursor)
-    connection: Any = _NoConnection()
+class _EpochClock(SystemClock):
+    """A clock at the epoch, so that no recorded message is from before the first run."""
+
+    def wall_ns(self) -> int:
+        return 0
+
+
+def _pipeline(cursor: bytes | None) -> tuple[EventPipeline, EngineState]:
+    state = EngineState(_ADDRESS, cursor)
+    connection: Any = _AbsentConnection()
     health = Health("docker", "web-01")
-    return Follower(DockerSettings(), "m1", 0, state, connection, health), state
+    clock = _EpochClock()
+    return EventPipeline(DockerSettings(), "m1", state, connection, health, clock), state
 
 
-async def _take(follower: Follower, *items: Any) -> None:
-    """Everything that the items tell can be published and read again."""
+async def _process(pipeline: EventPipeline, *items: Any) -> None:
+    """Process `items`, and assert that every event can be published and decoded."""
     for item in items:
-        async for event in follower.take(item):
+        async for event in pipeline.process(item):
             if event is not None:
                 subject_of(event)
                 assert decode(encode(event)) == event
 
 
 def line(data: bytes) -> None:
-    """A line of `GET /events`, from the stream and from what the engine remembers."""
-    follower, state = _follower(None)
-    ring = Ring([data, _START], 1_700_000_001 * 10**9, Snapshot({}, {}, 1_700_000_001 * 10**9))
-    asyncio.run(_take(follower, Lines([data]), ring, Lost(3)))
-    assert not State(_ADDRESS, follower.cursor()).is_new
-    assert state.latest >= 0
+    """Process a line of `GET /events`, of the stream and of a history."""
+    pipeline, state = _pipeline(None)
+    history = EngineHistory(
+        [data, _START], 1_700_000_001 * 10**9, Snapshot({}, {}, 1_700_000_001 * 10**9)
+    )
+    asyncio.run(_process(pipeline, EventLines([data]), history, LostEvents(3)))
+    assert not EngineState(_ADDRESS, pipeline.cursor()).is_new
+    assert state.latest_ns >= 0
 
 
 def cursor(data: bytes) -> None:
-    """The stored cursor: read, used, written, and read again."""
-    follower, _ = _follower(data)
+    """Decode the stored cursor, use it, encode it, and decode it again."""
+    pipeline, _ = _pipeline(data)
     now = 1_700_000_001 * 10**9
-    items = Ring([_START], now, Snapshot({}, {}, now)), Lost(1), Snapshot({}, {}, now)
-    asyncio.run(_take(follower, *items))
-    assert not State(_ADDRESS, follower.cursor()).is_new
+    items = (
+        EngineHistory([_START], now, Snapshot({}, {}, now)),
+        LostEvents(1),
+        Snapshot({}, {}, now),
+    )
+    asyncio.run(_process(pipeline, *items))
+    assert not EngineState(_ADDRESS, pipeline.cursor()).is_new
 
 
 def inspected(data: bytes) -> None:
-    """The engine's answers about containers and images."""
+    """Decode an answer of the engine about containers and images."""
     answer = SimpleNamespace(status_code=200, content=data, text="")
     client = SimpleNamespace(get=lambda *_, **__: answer, verify=True, base_url="http://engine")
     engine = object.__new__(Engine)
-    engine._client, engine._root = client, "http://engine"  # type: ignore[assignment]
+    engine._client, engine._root = client, "http://engine"
+    engine._clock = SYSTEM_CLOCK
     for ask in (
         lambda: engine.container("c1"),
         lambda: engine.image_tags("i1"),
         lambda: engine.snapshot(),
-        lambda: engine.ring(),
+        lambda: engine.history(),
     ):
         with contextlib.suppress(EngineError):
             ask()

@@ -18,7 +18,7 @@ from fuzz.bus_targets import ship
 from upgrade import schema
 
 from sematext_agent.agentctl import status, tap
-from sematext_agent.docker_collector.state import State
+from sematext_agent.docker_collector.state import EngineState
 from sematext_agent.forwarder.enrich import enrich
 from sematext_agent.host_collector.kernel import cursor
 from sematext_agent.host_collector.packages import inventory_store
@@ -78,11 +78,11 @@ def test_the_cursors_of_an_older_version_are_gone_on_from(version: Path) -> None
     def stored(name: str) -> bytes:
         return (version / "cursors" / name).read_bytes()
 
-    docker = State("unix:///var/run/docker.sock", stored("docker.json"))
+    docker = EngineState("unix:///var/run/docker.sock", stored("docker.json"))
     assert not docker.is_new
     assert docker.has_read
     assert docker.containers["c1"].running
-    assert (docker.latest, docker.unreconciled) == (1795423877628168185, True)
+    assert (docker.latest_ns, docker.unreconciled) == (1795423877628168185, True)
     assert docker.images == {"sha256:aa": ("nginx:1",)}
     kernel = cursor.decode_cursor(stored("oom.json"))
     assert kernel is not None

@@ -1,174 +1,184 @@
-"""Stays connected to the engine: finds it, follows its stream, and checks that nothing is missed.
+"""The connection to the engine: opened again and again, it fills the buffer.
 
-It fills the backlog and touches nothing else. The stream may go silent without an end (a peer that
-is gone, a proxy that swallows it) or drop messages without a word, so every half minute the
-engine is asked what it remembers: what the stream did not bring is found in it.
+A stream may go silent without an end (a peer that is gone, a proxy that swallows it) or drop
+messages. So every half minute the engine is asked for its history, and an audit of it finds the
+messages that the stream did not bring.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import time
 from collections.abc import Callable
 
-from sematext_agent.docker_collector import engine as engines
-from sematext_agent.docker_collector.backlog import Backlog, Reader, Ring
-from sematext_agent.docker_collector.engine import Engine, EngineError, Snapshot
+from sematext_agent.docker_collector.buffer import EngineBuffer, EngineHistory
+from sematext_agent.docker_collector.engine import Engine, EngineError, Snapshot, connect
+from sematext_agent.docker_collector.reader import EventStreamReader
 from sematext_agent.docker_collector.settings import DockerSettings
-from sematext_agent.docker_collector.state import State
+from sematext_agent.docker_collector.state import EngineState
+from sematext_agent.shared.clock import SYSTEM_CLOCK, Clock
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.retry import Backoff
+from sematext_agent.shared.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
 
 AUDIT_SECONDS = 30.0
-SETTLE_SECONDS = 1.0
-"""How long after a gap the containers are listed: what is under way can then be told first."""
-_RETRY_SECONDS_MAX = 2
-"""Short, because what an engine forgets while nobody is connected is lost."""
+SNAPSHOT_DELAY_SECONDS = 1.0
+"""Pause before a snapshot, in which messages under way still arrive and need no synthetic event."""
+_BACKOFF_SECONDS_MAX = 2
+"""Short, because events that an engine forgets while nobody is connected are lost."""
 _STEADY_SECONDS = 10
-_STOP_SECONDS_MAX = 5
+_READER_END_SECONDS_MAX = 5
 
 
-class Connection:
-    """The way from one engine into the backlog."""
+class EngineConnection:
+    """One engine's way into the buffer."""
 
     def __init__(
-        self, settings: DockerSettings, state: State, backlog: Backlog, health: Health
+        self,
+        settings: DockerSettings,
+        state: EngineState,
+        buffer: EngineBuffer,
+        health: Health,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._settings = settings
         self._state = state
-        self._backlog = backlog
+        self._buffer = buffer
         self._health = health
-        self._attention = asyncio.Event()
-        self._snapshot_wanted = False
-        self._ring_in_backlog = False
-        self._reader: Reader | None = None
-        self._said = ""
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._snapshot_requested = False
+        self._history_in_buffer = False
+        self._reader: EventStreamReader | None = None
+        self._logged_condition = ""
         self._connects = health.add_counter("engine_connects", "Times the event stream was opened.")
         health.add_figure(
-            "engine_connected", "1 while the engine is followed.", lambda: self.engine is not None
+            "engine_connected",
+            "1 while the engine is connected.",
+            lambda: self.engine is not None,
         )
         self.engine: Engine | None = None
         """The engine, while it is connected."""
 
-    async def keep(self) -> None:
-        """Connects, and connects again, for ever. What was read is in the backlog when it ends."""
-        backoff = Backoff(0.1, _RETRY_SECONDS_MAX)
+    async def stay_connected(self) -> None:
+        """Connect, and connect again, until cancelled; then everything read is in the buffer."""
+        backoff = Backoff(0.1, _BACKOFF_SECONDS_MAX)
         while True:
-            began = time.monotonic()
+            connecting_at = self._clock.monotonic()
             try:
-                await self._connected()
+                await self._connect_once()
             except EngineError as error:
-                self._say_why_not(error)
-            if time.monotonic() - began > _STEADY_SECONDS:
+                self._report_failure(error)
+            if self._clock.monotonic() - connecting_at > _STEADY_SECONDS:
                 backoff.reset()
             await asyncio.sleep(backoff.draw_delay_seconds())
 
-    def want_snapshot(self) -> None:
-        """Asks for a Snapshot in the backlog, in a moment; after a gap, a close one."""
-        self._snapshot_wanted = True
-        self._attention.set()
+    def request_snapshot(self) -> None:
+        """Request a Snapshot in the buffer, after a moment; after a gap, with inspections."""
+        self._snapshot_requested = True
+        self._wake.set()
 
-    def ring_taken(self) -> None:
-        """The last Ring has been taken out of the backlog."""
-        self._ring_in_backlog = False
+    def history_taken(self) -> None:
+        """State that the last EngineHistory has been taken out of the buffer."""
+        self._history_in_buffer = False
 
-    def renew(self) -> None:
-        """The stream does not bring what happens: opens another."""
+    def reopen_stream(self) -> None:
+        """Replace a stream that drops messages by another."""
         if self._reader is not None:
             self._reader.stop()
 
-    async def _connected(self) -> None:
-        """One connection, from its begin to its end."""
-        engine = await asyncio.to_thread(engines.connect, self._settings)
+    async def _connect_once(self) -> None:
+        """Keep one connection, from its begin to its end."""
+        engine = await asyncio.to_thread(connect, self._settings, self._clock)
         try:
             self.engine = engine
-            is_new = self._state.is_new
-            snapshot = await self._list(engine, lambda _, running: is_new and running)
-            # The memory comes first, so that a gap is noticed before what follows it is told; the
-            # stream brings the memory once more, and so leaves nothing out between the two.
-            await self._put_ring(engine, snapshot)
-            stream = await asyncio.to_thread(engine.follow)
+            is_first_run = self._state.is_new
+            snapshot = await self._take_snapshot(engine, lambda _, runs: is_first_run and runs)
+            # The history comes first, so that a gap precedes the events that follow it. The stream
+            # repeats the history, so that nothing is missed between the two.
+            await self._put_history(engine, snapshot)
+            stream = await asyncio.to_thread(engine.open_stream)
             self._connects.inc()
-            self._say_connected(engine)
-            self._reader = Reader(stream, self._backlog, self._attention)
+            self._report_connected(engine)
+            self._reader = EventStreamReader(stream, self._buffer, self._wake)
             self._reader.start()
             try:
-                await self._serve(engine, self._reader)
+                await self._serve_requests(engine, self._reader)
             finally:
                 self._reader.stop()
-                # It ends as soon as its socket is shut down, and so blocks for no time to speak of.
-                self._reader.join(_STOP_SECONDS_MAX)
+                # The thread ends as soon as its socket is shut down, so this blocks but a moment.
+                self._reader.join(_READER_END_SECONDS_MAX)
         finally:
             self.engine = None
             engine.close()
-        log.debug("the stream ended: %s", self._reader.why)
+        log.debug("stream closed: %s", self._reader.end_reason)
 
-    async def _serve(self, engine: Engine, reader: Reader) -> None:
-        """What is to be asked beside the stream, until it ends."""
-        next_audit = time.monotonic() + AUDIT_SECONDS
-        while not reader.ended:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, next_audit - time.monotonic())):
-                    await self._attention.wait()
-            self._attention.clear()
-            if reader.ended:
+    async def _serve_requests(self, engine: Engine, reader: EventStreamReader) -> None:
+        """Put snapshots and audits into the buffer until the stream ends."""
+        next_audit_at = self._clock.monotonic() + AUDIT_SECONDS
+        while not reader.has_ended:
+            await wait_for_event(self._wake, max(0.0, next_audit_at - self._clock.monotonic()))
+            self._wake.clear()
+            if reader.has_ended:
                 break
-            if self._snapshot_wanted:
-                await asyncio.sleep(SETTLE_SECONDS)
-                self._snapshot_wanted = False
+            if self._snapshot_requested:
+                await asyncio.sleep(SNAPSHOT_DELAY_SECONDS)
+                self._snapshot_requested = False
                 await self._put_snapshot(engine)
-            elif time.monotonic() >= next_audit:
-                next_audit = time.monotonic() + AUDIT_SECONDS
-                if not self._ring_in_backlog:
-                    await self._put_ring(engine, None)
+            elif self._clock.monotonic() >= next_audit_at:
+                next_audit_at = self._clock.monotonic() + AUDIT_SECONDS
+                if not self._history_in_buffer:
+                    await self._put_history(engine, None)
 
-    async def _list(self, engine: Engine, closer: Callable[[str, bool], bool]) -> Snapshot | None:
-        """What exists; None where a proxy before the engine does not let it be listed."""
+    async def _take_snapshot(
+        self, engine: Engine, inspects: Callable[[str, bool], bool]
+    ) -> Snapshot | None:
+        """Return what exists; None where a proxy before the engine forbids lists."""
         try:
-            return await asyncio.to_thread(engine.snapshot, closer)
+            return await asyncio.to_thread(engine.snapshot, inspects)
         except EngineError as error:
             if error.status not in (401, 403):
                 raise
-            log.warning("containers and images cannot be listed: %s", error)
+            log.warning("containers and images not listed: %s", error)
             return None
 
     async def _put_snapshot(self, engine: Engine) -> None:
-        at_rest = {key for key, seen in self._state.containers.items() if not seen.running}
-        after_a_gap = self._state.unreconciled
-        snapshot = await self._list(
-            engine, lambda key, running: after_a_gap and (running or key not in at_rest)
+        stopped = {
+            key for key, container in self._state.containers.items() if not container.running
+        }
+        is_after_gap = self._state.unreconciled
+        snapshot = await self._take_snapshot(
+            engine, lambda key, runs: is_after_gap and (runs or key not in stopped)
         )
         if snapshot is not None:
-            self._backlog.put(snapshot, 0, 0)
+            self._buffer.put(snapshot, 0, 0)
 
-    async def _put_ring(self, engine: Engine, snapshot: Snapshot | None) -> None:
-        moment = time.time_ns()
-        lines = await asyncio.to_thread(engine.ring)
+    async def _put_history(self, engine: Engine, snapshot: Snapshot | None) -> None:
+        requested_ns = self._clock.wall_ns()
+        lines = await asyncio.to_thread(engine.history)
         # Where it does not fit, none of its events are lost with it: the stream brings them too.
-        ring = Ring(lines, moment, snapshot)
-        self._ring_in_backlog = self._backlog.put(ring, 0, sum(map(len, lines)))
+        history = EngineHistory(lines, requested_ns, snapshot)
+        self._history_in_buffer = self._buffer.put(history, 0, sum(map(len, lines)))
 
-    def _say_connected(self, engine: Engine) -> None:
+    def _report_connected(self, engine: Engine) -> None:
         text = f"Docker Engine {engine.version}, API {engine.api_version}, at {engine.address}"
         self._health.set_condition("source", True, text)
-        if text != self._said:
+        if text != self._logged_condition:
             log.info("connected to the %s", text)
-        self._said = text
+        self._logged_condition = text
 
-    def _say_why_not(self, error: EngineError) -> None:
-        """An absent engine is normal and said once; one that refuses is not."""
+    def _report_failure(self, error: EngineError) -> None:
+        """Report, once, an absent engine, which is normal, or a refusal, which is not."""
         if error.absent:
             text = f"no Docker Engine at {self._state.address}: waiting for one"
         else:
             text = f"the Docker Engine at {self._state.address} cannot be followed: {error}"
-        if text != self._said:
+        if text != self._logged_condition:
             if error.absent:
                 log.info("%s", text)
             else:
                 self._health.record_error(text)
-        self._said = text
+        self._logged_condition = text
         self._health.set_condition("source", error.absent, text)

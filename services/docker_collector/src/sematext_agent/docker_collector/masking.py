@@ -1,9 +1,9 @@
-"""Takes secrets out of command lines: the engine tells the whole command line of every exec.
+"""Masking of secrets in command lines: a message holds the whole command line of every exec.
 
 The engine joins the arguments with blanks and quotes nothing, so the words are all there is to go
-by: of a secret that holds a blank only the first word is known for one. What cannot be told from a
-secret is masked. The time taken is in proportion to the length, because anyone who may run a
-command in a container writes this text.
+by: of a secret that holds a blank only the first word is masked. Text that cannot be distinguished
+from a secret is masked too. The time is linear in the length, because anyone who may run a command
+in a container writes this text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NAME = re.compile(
     r"|(?:api|access|private)[-_]?key|authorization|auth(?!or)",
     re.IGNORECASE,
 )
-"""What the name of a secret holds."""
+"""A part of a name that marks its value as a secret."""
 _HARMLESS = re.compile(r"(?:-?file|stdin|^(?:OLD)?PWD)$", re.IGNORECASE)
 _ASSIGNMENT = re.compile(r"(?<![\w.-])([\w.-]+)([\"']?[=:][\"']?)([^\"'&;,|)}]+)")
 _USERINFO = re.compile(r"(?<=://)([^/:@]*:)[^/@]+(?=@)")
@@ -38,16 +38,16 @@ _SEPARATE = {
 
 
 def mask(command: str) -> str:
-    """`mysql -pS3cret --token=x` as `mysql -p******** --token=********`."""
+    """Return `command` with its secrets masked: `mysql -p******** --token=********`."""
     parts = re.split(r"(\s+)", command)
-    program, before = "", ""
+    program, last_word = "", ""
     for at in range(0, len(parts), 2):
         word = parts[at].strip("\"'")
-        if found := _PROGRAMS.fullmatch(word):
-            program = found[1]
-        if word and not word.startswith("-") and _announces(before):
+        if match := _PROGRAMS.fullmatch(word):
+            program = match[1]
+        if word and not word.startswith("-") and _announces_secret(last_word):
             parts[at] = MASK
-        elif before in _SEPARATE.get(program, ()):
+        elif last_word in _SEPARATE.get(program, ()):
             # Of `user:secret` the user may stay.
             user, colon, _ = parts[at].rpartition(":")
             parts[at] = f"{user}{colon}{MASK}"
@@ -55,30 +55,30 @@ def mask(command: str) -> str:
             parts[at] = option + MASK
         else:
             parts[at] = _mask_word(parts[at], program)
-        before = word
+        last_word = word
     return "".join(parts)
 
 
-def _announces(word: str) -> bool:
-    """Whether the word after this one is a secret."""
+def _announces_secret(word: str) -> bool:
+    """Return whether the word after this one is a secret."""
     if word.lower() in _SCHEMES:
         return True
     name = word.rstrip("=:\"'")
-    return (name != word or word.startswith("-")) and "=" not in name and _is_name(name)
+    return (name != word or word.startswith("-")) and "=" not in name and _is_secret_name(name)
 
 
 def _mask_word(word: str, program: str) -> str:
-    """The word with the secrets that are named within it masked."""
+    """Return the word with the secrets that are named within it masked."""
 
-    def replace(found: re.Match[str]) -> str:
-        if _is_name(found[1]):
-            return f"{found[1]}{found[2]}{MASK}"
-        if found[1] in _SEPARATE.get(program, ()) and ":" in found[3]:
-            return f"{found[1]}{found[2]}{found[3].partition(':')[0]}:{MASK}"
-        return found[0]
+    def replace(match: re.Match[str]) -> str:
+        if _is_secret_name(match[1]):
+            return f"{match[1]}{match[2]}{MASK}"
+        if match[1] in _SEPARATE.get(program, ()) and ":" in match[3]:
+            return f"{match[1]}{match[2]}{match[3].partition(':')[0]}:{MASK}"
+        return match[0]
 
     return _ASSIGNMENT.sub(replace, _USERINFO.sub(rf"\1{MASK}", word))
 
 
-def _is_name(name: str) -> bool:
+def _is_secret_name(name: str) -> bool:
     return _NAME.search(name) is not None and _HARMLESS.search(name) is None

@@ -1,4 +1,4 @@
-"""What the Docker collector reads from its environment, with the Sematext Agent's names."""
+"""The settings of the Docker collector, with the Sematext Agent's names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CATEGORIES = (
     "secret",
     "config",
 )
-"""The types of objects that the engine tells about (Engine API, `GET /events`)."""
+"""The types of objects that have events (Engine API, `GET /events`)."""
 
 _PATTERNS = (
     "container_match_by_image",
@@ -40,23 +40,23 @@ class DockerSettings(ServiceSettings, frozen=True, kw_only=True):
     variable_pattern: ClassVar[str] = "CONTAINER_"
 
     docker_transport: str = ""
-    """Where the engine is: `unix:///var/run/docker.sock` or `tcp://host:2376`. Unset, it is where
-    the docker command finds it: DOCKER_HOST, the current context, or the usual socket."""
+    """Address of the engine: `unix:///var/run/docker.sock` or `tcp://host:2376`. Unset, the one
+    that the docker command uses: DOCKER_HOST, the current context, or the usual socket."""
     docker_host: str = ""
     docker_cert_path: str = ""
     """Folder of `ca.pem`, `cert.pem` and `key.pem`: TLS to an engine on `tcp://`, with its
     certificate verified."""
     container_events_enabled: bool = True
     container_events_excluded: tuple[str, ...] = ()
-    """Categories that are not told: see CATEGORIES."""
+    """Excluded categories: see CATEGORIES."""
     container_events_actions_excluded: tuple[str, ...] = ()
-    """Actions that are not told: `top`, `exec_start`, or of one category, `volume.mount`."""
+    """Excluded actions: `top`, `exec_start`, or of one category, `volume.mount`."""
     container_events_healthchecks: bool = False
-    """Tell also each exec that a health check makes. `health_status` is told in any case."""
+    """Include the execs of health checks. `health_status` is included in any case."""
     container_match_by_image: str = ""
     """Comma-separated regular expressions, found anywhere in the image's name; where set, other
-    containers are not told of. Nothing is matched or skipped by default: that the agent's own
-    container died is news too."""
+    containers are excluded. Nothing is matched or skipped by default: the death of the agent's own
+    container is an event too."""
     container_match_by_name: str = ""
     container_skip_by_image: str = ""
     container_skip_by_name: str = ""
@@ -70,7 +70,7 @@ class DockerSettings(ServiceSettings, frozen=True, kw_only=True):
                     f"name some of {', '.join(CATEGORIES)}",
                 )
         for field in _PATTERNS:
-            patterns(field, getattr(self, field))
+            parse_patterns(field, getattr(self, field))
         for field in ("docker_transport", "docker_host"):
             _check_address(field.upper(), getattr(self, field))
         for name in ("ca.pem", "cert.pem", "key.pem"):
@@ -82,21 +82,25 @@ class DockerSettings(ServiceSettings, frozen=True, kw_only=True):
                 )
 
 
-def patterns(field: str, text: str) -> list[re.Pattern[str]]:
-    """The regular expressions in a comma-separated list. Raises SettingsError for a bad one."""
-    found = []
+def parse_patterns(field: str, text: str) -> list[re.Pattern[str]]:
+    """Return the regular expressions in a comma-separated list.
+
+    Raises:
+        SettingsError: one of them is no regular expression.
+    """
+    patterns = []
     # The comma in `a{1,2}` belongs to its expression.
     for part in re.split(r",(?![^{]*\})", text):
         try:
             if part.strip():
-                found.append(re.compile(part.strip()))
+                patterns.append(re.compile(part.strip()))
         except re.error as error:
             raise SettingsError(
                 f"{field.upper()}={text}",
                 f"{part.strip()} is no regular expression ({error})",
                 "list texts or regular expressions, separated by commas",
             ) from None
-    return found
+    return patterns
 
 
 def _check_address(variable: str, address: str) -> None:

@@ -1,119 +1,119 @@
-"""The watch of the Docker Engine: what the collector's runner takes from.
+"""The watch of the Docker Engine: the generator that the collector's runner reads.
 
-    engine ──> reader (a thread) ──> backlog ──> follower ──> runner ──> bus
-                connection (a task): connects, lists, audits ┘
+    engine ─┬─> reader (a thread) ────┬─> buffer ─> pipeline ─> runner ─> bus
+            └─> connection (a task) ──┘
 
-On the very first run it begins with that moment: what the engine remembers from before is not told.
+The reader moves the stream; the connection opens it, and asks for lists and for the history.
+
+On a first run, events that the engine remembers from before become no events.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from sematext_agent.docker_collector.backlog import Backlog, Item
-from sematext_agent.docker_collector.connection import Connection
-from sematext_agent.docker_collector.engine import where
-from sematext_agent.docker_collector.follow import Follower
+from sematext_agent.docker_collector.buffer import EngineBuffer
+from sematext_agent.docker_collector.connection import EngineConnection
+from sematext_agent.docker_collector.engine import client_arguments
+from sematext_agent.docker_collector.pipeline import EventPipeline
 from sematext_agent.docker_collector.settings import DockerSettings
-from sematext_agent.docker_collector.state import State
+from sematext_agent.docker_collector.state import EngineState
+from sematext_agent.shared.clock import Clock
 from sematext_agent.shared.collector import Observation
 from sematext_agent.shared.service import Runtime
+from sematext_agent.shared.waiting import run_until_event
 
 CURSOR_SECONDS_MIN = 0.1
-"""How long at least between two cursors; events in between share the later one."""
+"""Least time between two cursors; events in between share the later one."""
 
 
 async def watch(
     runtime: Runtime[DockerSettings], cursor: bytes | None
 ) -> AsyncIterator[Observation]:
-    """What happens at the engine, from `cursor` on, until the runtime stops."""
-    settings, health = runtime.settings, runtime.health
-    if not settings.container_events_enabled:
-        health.set_condition("source", True, "off: CONTAINER_EVENTS_ENABLED is false")
+    """Yield the events of the engine from `cursor` on, until the runtime stops."""
+    if not runtime.settings.container_events_enabled:
+        runtime.health.set_condition("source", True, "off: CONTAINER_EVENTS_ENABLED is false")
         await runtime.stopping.wait()
         return
-    started = time.time_ns()
-    state = State(str(where(settings)["base_url"]), cursor)
-    backlog = Backlog()
-    health.add_figure(
-        "backlog_messages", "Messages read and not yet on their way.", backlog.__len__
-    )
-    connection = Connection(settings, state, backlog, health)
-    follower = Follower(settings, _host(settings), started, state, connection, health)
-    keeping = asyncio.create_task(connection.keep(), name="engine")
-    ending = asyncio.create_task(_end(runtime.stopping, keeping, backlog), name="end")
-    pace = _Pace()
+    buffer, connection, pipeline = _build(runtime, cursor)
+    reading = asyncio.create_task(_read(runtime.stopping, connection, buffer), name="engine")
+    pace = CursorPace(runtime.clock)
     try:
-        while (item := await _next(backlog, pace)) is not None:
-            if isinstance(item, _Idle):
-                yield Observation(None, pace.mark(follower.cursor()))
+        while True:
+            try:
+                item = await buffer.take(pace.wait_seconds())
+            except TimeoutError:
+                yield Observation(None, pace.restart(pipeline.cursor()))
                 continue
-            async for event in follower.take(item):
-                due = pace.is_due()
-                if event is not None or due:
-                    yield Observation(event, pace.mark(follower.cursor()) if due else None)
-        if pace.behind:
-            yield Observation(None, follower.cursor())
-        await ending  # Raises what ended the connection, if it was not the stop.
+            if item is None:
+                break
+            async for event in pipeline.process(item):
+                is_cursor_ready = pace.advance()
+                if event is not None or is_cursor_ready:
+                    next_cursor = pace.restart(pipeline.cursor()) if is_cursor_ready else None
+                    yield Observation(event, next_cursor)
+        if pace.is_behind:
+            yield Observation(None, pipeline.cursor())
+        await reading  # Raises the fault that ended the connection, if it was not the stop.
     finally:
-        ending.cancel()
-        keeping.cancel()
-        await asyncio.wait((ending, keeping))
+        reading.cancel()
+        pipeline.close()
+        await asyncio.wait((reading,))
 
 
-class _Idle:
-    """Nothing is left to take, and a cursor is due."""
+def _build(
+    runtime: Runtime[DockerSettings], cursor: bytes | None
+) -> tuple[EngineBuffer, EngineConnection, EventPipeline]:
+    settings, health, clock = runtime.settings, runtime.health, runtime.clock
+    state = EngineState(str(client_arguments(settings)["base_url"]), cursor)
+    buffer = EngineBuffer()
+    health.add_figure("backlog_messages", "Messages read and not yet processed.", buffer.__len__)
+    connection = EngineConnection(settings, state, buffer, health, clock)
+    pipeline = EventPipeline(settings, _host_identity(settings), state, connection, health, clock)
+    return buffer, connection, pipeline
 
 
-class _Pace:
-    """When a cursor is due: encoding one for every event would cost more than the event."""
+async def _read(
+    stopping: asyncio.Event, connection: EngineConnection, buffer: EngineBuffer
+) -> None:
+    """Fill the buffer until the service stops, then close it."""
+    try:
+        await run_until_event(stopping, connection.stay_connected())
+    finally:
+        buffer.close()
 
-    def __init__(self) -> None:
-        self.behind = False
-        """Whether anything was taken since the last cursor."""
-        self._last = 0.0
 
-    def is_due(self) -> bool:
-        """Counts something taken; says whether the time for a cursor has come."""
-        self.behind = True
-        return self.seconds_left() <= 0
+class CursorPace:
+    """The pace of cursors: encoding one for every event would cost more than the event."""
 
-    def seconds_left(self) -> float:
-        """How long until the next cursor may be made."""
-        return self._last + CURSOR_SECONDS_MIN - time.monotonic()
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last_at = 0.0
+        self.is_behind = False
+        """True where something was processed since the last cursor."""
 
-    def mark(self, cursor: bytes) -> bytes:
-        """Notes that `cursor` was made now."""
-        self.behind = False
-        self._last = time.monotonic()
+    def advance(self) -> bool:
+        """Record progress; return whether it is time for a cursor."""
+        self.is_behind = True
+        return self._clock.monotonic() >= self._last_at + CURSOR_SECONDS_MIN
+
+    def wait_seconds(self) -> float | None:
+        """Return the time until a cursor follows the progress so far; None without progress."""
+        if not self.is_behind:
+            return None
+        return max(0.0, self._last_at + CURSOR_SECONDS_MIN - self._clock.monotonic())
+
+    def restart(self, cursor: bytes) -> bytes:
+        """Begin the time until the next cursor, and return `cursor`."""
+        self.is_behind = False
+        self._last_at = self._clock.monotonic()
         return cursor
 
 
-async def _next(backlog: Backlog, pace: _Pace) -> Item | _Idle | None:
-    """The next item; or that it is time for the cursor of the items before."""
-    try:
-        return await backlog.take(max(0.0, pace.seconds_left()) if pace.behind else None)
-    except TimeoutError:
-        return _Idle()
-
-
-async def _end(stopping: asyncio.Event, keeping: asyncio.Task[None], backlog: Backlog) -> None:
-    """Ends the reading when the service stops, and the backlog when the reading has ended."""
-    stopped = asyncio.create_task(stopping.wait())
-    await asyncio.wait((stopped, keeping), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    keeping.cancel()
-    await asyncio.wait((keeping,))
-    backlog.close()
-    if not keeping.cancelled():
-        keeping.result()
-
-
-def _host(settings: DockerSettings) -> str:
-    """What names this host in event ids: not the engine's id, which cloned machines share."""
+def _host_identity(settings: DockerSettings) -> str:
+    """Return this host's identity in event ids; cloned machines share the engine's id."""
     machine_id = Path(settings.host_root or "/", "etc/machine-id")
     try:
         return machine_id.read_text().strip() or settings.hostname
