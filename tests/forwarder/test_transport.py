@@ -16,8 +16,9 @@ import pytest
 from broker import free_port
 from receiver import TOKEN, Receiver, Reply
 
+from sematext_agent.forwarder.destination import Answer
 from sematext_agent.forwarder.settings import ForwarderSettings
-from sematext_agent.forwarder.transport import Answer, Transport
+from sematext_agent.forwarder.transport import Transport
 from sematext_agent.shared.settings import Duration, Secret, SettingsError
 
 BODY = b'{"event.id": "1", "message": "m", "type": "infra"}'
@@ -56,9 +57,9 @@ class Posting:
 
 @pytest.fixture
 async def posting() -> AsyncIterator[Posting]:
-    made = Posting()
-    yield made
-    for transport in made.transports:
+    transports = Posting()
+    yield transports
+    for transport in transports.transports:
         transport.close()
 
 
@@ -142,10 +143,10 @@ async def test_retry_after(posting: Posting, receiver: Receiver, form: str) -> N
 
 
 async def test_redirect_is_not_followed(posting: Posting, receiver: Receiver) -> None:
-    async with Receiver() as other:
-        receiver.reply = Reply(302, headers={"Location": f"{other.url}/elsewhere"})
+    async with Receiver() as elsewhere:
+        receiver.reply = Reply(302, headers={"Location": f"{elsewhere.url}/elsewhere"})
         assert (await posting.to(receiver.url).post(BODY)).status == 302
-        assert not other.requests
+        assert not elsewhere.requests
 
 
 async def test_cookies_are_not_kept(posting: Posting, receiver: Receiver) -> None:
@@ -260,9 +261,7 @@ async def test_authority_that_cannot_be_used(posting: Posting, tmp_path: Path) -
         posting.to("https://example.org", events_receiver_ca=str(tmp_path / "none"))
 
 
-async def test_what_the_receiver_says_is_shown_without_the_token(
-    posting: Posting, receiver: Receiver
-) -> None:
+async def test_an_answer_is_shown_without_the_token(posting: Posting, receiver: Receiver) -> None:
     receiver.reply = Reply(
         403, body=f'{{"error": "Application not found for token {TOKEN}, sorry"}}'.encode()
     )
