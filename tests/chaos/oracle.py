@@ -16,7 +16,7 @@ import nats.errors
 from chaos.numbered import event_of
 from chaos.stage import Stage
 
-from sematext_agent.forwarder.enrich import encode, enrich
+from sematext_agent.forwarder.documents import encode, enrich
 from sematext_agent.shared.bus import BusError
 from sematext_agent.shared.collector import _within_bounds
 from sematext_agent.shared.events import Event

@@ -19,7 +19,7 @@ from upgrade import schema
 
 from sematext_agent.agentctl import status, tap
 from sematext_agent.docker_collector.state import State
-from sematext_agent.forwarder.enrich import enrich
+from sematext_agent.forwarder.documents import enrich
 from sematext_agent.host_collector import oom
 from sematext_agent.host_collector.packages import slots
 from sematext_agent.host_collector.packages.inventory import Package, Root
