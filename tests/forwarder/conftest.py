@@ -37,7 +37,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 def peer_answer_seconds() -> float:
-    """Return how long a forwarder waits for others; modules with several forwarders override it."""
+    """Return how long a forwarder waits for others; tests of several forwarders override it."""
     return 0.05
 
 

@@ -16,6 +16,7 @@ from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.streams import StreamKeeper
 from sematext_agent.shared import bus
 from sematext_agent.shared.health import Health
+from sematext_agent.shared.settings import Duration
 from sematext_agent.shared.stream_reader import Backlog, read_backlog
 from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER_CONSUMER, OVERTAKING_CONSUMER
 
@@ -23,17 +24,11 @@ BACKLOG = 4000
 INFO = f"CONSUMER.INFO.{EVENTS_STREAM}.{OVERTAKING_CONSUMER}"
 
 
-@pytest.fixture
-def peer_answer_seconds() -> float:
-    """Return the value of the real service: the forwarders here have to hear each other."""
-    return peers.ANSWER_SECONDS_MAX
-
-
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a small backlog count, inspect it often, and redeliver soon."""
-    monkeypatch.setattr(consumers, "ACK_WAIT_SECONDS", 6)
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 4)
+    monkeypatch.setattr(consumers, "ACK_WAIT_SECONDS", 4)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 2.7)
     monkeypatch.setattr(streams, "INSPECT_SECONDS", 0.05)
     monkeypatch.setattr(overtaking, "BEHIND_EVENTS", 1000)
     monkeypatch.setattr(overtaking, "NEAR_EVENTS", 50)
@@ -63,10 +58,12 @@ async def until_caught_up(connection: bus.Bus) -> None:
             await asyncio.sleep(0.05)
 
 
-async def after_an_outage(start: Start, publisher: Publisher, receiver: Receiver) -> Forwarder:
+async def after_an_outage(
+    start: Start, publisher: Publisher, receiver: Receiver, **settings: Any
+) -> Forwarder:
     """Return a forwarder with a backlog; its receiver has just come back and is slow."""
     receiver.reply = Reply(503)
-    forwarder = await start()
+    forwarder = await start(**settings)
     await publisher.publish(BACKLOG)
     receiver.reply = Reply(seconds=0.1)
     return forwarder
@@ -122,7 +119,7 @@ async def test_an_event_that_overtook_is_not_delivered_again_after_a_restart(
     start: Start, publisher: Publisher, verify: Oracle, receiver: Receiver, connection: bus.Bus
 ) -> None:
     """The next forwarder has no memory of its ids: it has the overtaking consumer alone."""
-    forwarder = await after_an_outage(start, publisher, receiver)
+    forwarder = await after_an_outage(start, publisher, receiver, drain_seconds=Duration(0.5))
     new = await publish_new(publisher, connection)
     await eventually(lambda: set(new) <= receiver.stored.keys(), 20)
     await forwarder.stop()
@@ -136,6 +133,7 @@ async def test_an_event_that_overtook_is_not_delivered_again_after_a_restart(
     await verify()
 
 
+@pytest.mark.parametrize("peer_answer_seconds", [peers.ANSWER_SECONDS_MAX])
 async def test_two_forwarders_overtake_together_and_one_is_killed(
     start: Start, publisher: Publisher, verify: Oracle, receiver: Receiver, connection: bus.Bus
 ) -> None:

@@ -20,12 +20,11 @@ EVENTS = 200
 DEDUPLICATED = "sematext_agent_events_deduplicated_total"
 
 
-@pytest.fixture
-def peer_answer_seconds() -> float:
-    """Return the value of the real service: the forwarders here have to hear each other."""
-    return peers.ANSWER_SECONDS_MAX
+TOGETHER = pytest.mark.parametrize("peer_answer_seconds", [peers.ANSWER_SECONDS_MAX])
+"""The value of the real service, for forwarders that have to hear each other."""
 
 
+@TOGETHER
 async def test_an_event_that_another_has_delivered_is_not_sent_again(
     start: Start, publisher: Publisher, receiver: Receiver, connection: bus.Bus
 ) -> None:
@@ -49,6 +48,7 @@ def deduplicated(forwarders: Iterable[Forwarder]) -> float:
     )
 
 
+@TOGETHER
 async def test_two_forwarders_share_the_work(
     start: Start, publisher: Publisher, verify: Oracle, receiver: Receiver
 ) -> None:
@@ -61,8 +61,10 @@ async def test_two_forwarders_share_the_work(
 
 
 async def test_a_stopped_peer_is_waited_for_once(
-    nats_server: NatsServer, connection: bus.Bus
+    nats_server: NatsServer, connection: bus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(peers, "ANSWER_SECONDS_MAX", 0.4)
+
     def answer(ids: Iterable[str], asker_gives_way: bool) -> PeerAnswer:
         return PeerAnswer(delivered=frozenset(ids) & {"a"}, in_flight=frozenset(ids) & {"b"})
 

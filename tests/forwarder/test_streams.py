@@ -205,8 +205,9 @@ async def test_history_is_kept_for_taps_and_then_trimmed(
 
 
 async def test_they_wait_for_a_broker_that_is_away(
-    nats_server: NatsServer, streams: StreamKeeper
+    nats_server: NatsServer, streams: StreamKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bus, "ACKNOWLEDGEMENT_SECONDS_MAX", 0.5)
     nats_server.stop()
     making = asyncio.create_task(streams.provisioner.provision())
     await asyncio.sleep(0.3)
