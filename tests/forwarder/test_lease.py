@@ -11,7 +11,7 @@ from forwarder.virtual_time import VirtualClock
 from sematext_agent.forwarder import consumers
 from sematext_agent.forwarder.delivery import Delivery
 from sematext_agent.forwarder.in_flight import InFlight
-from sematext_agent.forwarder.lease import LEASE_SECONDS, Lease, keep_lease
+from sematext_agent.forwarder.lease import LEASE_SECONDS, AckLease, keep_lease
 from sematext_agent.shared.bus import BusError, Message
 
 
@@ -40,7 +40,7 @@ class Round:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = VirtualClock()
-        self.lease = Lease(self.clock)
+        self.lease = AckLease(self.clock)
         puller: Any = NoPuller()
         self.in_flight = InFlight(puller)
         self.broker = BrokerStub()
@@ -49,9 +49,8 @@ class Round:
 
     def add(self, number: int) -> None:
         message = Message("events.a", b"", {}, number, 1, 0, 0, "")
-        delivery = Delivery(
-            message, str(number), received_at=self.clock.now, epoch=self.lease.epoch
-        )
+        epoch = self.lease.epoch
+        delivery = Delivery(str(number), {number: message}, b"", 0, self.clock.now, epoch)
         self.in_flight.add(delivery)
 
     async def run(self) -> None:

@@ -11,8 +11,8 @@ import logging
 from functools import partial
 
 from sematext_agent.forwarder.acknowledgements import Acknowledgements
-from sematext_agent.forwarder.delivery import Delivery, State, transition
-from sematext_agent.forwarder.metrics import Metrics
+from sematext_agent.forwarder.delivery import Delivery, DeliveryState, transition
+from sematext_agent.forwarder.metrics import DeliveryMetrics
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.shared.bus import Bus, BusError, Message
 from sematext_agent.shared.clock import Clock
@@ -73,7 +73,7 @@ class DeadLetters:
         runtime: Runtime[ForwarderSettings],
         tasks: asyncio.TaskGroup,
         acknowledgements: Acknowledgements,
-        metrics: Metrics,
+        metrics: DeliveryMetrics,
     ) -> None:
         """Store in tasks of `tasks`, then acknowledge."""
         self._runtime = runtime
@@ -84,7 +84,7 @@ class DeadLetters:
 
     def add(self, delivery: Delivery, status: int, detail: str, reason: str) -> None:
         """Begin to store `delivery`: `detail` is for a person, `reason` a label of the metric."""
-        transition(delivery, State.DEAD_LETTERING)
+        transition(delivery, DeliveryState.DEAD_LETTERING)
         task = self._tasks.create_task(self._store(delivery, status, detail, reason))
         self._storing[task] = None
         task.add_done_callback(self._storing.pop)

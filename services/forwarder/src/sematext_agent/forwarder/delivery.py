@@ -1,20 +1,21 @@
 """The delivery of one event: its state, and the transitions that are allowed.
 
-RECEIVED ──> READY ──> SENDING ──> DONE
-   │           ^          │ └────> DEAD_LETTERING ──> DONE
-   │           └─ WAITING <┘              ^
-   └──────────────────────────────────────┘
+RECEIVED ──> READY ──> SENDING ──> DONE, from READY where the lease expired
+   │           ^        │   └────> DEAD_LETTERING ──> DONE
+   │           └ WAITING ┘               ^
+   └─────────────────────────────────────┘
 """
 
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass, field
 
 from sematext_agent.shared.bus import Message
 from sematext_agent.shared.retry import Backoff
 
 
-class State(enum.Enum):
+class DeliveryState(enum.Enum):
     """The states of a delivery."""
 
     RECEIVED = "received"
@@ -32,62 +33,47 @@ class State(enum.Enum):
 
 
 _NEXT_STATES = {
-    State.RECEIVED: (State.READY, State.DEAD_LETTERING),
-    State.READY: (State.SENDING, State.DONE),
-    State.SENDING: (State.DONE, State.WAITING, State.DEAD_LETTERING),
-    State.WAITING: (State.READY,),
-    State.DEAD_LETTERING: (State.DONE,),
-    State.DONE: (),
+    DeliveryState.RECEIVED: (DeliveryState.READY, DeliveryState.DEAD_LETTERING),
+    DeliveryState.READY: (DeliveryState.SENDING, DeliveryState.DONE),
+    DeliveryState.SENDING: (
+        DeliveryState.DONE,
+        DeliveryState.WAITING,
+        DeliveryState.DEAD_LETTERING,
+    ),
+    DeliveryState.WAITING: (DeliveryState.READY,),
+    DeliveryState.DEAD_LETTERING: (DeliveryState.DONE,),
+    DeliveryState.DONE: (),
 }
 
 
+@dataclass(slots=True, eq=False)
 class Delivery:
     """One event on its way to the destination."""
 
-    __slots__ = (
-        "backoff",
-        "bytes",
-        "document",
-        "epoch",
-        "event_time_ns",
-        "id",
-        "messages",
-        "received_at",
-        "sent_at",
-        "state",
-        "was_refused",
-    )
+    id: str
+    messages: dict[int, Message]
+    """All messages that hold this event, by their sequence; they are acknowledged together."""
+    document: bytes
+    event_time_ns: int
+    """The time of the event at its source, in nanoseconds since the epoch."""
+    received_at: float
+    """Monotonic seconds."""
+    epoch: int
+    """The epoch of the lease under which its message arrived."""
+    state: DeliveryState = DeliveryState.RECEIVED
+    sent_at: float = 0.0
+    """Monotonic seconds of the last attempt."""
+    backoff: Backoff | None = None
+    was_refused: bool = False
+    size_bytes: int = field(init=False)
+    """Bytes of its first message and its document."""
 
-    def __init__(
-        self,
-        message: Message,
-        message_id: str,
-        *,
-        document: bytes = b"",
-        event_time_ns: int = 0,
-        received_at: float,
-        epoch: int,
-    ) -> None:
-        """Begin in the state RECEIVED."""
-        self.state = State.RECEIVED
-        self.id = message_id
-        self.messages = {message.sequence: message}
-        """All messages that hold this event, by their sequence; they are acknowledged together."""
-        self.document = document
-        self.bytes = len(message.data) + len(document)
-        self.event_time_ns = event_time_ns
-        """The time of the event at its source, in nanoseconds since the epoch."""
-        self.received_at = received_at
-        """Monotonic seconds."""
-        self.sent_at = 0.0
-        """Monotonic seconds of the last attempt."""
-        self.epoch = epoch
-        """The epoch of the lease under which its message arrived."""
-        self.backoff: Backoff | None = None
-        self.was_refused = False
+    def __post_init__(self) -> None:
+        (message,) = self.messages.values()
+        self.size_bytes = len(message.data) + len(self.document)
 
 
-def transition(delivery: Delivery, state: State) -> None:
+def transition(delivery: Delivery, state: DeliveryState) -> None:
     """Move `delivery` to `state`.
 
     Raises:

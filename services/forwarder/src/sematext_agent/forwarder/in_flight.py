@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from sematext_agent.forwarder.delivery import Delivery, State, transition
+from sematext_agent.forwarder.delivery import Delivery, DeliveryState, transition
 from sematext_agent.shared.bus import Message, Puller
 
 EVENTS_MAX = 512
@@ -54,14 +54,14 @@ class InFlight:
     def add(self, delivery: Delivery) -> None:
         """Take in a new delivery."""
         self._deliveries[delivery.id] = delivery
-        self.bytes += delivery.bytes
+        self.bytes += delivery.size_bytes
         self._update_window()
 
     def remove(self, delivery: Delivery) -> None:
         """End a delivery."""
-        transition(delivery, State.DONE)
+        transition(delivery, DeliveryState.DONE)
         del self._deliveries[delivery.id]
-        self.bytes -= delivery.bytes
+        self.bytes -= delivery.size_bytes
         self._update_window()
 
     def add_possible_duplicate(self, message: Message) -> None:

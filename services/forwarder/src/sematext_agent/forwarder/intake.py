@@ -14,8 +14,8 @@ from sematext_agent.forwarder.delivery import Delivery
 from sematext_agent.forwarder.destination import Destination
 from sematext_agent.forwarder.host_facts import HostFactsCache
 from sematext_agent.forwarder.in_flight import InFlight
-from sematext_agent.forwarder.lease import Lease
-from sematext_agent.forwarder.metrics import Metrics
+from sematext_agent.forwarder.lease import AckLease
+from sematext_agent.forwarder.metrics import DeliveryMetrics
 from sematext_agent.forwarder.sender import Sender
 from sematext_agent.shared.bus import Message, Puller
 from sematext_agent.shared.clock import Clock
@@ -34,14 +34,14 @@ class Intake:
 
     destination: Destination
     facts: HostFactsCache
-    lease: Lease
+    lease: AckLease
     in_flight: InFlight
     deduplication: Deduplication
     delivered_ids: DeliveredIds
     sender: Sender
     acknowledgements: Acknowledgements
     dead_letters: DeadLetters
-    metrics: Metrics
+    metrics: DeliveryMetrics
     clock: Clock
     received_at: float = 0.0
     """Monotonic seconds of the last message."""
@@ -94,11 +94,5 @@ class Intake:
     def _create(
         self, message: Message, message_id: str, document: bytes = b"", time_ns: int = 0
     ) -> Delivery:
-        return Delivery(
-            message,
-            message_id,
-            document=document,
-            event_time_ns=time_ns,
-            received_at=self.clock.monotonic(),
-            epoch=self.lease.epoch,
-        )
+        messages, now = {message.sequence: message}, self.clock.monotonic()
+        return Delivery(message_id, messages, document, time_ns, now, self.lease.epoch)

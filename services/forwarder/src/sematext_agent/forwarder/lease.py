@@ -19,7 +19,7 @@ LEASE_SECONDS = consumers.ACK_WAIT_SECONDS * 2 / 3
 """Shorter than the ack deadline by a margin for what is on its way to the broker."""
 
 
-class Lease:
+class AckLease:
     """The right to send what is in flight, renewed by every answer of the broker."""
 
     def __init__(self, clock: Clock) -> None:
@@ -47,7 +47,7 @@ class Lease:
 
 
 async def keep_lease(
-    lease: Lease,
+    lease: AckLease,
     in_flight: InFlight,
     bus: Bus,
     consumer: DurableConsumer,

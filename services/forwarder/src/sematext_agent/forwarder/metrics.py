@@ -9,7 +9,7 @@ from sematext_agent.shared.clock import Clock
 from sematext_agent.shared.health import METRICS_PREFIX, Health
 
 
-class Metrics:
+class DeliveryMetrics:
     """The counters that the parts of the pipeline raise."""
 
     def __init__(self, health: Health) -> None:

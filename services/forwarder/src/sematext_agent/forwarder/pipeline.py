@@ -24,8 +24,8 @@ from sematext_agent.forwarder.flow_control import FlowControl, Uniform
 from sematext_agent.forwarder.host_facts import HostFactsCache
 from sematext_agent.forwarder.in_flight import InFlight
 from sematext_agent.forwarder.intake import Intake
-from sematext_agent.forwarder.lease import Lease, keep_lease
-from sematext_agent.forwarder.metrics import Metrics, add_figures
+from sematext_agent.forwarder.lease import AckLease, keep_lease
+from sematext_agent.forwarder.metrics import DeliveryMetrics, add_figures
 from sematext_agent.forwarder.sender import Sender
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.settlement import Settlement
@@ -55,10 +55,10 @@ class Pipeline:
         self._bus = runtime.bus
         self._clock = clock
         self._domain = settings.nats_domain
-        self._lease = Lease(clock)
+        self._lease = AckLease(clock)
         self.in_flight = InFlight(puller)
         self.flow = FlowControl(health, destination, clock, uniform)
-        metrics = Metrics(health)
+        metrics = DeliveryMetrics(health)
         add_figures(health, self.in_flight, self.flow, clock)
         delivered_ids = DeliveredIds()
         self._acknowledgements = Acknowledgements(self._bus, self.in_flight)

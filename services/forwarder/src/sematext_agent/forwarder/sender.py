@@ -6,12 +6,12 @@ import asyncio
 from collections import deque
 from functools import partial
 
-from sematext_agent.forwarder.delivery import Delivery, State, transition
+from sematext_agent.forwarder.delivery import Delivery, DeliveryState, transition
 from sematext_agent.forwarder.destination import Answer, Destination
 from sematext_agent.forwarder.flow_control import FlowControl
 from sematext_agent.forwarder.in_flight import InFlight
-from sematext_agent.forwarder.lease import Lease
-from sematext_agent.forwarder.metrics import Metrics
+from sematext_agent.forwarder.lease import AckLease
+from sematext_agent.forwarder.metrics import DeliveryMetrics
 from sematext_agent.shared.clock import Clock
 
 
@@ -26,9 +26,9 @@ class Sender:
         self,
         destination: Destination,
         flow: FlowControl,
-        lease: Lease,
+        lease: AckLease,
         in_flight: InFlight,
-        metrics: Metrics,
+        metrics: DeliveryMetrics,
         clock: Clock,
     ) -> None:
         """Send to `destination` as far as `flow` and `lease` allow it."""
@@ -46,13 +46,13 @@ class Sender:
 
     def send(self, delivery: Delivery) -> None:
         """Send `delivery` as soon as it may be sent."""
-        transition(delivery, State.READY)
+        transition(delivery, DeliveryState.READY)
         self._ready.append(delivery)
         self.send_ready()
 
     def send_again(self, delivery: Delivery, seconds: float) -> None:
         """Send `delivery` again, after a pause of `seconds`."""
-        transition(delivery, State.WAITING)
+        transition(delivery, DeliveryState.WAITING)
         self._metrics.retried.inc()
         asyncio.get_running_loop().call_later(seconds, self.send, delivery)
 
@@ -64,7 +64,7 @@ class Sender:
                 self._metrics.released.inc()
                 self._in_flight.remove(delivery)  # JetStream redelivers it
                 continue
-            transition(delivery, State.SENDING)
+            transition(delivery, DeliveryState.SENDING)
             self._flow.begin()
             delivery.sent_at = self._clock.monotonic()
             self._destination.send(delivery.document, partial(self._on_answer, delivery))

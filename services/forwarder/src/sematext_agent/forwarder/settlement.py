@@ -11,7 +11,7 @@ from sematext_agent.forwarder.delivered_ids import DeliveredIds
 from sematext_agent.forwarder.delivery import Delivery
 from sematext_agent.forwarder.destination import Answer, Destination, Judgement, Outcome
 from sematext_agent.forwarder.flow_control import FlowControl, Uniform
-from sematext_agent.forwarder.metrics import Metrics
+from sematext_agent.forwarder.metrics import DeliveryMetrics
 from sematext_agent.forwarder.output import write_document
 from sematext_agent.forwarder.sender import Sender
 from sematext_agent.forwarder.settings import ForwarderSettings
@@ -25,7 +25,7 @@ ATTEMPTS_MAX = 100
 """An event that failed so often while others were delivered becomes a dead letter. At half a minute
 between two attempts that takes most of an hour; left for longer, it would keep the stream from
 being trimmed until that is full."""
-_CONFIRM_SECONDS = 0.5
+CONFIRM_SECONDS = 0.5
 """Pause before the second attempt that confirms a refusal."""
 
 
@@ -41,7 +41,7 @@ class Settlement:
     delivered_ids: DeliveredIds
     acknowledgements: Acknowledgements
     dead_letters: DeadLetters
-    metrics: Metrics
+    metrics: DeliveryMetrics
     uniform: Uniform | None = None
     """Replaces `random.uniform`."""
 
@@ -91,7 +91,7 @@ class Settlement:
             self.dead_letters.add(delivery, status, judgement.detail, str(status))
         else:
             delivery.was_refused = True
-            self.sender.send_again(delivery, _CONFIRM_SECONDS)
+            self.sender.send_again(delivery, CONFIRM_SECONDS)
 
     def _on_failed(self, delivery: Delivery, judgement: Judgement) -> None:
         backoff = delivery.backoff = delivery.backoff or Backoff(0.5, 30, self.uniform)
