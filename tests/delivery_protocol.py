@@ -23,7 +23,7 @@ Step = tuple[str, "State"]
 
 
 class Rules(NamedTuple):
-    """The rules that the protocol stands on. Each can be switched off, to see what it is for."""
+    """The rules of the protocol. Each can be switched off, to see what it is for."""
 
     cursor_after_puback: bool = True
     unanswered_publish_is_repeated: bool = True
@@ -33,10 +33,10 @@ class Rules(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that the four know, and what is on its way between them."""
+    """The state of all four, and what is on its way between them."""
 
     faults: int
-    """How many may still happen."""
+    """The number of faults that may still happen."""
     # The collector. What it remembers goes with it; its cursor is in the bucket.
     collector: bool = True
     start: int = 0
@@ -52,7 +52,7 @@ class State(NamedTuple):
     window: frozenset[Id] = frozenset()
     """The ids that the stream takes for duplicates."""
     acknowledged: frozenset[int] = frozenset()
-    """By sequence."""
+    """The sequences that are acknowledged."""
     # The forwarder, which remembers nothing after its end.
     forwarder: bool = True
     in_flight: frozenset[int] = frozenset()

@@ -56,12 +56,12 @@ class ForwarderProcess:
         self._process.send_signal(number)
 
     async def end(self, number: signal.Signals) -> int:
-        """Ends it with a signal and returns its exit status."""
+        """End it with a signal and return its exit status."""
         self.send(number)
         return await asyncio.to_thread(self._process.wait, 20)
 
     async def until_ready(self, ready: bool = True) -> None:
-        """Waits until `/readyz` says so. Asked in a thread, so that the load goes on."""
+        """Wait for the readiness `ready`, in a thread, so that the load goes on."""
         async with asyncio.timeout(20):
             while await asyncio.to_thread(self._is_ready) != ready:
                 await asyncio.sleep(0.05)
@@ -96,7 +96,7 @@ async def forwarder(
 
 @contextlib.asynccontextmanager
 async def load(publisher: Publisher) -> AsyncIterator[None]:
-    """Publishes 200 events a second while the block runs; then everything is acknowledged."""
+    """Publish 200 events a second while the block runs; then everything is acknowledged."""
     publishing = asyncio.Event()
     publishing.set()
 

@@ -45,8 +45,7 @@ async def test_everything_arrives_once(
 async def test_a_duplicate_is_not_sent_while_the_event_is_in_flight_nor_after_its_delivery(
     start: Start, connection: bus.Bus, receiver: Receiver, publisher: Publisher
 ) -> None:
-    """The stream's own duplicate window is not used here: duplicates are stored, as after a restart
-    of a broker that lost its memory."""
+    """The stream stores the duplicates, as after a restart of a broker that lost its window."""
     await start()
     body = an_encoded_event()
     receiver.replies.append(Reply(seconds=0.3))

@@ -55,8 +55,7 @@ async def test_a_failed_post_is_retried(
     reply: Reply,
     connection: bus.Bus,
 ) -> None:
-    """Nothing is lost. A receiver that stored an event without an answer gets it twice, which
-    nothing can prevent."""
+    """Nothing is lost; only a receiver that stored an event without an answer gets it twice."""
     receiver.replies.extend([reply] * 4)
     await start(request_timeout=Duration(0.3))
     await publisher.publish(30)

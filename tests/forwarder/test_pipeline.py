@@ -64,13 +64,13 @@ class DestinationStub:
     name = initial_status = "stub"
 
     def __init__(self) -> None:
-        self.sent: list[OnAnswer] = []
+        self.pending: list[OnAnswer] = []
 
     def encode(self, event: Event, facts: HostFacts | None) -> bytes:
         return event.id.encode()
 
     def send(self, document: bytes, on_answer: OnAnswer) -> None:
-        self.sent.append(on_answer)
+        self.pending.append(on_answer)
 
     def judge(self, answer: Answer) -> Judgement:
         return judge(answer)
@@ -106,8 +106,8 @@ class Line:
 
     async def answer(self, status: int) -> None:
         """Answer everything that was sent with `status`."""
-        sent, self.destination.sent = self.destination.sent, []
-        for on_answer in sent:
+        pending, self.destination.pending = self.destination.pending, []
+        for on_answer in pending:
             on_answer(Answer(status))
         await self.settle()
 
@@ -147,7 +147,7 @@ async def test_delivered_then_acknowledged(line: Line) -> None:
 async def test_a_duplicate_in_flight_is_acknowledged_with_the_delivery(line: Line) -> None:
     line.receive(1)
     line.receive(2)
-    assert len(line.destination.sent) == 1
+    assert len(line.destination.pending) == 1
     await line.answer(200)
     assert line.bus.acknowledged == [1, 2]
     assert (line.count("delivered"), line.count("deduplicated")) == (1, 1)
@@ -158,7 +158,7 @@ async def test_a_duplicate_after_the_delivery_is_acknowledged_unsent(line: Line)
     await line.answer(200)
     line.receive(2)
     await line.settle()
-    assert not line.destination.sent
+    assert not line.destination.pending
     assert line.bus.acknowledged == [1, 2]
 
 
@@ -196,10 +196,10 @@ async def test_an_undecodable_message_becomes_a_dead_letter_at_once(line: Line) 
 
 async def test_a_redelivered_event_is_asked_about_before_it_is_sent(line: Line) -> None:
     line.receive(1, delivered=2)
-    assert not line.destination.sent
+    assert not line.destination.pending
     assert list(line.pipeline.in_flight.possible_duplicates) == ["x"]
     await line.settle()  # nobody else is there
-    assert len(line.destination.sent) == 1
+    assert len(line.destination.pending) == 1
     assert not line.pipeline.in_flight.possible_duplicates
 
 
@@ -220,7 +220,7 @@ async def test_after_the_lease_expired_nothing_is_sent(line: Line) -> None:
     line.clock.advance(lease.LEASE_SECONDS + 1)
     await asyncio.sleep(2 * RETRY_SECONDS)
     line.receive(2, an_encoded_event(id="y"))
-    assert not line.destination.sent
+    assert not line.destination.pending
     assert line.bus.acknowledged == []
     assert line.count("released") == 2
     assert line.pipeline.in_flight.is_empty
@@ -232,4 +232,4 @@ async def test_a_stop_gives_back_what_is_not_settled(line: Line) -> None:
     await line.pipeline.stop(0)
     assert line.bus.given_back == [1]
     await asyncio.sleep(2 * RETRY_SECONDS)
-    assert not line.destination.sent
+    assert not line.destination.pending

@@ -52,7 +52,7 @@ HEADERS = [
 
 
 def poisons() -> list[bytes]:
-    """The files of the corpus, and the largest message that the stream takes."""
+    """Return the files of the corpus, and the largest message that the stream takes."""
     files = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
     return [*(path.read_bytes() for path in files), b"{" * EVENT_BYTES_MAX]
 

@@ -1,4 +1,4 @@
-"""A receiver whose TLS is not right: one line, no event lost, nothing said to it until it is."""
+"""A receiver with wrong TLS: one log line, no event lost, nothing sent until it is corrected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POSTs against a receiver that misbehaves: every fault is an answer in words, none is an error."""
+"""POSTs against a receiver that misbehaves: every fault is described, none is an error."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ async def test_a_proxy_that_wants_credentials_for_a_tunnel(posting: Posting) -> 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 and its key, in one file."""
+    """Return a certificate for 127.0.0.1 and its key, in one file."""
     path = tmp_path_factory.mktemp("tls") / "receiver.pem"
     subprocess.run(
         [

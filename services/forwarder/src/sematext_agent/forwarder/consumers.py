@@ -10,6 +10,7 @@ from sematext_agent.shared.stream_reader import find_info
 from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER_CONSUMER, consumer_name
 
 Info = dict[str, Any]
+"""A request or an answer of JetStream's API, as JSON."""
 
 ACK_WAIT_SECONDS = 15
 """The ack deadline: JetStream redelivers a message that was neither acknowledged nor extended."""

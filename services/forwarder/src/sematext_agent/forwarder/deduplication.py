@@ -24,7 +24,10 @@ class Deduplication:
         self._delivered_ids = delivered_ids
         self._is_pending = asyncio.Event()
         self._peers = Peers(bus, domain, self._answer)
-        self.discover_peers = self._peers.discover
+
+    async def discover_peers(self) -> None:
+        """Find the other forwarders, before the first event is received."""
+        await self._peers.discover()
 
     def defer(self, message: Message, puller: Puller) -> bool:
         """Keep `message` for `run` where its event may have been delivered by another forwarder.

@@ -48,10 +48,9 @@ class FlowControl:
 
     def may_send(self) -> bool:
         """Return whether one more send may begin now."""
-        in_flight_too_many = (
-            self.limiter.is_full if self.breaker.is_closed else self.limiter.in_flight > 0
-        )
-        return not in_flight_too_many and not self.throttle.is_active
+        limiter = self.limiter
+        is_full = limiter.is_full if self.breaker.is_closed else limiter.in_flight > 0
+        return not is_full and not self.throttle.is_active
 
     def begin(self) -> None:
         """Begin one send."""

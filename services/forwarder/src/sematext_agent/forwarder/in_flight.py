@@ -20,7 +20,8 @@ class InFlight:
     def __init__(self, puller: Puller) -> None:
         """Give `puller` the whole window."""
         self._deliveries: dict[str, Delivery] = {}
-        self._possible_duplicates: dict[str, Message] = {}
+        self.possible_duplicates: dict[str, Message] = {}
+        """By id, the messages of events that another forwarder may have delivered."""
         self._pullers = [puller]
         self.bytes = 0
         """Bytes of the deliveries."""
@@ -40,12 +41,7 @@ class InFlight:
     @property
     def is_empty(self) -> bool:
         """True while nothing is in flight."""
-        return not (self._deliveries or self._possible_duplicates)
-
-    @property
-    def possible_duplicates(self) -> dict[str, Message]:
-        """By id, the messages of events that another forwarder may have delivered."""
-        return self._possible_duplicates
+        return not (self._deliveries or self.possible_duplicates)
 
     def get(self, message_id: str) -> Delivery | None:
         """Return the delivery of the event with this id, if there is one."""
@@ -58,7 +54,7 @@ class InFlight:
         self._update_window()
 
     def remove(self, delivery: Delivery) -> None:
-        """End a delivery."""
+        """End a delivery, which is acknowledged or released now."""
         transition(delivery, DeliveryState.DONE)
         del self._deliveries[delivery.id]
         self.bytes -= delivery.size_bytes
@@ -66,12 +62,12 @@ class InFlight:
 
     def add_possible_duplicate(self, message: Message) -> None:
         """Keep `message` until the other forwarders have answered."""
-        self._possible_duplicates[message.id] = message
+        self.possible_duplicates[message.id] = message
         self._update_window()
 
     def remove_possible_duplicate(self, message_id: str) -> Message:
         """Return the message with this id, which is decided now."""
-        message = self._possible_duplicates.pop(message_id)
+        message = self.possible_duplicates.pop(message_id)
         self._update_window()
         return message
 
@@ -88,7 +84,7 @@ class InFlight:
 
     def _update_window(self) -> None:
         """Let the pullers ask for as much as fits, but never for a few messages at a time."""
-        events = EVENTS_MAX - len(self._deliveries) - len(self._possible_duplicates)
+        events = EVENTS_MAX - len(self._deliveries) - len(self.possible_duplicates)
         bytes_left = BYTES_MAX - self.bytes
         is_worthwhile = events >= EVENTS_MAX // 4 and bytes_left >= BYTES_MAX // 4
         pullers = len(self._pullers)
