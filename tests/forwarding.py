@@ -127,12 +127,12 @@ class Oracle:
         assert sum(stored.values()) - len(stored) <= duplicates_max
 
 
-Letter = dict[str, Any]
+DeadLetter = dict[str, Any]
 
 
-async def dead_letters(connection: bus.Bus) -> list[Letter]:
+async def dead_letters(connection: bus.Bus) -> list[DeadLetter]:
     """Return what is in the stream DEAD: subject, data and headers of each."""
-    letters: list[Letter] = []
+    letters: list[DeadLetter] = []
     state = (await connection.request_api("STREAM.INFO.DEAD"))["state"]
     if not state["messages"]:
         return letters

@@ -17,7 +17,7 @@ from sematext_agent.shared.events import Gap, decode
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.subjects import CURSORS_BUCKET
 
-LETTER_BYTES = 100_000
+DEAD_LETTER_BYTES = 100_000
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ async def streams(connection: bus.Bus, health: Health) -> StreamKeeper:
 
 async def add_dead_letters(connection: bus.Bus, numbers: range) -> None:
     for number in numbers:
-        await connection.publish("dead.events.a", b"x" * LETTER_BYTES, str(number))
+        await connection.publish("dead.events.a", b"x" * DEAD_LETTER_BYTES, str(number))
 
 
 async def gaps(connection: bus.Bus) -> list[Gap]:
@@ -71,7 +71,7 @@ async def test_many_dropped_dead_letters_are_reported_together(
         await add_dead_letters(connection, range(number, number + 1))
         await streams.inspect()
     assert [gap.lost for gap in await gaps(connection)] == [1]
-    monkeypatch.setattr(streams.dropped_letters, "_report_at", 0.0)
+    monkeypatch.setattr(streams.dropped_dead_letters, "_report_at", 0.0)
     await streams.inspect()
     assert [gap.lost for gap in await gaps(connection)] == [1, 3]
 

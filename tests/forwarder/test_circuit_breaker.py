@@ -23,7 +23,7 @@ def state_of(breaker: CircuitBreaker) -> Circuit:
     return breaker.state
 
 
-def test_failures_in_a_row_open_it(breaker: CircuitBreaker) -> None:
+def test_failures_in_a_row_open_the_circuit(breaker: CircuitBreaker) -> None:
     assert [breaker.record_failure() for _ in range(FAILURES_MAX)][-2:] == [False, True]
 
 

@@ -113,7 +113,7 @@ async def test_a_long_backlog_waits_in_the_stream(
     await verify(seconds=30)
 
 
-async def test_consumer_deleted_under_it(
+async def test_a_consumer_deleted_meanwhile_is_made_again(
     start: Start, publisher: Publisher, verify: Oracle, connection: bus.Bus
 ) -> None:
     await start()
@@ -124,7 +124,7 @@ async def test_consumer_deleted_under_it(
     await verify()
 
 
-async def test_stream_deleted_under_it(
+async def test_a_stream_deleted_meanwhile_is_made_again(
     start: Start, publisher: Publisher, verify: Oracle, connection: bus.Bus
 ) -> None:
     await start()

@@ -47,7 +47,7 @@ def test_the_whole_window_at_first(in_flight: InFlight, window: WindowProbe) -> 
     assert in_flight.is_empty
 
 
-def test_deliveries_and_possible_duplicates_narrow_it(
+def test_deliveries_and_possible_duplicates_narrow_the_window(
     in_flight: InFlight, window: WindowProbe
 ) -> None:
     in_flight.add(a_delivery(1, b"x" * 100))
@@ -65,7 +65,7 @@ def test_deliveries_and_possible_duplicates_narrow_it(
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * (BYTES_MAX // EVENTS_MAX + 1)])
-def test_it_closes_before_only_a_few_fit(
+def test_the_window_closes_before_only_a_few_fit(
     in_flight: InFlight, window: WindowProbe, data: bytes
 ) -> None:
     for number in range(EVENTS_MAX * 3 // 4):
@@ -75,7 +75,7 @@ def test_it_closes_before_only_a_few_fit(
     assert window.size[0] == 0
 
 
-def test_two_pullers_share_it(in_flight: InFlight, window: WindowProbe) -> None:
+def test_two_pullers_share_the_window(in_flight: InFlight, window: WindowProbe) -> None:
     second: Any = WindowProbe()
     with in_flight.share_window(second):
         assert window.size == second.size == (EVENTS_MAX // 2, BYTES_MAX // 4)

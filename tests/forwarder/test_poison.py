@@ -99,7 +99,7 @@ async def test_after_any_poison_the_next_good_event_arrives(
     assert len(receiver.documents) + duplicates + len(letters) == stored
 
 
-async def test_the_largest_message_that_the_stream_takes_fits_among_the_dead(
+async def test_the_largest_message_of_the_stream_fits_into_the_dead_letter_stream(
     start: Start, publisher: Publisher, receiver: Receiver, nats_server: NatsServer, connection: Bus
 ) -> None:
     await start()

@@ -57,7 +57,7 @@ def showing(files: tuple[Path, Path]) -> ssl.SSLContext:
     ],
     ids=["expired", "wrong name", "untrusted", "below TLS 1.2", "no TLS at all"],
 )
-async def test_events_wait_until_it_is_mended(
+async def test_events_wait_until_tls_is_corrected(
     fault: object,
     words: str,
     authority: Authority,

@@ -55,7 +55,7 @@ async def fill(connection: bus.Bus, messages: int, size: int = 100) -> None:
     )
 
 
-async def test_they_are_provisioned_as_configured(
+async def test_streams_are_provisioned_as_configured(
     streams: StreamKeeper, connection: bus.Bus
 ) -> None:
     await streams.provisioner.provision()
@@ -80,7 +80,9 @@ async def test_provisioning_twice_changes_nothing(
     assert (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 3
 
 
-async def test_other_settings_update_them(streams: StreamKeeper, connection: bus.Bus) -> None:
+async def test_changed_settings_update_the_streams(
+    streams: StreamKeeper, connection: bus.Bus
+) -> None:
     await streams.provisioner.provision()
     larger = ForwarderSettings(stream_bytes_max=16 * 1024 * 1024)
     await StreamKeeper(connection, larger, Health("forwarder", "other")).provisioner.provision()
@@ -204,7 +206,7 @@ async def test_history_is_kept_for_taps_and_then_trimmed(
             await asyncio.sleep(0.02)
 
 
-async def test_they_wait_for_a_broker_that_is_away(
+async def test_provisioning_waits_for_a_broker_that_is_away(
     nats_server: NatsServer, streams: StreamKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bus, "ACKNOWLEDGEMENT_SECONDS_MAX", 0.5)

@@ -113,7 +113,7 @@ async def test_refused_connection_and_unknown_host(posting: Posting) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncate", "close"])
-async def test_a_2xx_whose_body_is_cut_is_the_receivers_word(
+async def test_a_2xx_counts_although_its_body_is_cut(
     posting: Posting, receiver: Receiver, how: Any
 ) -> None:
     receiver.reply = Reply(how=how, body=b"{" + b" " * 1000 + b"}")

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from sematext_agent.forwarder import overtaking
 from sematext_agent.forwarder.bucket_growth import BucketGrowth
 from sematext_agent.forwarder.consumers import DurableConsumer, Info
-from sematext_agent.forwarder.dropped_letters import DroppedLetters
+from sematext_agent.forwarder.dropped_dead_letters import DroppedDeadLetters
 from sematext_agent.forwarder.overtaking import OvertakingConsumer
 from sematext_agent.forwarder.provisioner import CONDITION, Provisioner
 from sematext_agent.forwarder.settings import ForwarderSettings
@@ -78,7 +78,7 @@ class StreamKeeper:
         self.trimmer = Trimmer(bus, self._domain, clock)
         self.provisioner = Provisioner(bus, settings, health, self._consumer, self.trimmer)
         self.status = StreamStatus(health, settings.stream_bytes_max)
-        self.dropped_letters = DroppedLetters(bus, health, clock)
+        self.dropped_dead_letters = DroppedDeadLetters(bus, health, clock)
         self.bucket_growth = BucketGrowth(bus, health, clock)
         self.ready = asyncio.Event()
         """Set once they have been provisioned for the first time."""
@@ -130,7 +130,7 @@ class StreamKeeper:
         dead = await self._bus.request_api(f"STREAM.INFO.{DEAD_STREAM}")
         self.status.bytes_max = stream["config"]["max_bytes"]
         await self.trimmer.trim(stream, consumer)
-        await self.dropped_letters.inspect(dead)
+        await self.dropped_dead_letters.inspect(dead)
         await self.bucket_growth.inspect()
         await self.overtaking.inspect(stream, consumer)
         lag = compute_backlog(consumer, self.overtaking.info).total

@@ -23,7 +23,7 @@ _FULL = 0.9
 """The share of its bytes from which the stream counts as full."""
 
 
-class DroppedLetters:
+class DroppedDeadLetters:
     """The dead letters that were dropped and not reported yet."""
 
     def __init__(self, bus: Bus, health: Health, clock: Clock) -> None:
@@ -67,7 +67,7 @@ class DroppedLetters:
             "with `agentctl dead list`, or set DEAD_BYTES_MAX higher"
         )
         gap = gap_event(
-            # The oldest letter now: several forwarders would report the same gap.
+            # The oldest dead letter now: several forwarders would report the same gap.
             FORWARDER_CONSUMER,
             "dead letters",
             self._first_sequence,
