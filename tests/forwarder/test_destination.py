@@ -16,7 +16,7 @@ from sematext_agent.shared.events import Event, HostFacts
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.service import Runtime
 
-BUSY, TAKEN = Answer(0, problem="busy"), Answer(1)
+BUSY, STORED = Answer(0, problem="busy"), Answer(1)
 
 
 class Memory:
@@ -37,11 +37,11 @@ class Memory:
         self.sends += 1
         if self.sends % 3:
             self.documents.append(json.loads(document))
-        answer = TAKEN if self.sends % 3 else BUSY
+        answer = STORED if self.sends % 3 else BUSY
         asyncio.get_running_loop().call_soon(on_answer, answer)
 
     def judge(self, answer: Answer) -> Judgement:
-        outcome = Outcome.DELIVERED if answer is TAKEN else Outcome.RETRY
+        outcome = Outcome.DELIVERED if answer is STORED else Outcome.RETRY
         return Judgement(outcome, detail=answer.problem)
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ class VirtualFlow:
         self.clock = VirtualClock()
         self.health = Health("forwarder", "test")
         self.resumed = 0
-        """How often it has asked to send what is ready."""
+        """The number of pauses that have ended."""
         self.control = asyncio.run(self._create())
 
     async def _create(self) -> FlowControl:

@@ -15,7 +15,7 @@ Info = dict[str, Any]
 ACK_WAIT_SECONDS = 15
 """The ack deadline: JetStream redelivers a message that was neither acknowledged nor extended."""
 MAX_ACK_PENDING = 2048
-"""How many events all forwarders together may hold unacknowledged."""
+"""Bound of the unacknowledged events of all forwarders together."""
 
 
 def consumer_config(first_sequence: int, name: str = FORWARDER_CONSUMER) -> Info:

@@ -43,7 +43,7 @@ class FlowControl:
         self.throttle = Throttle(clock, self._resume)
         self._is_ok_reported = False
         self.on_resume: Callable[[], None] = lambda: None
-        """Called at the end of a pause."""
+        """The function that is called at the end of a pause."""
         health.set_condition(_CONDITION, True, destination.initial_status)
 
     def may_send(self) -> bool:

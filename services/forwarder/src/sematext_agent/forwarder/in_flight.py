@@ -9,9 +9,9 @@ from sematext_agent.forwarder.delivery import Delivery, DeliveryState, transitio
 from sematext_agent.shared.bus import Message, Puller
 
 EVENTS_MAX = 512
-"""How many events may be in flight; the others wait in the stream."""
+"""Bound of the events in flight; the others wait in the stream."""
 BYTES_MAX = 16 * 1024 * 1024
-"""How many bytes their messages and documents may have together."""
+"""Bound of the bytes of their messages and documents together."""
 
 
 class InFlight:
@@ -21,7 +21,7 @@ class InFlight:
         """Give `puller` the whole window."""
         self._deliveries: dict[str, Delivery] = {}
         self.possible_duplicates: dict[str, Message] = {}
-        """By id, the messages of events that another forwarder may have delivered."""
+        """The messages of events that another forwarder may have delivered, by id."""
         self._pullers = [puller]
         self.bytes = 0
         """Bytes of the deliveries."""

@@ -43,7 +43,7 @@ class Settlement:
     dead_letters: DeadLetters
     metrics: DeliveryMetrics
     uniform: Uniform | None = None
-    """Replaces `random.uniform`."""
+    """The source of randomness in place of `random.uniform`."""
 
     async def run(self) -> None:
         """Settle every delivery that is answered, for ever."""

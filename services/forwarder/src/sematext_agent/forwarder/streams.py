@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 INSPECT_SECONDS = 2.0
 """Pause between two inspections."""
 IDLE_FACTOR = 5
-"""How many times longer the pause is while nothing arrives: an inspection is four requests."""
+"""Factor of the pause while nothing arrives, because an inspection is four requests."""
 
 
 class StreamStatus:
@@ -40,7 +40,7 @@ class StreamStatus:
         self.bytes_max = bytes_max
         self.dead_letters = 0
         self.is_idle = False
-        """Whether nothing has arrived since the inspection before."""
+        """True while nothing has arrived since the inspection before."""
         self._last_sequence = 0
         health.add_figure("lag_events", "Events in the stream not delivered yet.", lambda: self.lag)
         health.add_figure("stream_bytes", "Bytes in the stream of events.", lambda: self.bytes)
@@ -81,7 +81,7 @@ class StreamKeeper:
         self.dropped_dead_letters = DroppedDeadLetters(bus, health, clock)
         self.bucket_growth = BucketGrowth(bus, health, clock)
         self.ready = asyncio.Event()
-        """Set once they have been provisioned for the first time."""
+        """The event that the streams have been provisioned for the first time."""
 
     async def keep(self) -> None:
         """Inspect the streams for ever, and provision them at once when the consumer vanishes."""

@@ -17,7 +17,7 @@ from sematext_agent.shared.subjects import EVENTS_STREAM
 log = logging.getLogger(__name__)
 
 HISTORY_EVENTS_MIN = 10_000
-"""How many of the last events stay for taps, delivered or not, while the stream has space."""
+"""The last events, delivered or not, that stay for taps while the stream has space."""
 
 
 class Trimmer:
