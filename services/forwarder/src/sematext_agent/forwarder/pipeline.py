@@ -34,8 +34,8 @@ from sematext_agent.shared.service import Runtime
 from sematext_agent.shared.subjects import FORWARDER_CONSUMER
 
 QUIET_SECONDS = 1.0
-"""Pause without a message after which a stop takes the stream for empty: the last events of services
-that stop at the same time are delivered too."""
+"""Pause without a message after which a stop takes the stream for empty: the last events of
+services that stop at the same time are delivered too."""
 
 
 class Pipeline:
