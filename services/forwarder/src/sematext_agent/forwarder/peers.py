@@ -42,6 +42,7 @@ class PeerAnswer(msgspec.Struct, frozen=True):
 AnswerPeer = Callable[[Iterable[str], bool], PeerAnswer]
 """From the ids of a question, and whether the asker gives way, to the answer."""
 
+_encoder = msgspec.json.Encoder(order="deterministic")  # sets have no order of their own
 _questions = msgspec.json.Decoder(PeerQuestion)
 _answers = msgspec.json.Decoder(PeerAnswer)
 
@@ -87,7 +88,7 @@ class Peers:
 
     async def _send_question(self, ids: tuple[str, ...]) -> None:
         self._answers = {}
-        question = msgspec.json.encode(PeerQuestion(self._inbox, ids))
+        question = _encoder.encode(PeerQuestion(self._inbox, ids))
         await self._bus.send(self._subject, question, self._inbox)
 
     async def _on_question(self, message: Msg) -> None:
@@ -102,7 +103,7 @@ class Peers:
         # Of two forwarders that ask each other about the same event, one has to give way.
         answer = self._answer(question.ids, self._inbox < question.asker)
         answer = msgspec.structs.replace(answer, answerer=self._inbox)
-        await self._bus.send(question.asker, msgspec.json.encode(answer))
+        await self._bus.send(question.asker, _encoder.encode(answer))
 
     async def _on_answer(self, message: Msg) -> None:
         try:
