@@ -133,7 +133,7 @@ class Pipeline:
         ) and self._clock.monotonic() < end:
             await asyncio.sleep(0.01)
         self._dead_letters.cancel()
-        for message in self.in_flight.possible_duplicates.values():
+        for message in list(self.in_flight.possible_duplicates.values()):
             await self._bus.negative_acknowledge(message)
         for delivery in list(self.in_flight):
             for message in delivery.messages.values():
