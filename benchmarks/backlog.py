@@ -1,5 +1,4 @@
-"""After a long outage: how fast the forwarder drains a backlog, in how much memory, and how soon
-new events are shipped meanwhile.
+"""The drain of a backlog after an outage: events a second, memory, latency of new events.
 
     python benchmarks/backlog.py [EVENTS]
 
@@ -45,14 +44,14 @@ _MARK = b"new-"
 
 
 class NewEvents:
-    """How long each new event took to the receiver, noted in the receiver's process."""
+    """The latency of each new event to the receiver, noted in the receiver's process."""
 
     def __init__(self) -> None:
         self._count = multiprocessing.Value("i", 0)
         self._waits = multiprocessing.Array("d", NEW_EVENTS_MAX)
 
     def look(self, document: bytes) -> None:
-        """Notes the wait of the event in `document`, if it is a new one."""
+        """Note the latency of the event in `document`, if it is a new one."""
         at = document.find(_MARK)
         if at >= 0:
             published = int(document[at + len(_MARK) : at + len(_MARK) + 19])
@@ -61,17 +60,17 @@ class NewEvents:
 
     @property
     def count(self) -> int:
-        """How many have come."""
+        """The number of new events that have arrived."""
         return int(self._count.value)
 
     @property
     def seconds(self) -> list[float]:
-        """The waits so far, in the order in which the events came."""
+        """The latencies so far, in the order of arrival."""
         return list(self._waits[: self._count.value])
 
 
 async def publish_new(connection: bus.Bus, milliseconds: list[float]) -> None:
-    """New events at a steady rate, for ever; notes when the stream has each."""
+    """Publish new events at a steady rate, for ever; note the latency to the stream of each."""
     while True:
         event = one_forwarder.an_event(EVENTS + len(milliseconds))
         event.body.attributes["name"] = f"{_MARK.decode()}{time.time_ns()}"
@@ -82,7 +81,7 @@ async def publish_new(connection: bus.Bus, milliseconds: list[float]) -> None:
 
 
 async def drain(url: str, count: Synchronized[int], new: NewEvents) -> None:
-    """Fills the stream, then lets the forwarder drain it."""
+    """Fill the stream, then let the forwarder drain it."""
     with tempfile.TemporaryDirectory() as store:
         server = NatsServer(Path(store))
         server.start()
@@ -124,7 +123,7 @@ async def drain(url: str, count: Synchronized[int], new: NewEvents) -> None:
 
 
 def show_waits(waits: list[float], seconds: float) -> None:
-    """How long new events took to the receiver, and how many of them came."""
+    """Print the latency of new events to the receiver, and how many of them arrived."""
     if len(waits) < 2:
         print("                         0 new ones were shipped before the backlog")
         return

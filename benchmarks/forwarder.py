@@ -1,4 +1,4 @@
-"""What the forwarder costs: CPU seconds per 10,000 events, events a second, memory.
+"""The cost of the forwarder: CPU seconds per 10,000 events, events a second, memory.
 
     python benchmarks/forwarder.py [EVENTS]
 
@@ -31,8 +31,8 @@ sys.path[0] = str(Path(__file__).parents[1] / "tests")
 from broker import NatsServer, eventually, free_port, until_streams_are_made
 from counting_receiver import receive
 from measuring import cpu_seconds, peak_mb, record
-from sematext_agent.forwarder.enrich import encode as encode_document
-from sematext_agent.forwarder.enrich import enrich
+from sematext_agent.forwarder.documents import encode as encode_document
+from sematext_agent.forwarder.documents import enrich
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.transport import Transport
 from sematext_agent.shared import bus
@@ -46,7 +46,7 @@ TOKEN = "benchmark-token"
 
 
 def an_event(number: int) -> Event:
-    """The die of a container, as an engine tells it, with the labels that compose adds."""
+    """Return the die of a container, as an engine reports it, with the labels of compose."""
     return Event(
         id=event_id("benchmark", number),
         time=format_rfc3339(time.time_ns()),
@@ -72,13 +72,13 @@ def an_event(number: int) -> Event:
 
 
 def show(name: str, cpu: float, seconds: float, memory: float) -> None:
-    """One line of the table."""
+    """Print one line of the table."""
     rate = EVENTS / seconds
     print(f"{name:34} {cpu / EVENTS * 1e4:6.2f} {rate:10,.0f} {memory:6.0f}", flush=True)
 
 
 async def whole_forwarder(url: str, count: Synchronized[int]) -> None:
-    """The forwarder's process, from a full stream to an empty one."""
+    """Measure the forwarder's process, from a full stream to an empty one."""
     with tempfile.TemporaryDirectory() as store:
         server = NatsServer(Path(store))
         server.start()
@@ -109,7 +109,7 @@ async def whole_forwarder(url: str, count: Synchronized[int]) -> None:
 
 
 async def fill(connection: bus.Bus) -> None:
-    """Puts the events into the stream."""
+    """Put the events into the stream."""
     waiting: set[asyncio.Task[bus.PublishAck]] = set()
     for number in range(EVENTS):
         event = an_event(number)
@@ -122,7 +122,7 @@ async def fill(connection: bus.Bus) -> None:
 
 
 async def loop_of(post: Callable[[bytes], Awaitable[object]], bodies: list[bytes]) -> None:
-    """Posts all bodies, `CONNECTIONS` at a time."""
+    """Post all bodies, `CONNECTIONS` at a time."""
     remaining = iter(bodies)
 
     async def work() -> None:
@@ -133,7 +133,7 @@ async def loop_of(post: Callable[[bytes], Awaitable[object]], bodies: list[bytes
 
 
 def a_handle(url: str) -> pycurl.Curl:
-    """An easy handle that posts and throws the answer away."""
+    """Return an easy handle that posts and throws the answer away."""
     curl = pycurl.Curl()
     curl.setopt(pycurl.URL, f"{url}/{TOKEN}/event")
     curl.setopt(pycurl.POST, 1)
@@ -143,7 +143,7 @@ def a_handle(url: str) -> pycurl.Curl:
 
 
 async def own_transport(url: str, bodies: list[bytes]) -> None:
-    """The forwarder's transport without the rest."""
+    """Post with the forwarder's transport alone."""
     transport = Transport(ForwarderSettings(infra_token=Secret(TOKEN), events_receiver_url=url))
     remaining, done = iter(bodies), asyncio.Event()
     running = CONNECTIONS
@@ -165,7 +165,7 @@ async def own_transport(url: str, bodies: list[bytes]) -> None:
 
 
 async def library_asyncio(url: str, bodies: list[bytes]) -> None:
-    """pycurl's own binding to asyncio."""
+    """Post with pycurl's own binding to asyncio."""
     multi = pycurl.AsyncCurlMulti()
     idle = [a_handle(url) for _ in range(CONNECTIONS)]
 
@@ -180,7 +180,7 @@ async def library_asyncio(url: str, bodies: list[bytes]) -> None:
 
 
 async def library_blocking(url: str, bodies: list[bytes]) -> None:
-    """libcurl's multi interface in the plainest loop, which can do nothing else meanwhile."""
+    """Post with libcurl's multi interface in a plain loop, which can do nothing else meanwhile."""
     multi = pycurl.CurlMulti()
     idle = [a_handle(url) for _ in range(CONNECTIONS)]
     remaining, running = iter(bodies), 0
@@ -193,9 +193,9 @@ async def library_blocking(url: str, bodies: list[bytes]) -> None:
         if not running:
             return
         multi.perform()
-        left = 1
-        while left:
-            left, succeeded, _ = multi.info_read()
+        remaining_count = 1
+        while remaining_count:
+            remaining_count, succeeded, _ = multi.info_read()
             for curl in succeeded:
                 multi.remove_handle(curl)
                 idle.append(curl)
@@ -206,7 +206,7 @@ async def library_blocking(url: str, bodies: list[bytes]) -> None:
 def in_own_process(
     name: str, post_all: Callable[[str, list[bytes]], Awaitable[None]], url: str
 ) -> None:
-    """Measures one of the loops in a fresh process."""
+    """Measure one of the loops in a fresh process."""
 
     def measure() -> None:
         bodies = [encode_document(enrich(an_event(number), None)) for number in range(EVENTS)]

@@ -44,7 +44,7 @@ from kubernetes_api import Exchange, encode_frame, kubelet_event, kubeconfig, re
 from measuring import cpu_seconds, peak_mb, record
 
 from sematext_agent.forwarder.settings import ForwarderSettings
-from sematext_agent.forwarder.streams import stream_configs
+from sematext_agent.forwarder.stream_configs import stream_configs
 from sematext_agent.kubernetes_collector.translate import Cluster, RawEvent, translate
 from sematext_agent.shared import bus
 from sematext_agent.shared.collector import WINDOW_EVENTS_MAX

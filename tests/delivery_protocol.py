@@ -1,12 +1,12 @@
-"""The delivery protocol as a model that is small enough to look at every state of it.
+"""The delivery protocol as a model that is small enough to visit every state of it.
 
 One collector, one broker, one forwarder and one receiver; a few events, and a few faults at any
 moments. `explore` visits every state that can be reached, and checks in each of them:
 
-- Nothing acknowledged is lost: it is in the stream and not acknowledged there, or was told.
-- An event is told under one id. It is told twice only if a 2xx was lost, or a forwarder died
-  between a 2xx and its acknowledgement; after several faults, at most once for each fault.
-- Every run without further faults ends, and ends with everything told.
+- Nothing acknowledged is lost: it is in the stream and not acknowledged there, or was received.
+- An event is received under one id. It is received twice only if a 2xx was lost, or a forwarder
+  died between a 2xx and its acknowledgement; after several faults, at most once for each fault.
+- Every run without further faults ends, and ends with everything received.
 
 Each step names the code that it stands for. `Rules` can break one rule of the protocol at a time.
 """
@@ -23,20 +23,20 @@ Step = tuple[str, "State"]
 
 
 class Rules(NamedTuple):
-    """The rules that the protocol stands on. Each can be switched off, to see what it is for."""
+    """The rules of the protocol. Each can be switched off, to see what it is for."""
 
     cursor_after_puback: bool = True
     unanswered_publish_is_repeated: bool = True
     ids_from_the_source: bool = True
     acknowledge_after_2xx: bool = True
-    recent_ids: bool = True
+    delivered_ids: bool = True
 
 
 class State(NamedTuple):
-    """Everything that the four know, and what is on its way between them."""
+    """The state of all four, and what is on its way between them."""
 
     faults: int
-    """How many may still happen."""
+    """The number of faults that may still happen."""
     # The collector. What it remembers goes with it; its cursor is in the bucket.
     collector: bool = True
     start: int = 0
@@ -52,23 +52,23 @@ class State(NamedTuple):
     window: frozenset[Id] = frozenset()
     """The ids that the stream takes for duplicates."""
     acknowledged: frozenset[int] = frozenset()
-    """By sequence."""
+    """The sequences that are acknowledged."""
     # The forwarder, which remembers nothing after its end.
     forwarder: bool = True
-    held: frozenset[int] = frozenset()
+    in_flight: frozenset[int] = frozenset()
     posts: frozenset[Id] = frozenset()
     """Stored by the receiver; the 2xx is on its way."""
-    recent: frozenset[Id] = frozenset()
-    # What an onlooker who sees everything has noted.
-    told: tuple[Id, ...] = ()
+    delivered_ids: frozenset[Id] = frozenset()
+    # The history, for the promises.
+    received: tuple[Id, ...] = ()
     promised: frozenset[int] = frozenset()
     """The events that were acknowledged to a collector."""
     excused: frozenset[int] = frozenset()
-    """The events that one fault may have had told twice."""
+    """The events that one fault may have had received twice."""
 
 
 def steps(state: State, events: int, rules: Rules) -> Iterator[Step]:
-    """What can happen next without any fault."""
+    """Yield what can happen next without any fault."""
     yield from _collector(state, events, rules)
     yield from _broker(state)
     yield from _forwarder(state, rules)
@@ -129,50 +129,52 @@ def _broker(s: State) -> Iterator[Step]:
                 window=s.window | {identity},
             ),
         )
-    for sequence in range(s.trimmed, len(s.stream)):  # pull.Puller, Shipper.take
-        if s.forwarder and sequence not in s.held | s.acknowledged:
-            yield f"deliver #{sequence}", s._replace(held=s.held | {sequence})
+    for sequence in range(s.trimmed, len(s.stream)):  # Puller, Intake.receive
+        if s.forwarder and sequence not in s.in_flight | s.acknowledged:
+            yield f"deliver #{sequence}", s._replace(in_flight=s.in_flight | {sequence})
     trimmed = s.trimmed
     while trimmed in s.acknowledged:
         trimmed += 1
-    if s.forwarder and trimmed > s.trimmed:  # Streams._trim
+    if s.forwarder and trimmed > s.trimmed:  # Trimmer.trim
         yield f"trim up to #{trimmed}", s._replace(trimmed=trimmed)
 
 
 def _forwarder(s: State, rules: Rules) -> Iterator[Step]:
-    for sequence in s.held:
+    for sequence in s.in_flight:
         identity = s.stream[sequence]
-        delivered = identity in s.recent
-        if not delivered and identity not in s.posts:  # Shipper._post_ready; else it is a copy
+        delivered = identity in s.delivered_ids
+        if not delivered and identity not in s.posts:  # Sender.send_ready; else a duplicate
             yield (
                 f"post {identity}",
-                s._replace(posts=s.posts | {identity}, told=tuple(sorted((*s.told, identity)))),
+                s._replace(
+                    posts=s.posts | {identity}, received=tuple(sorted((*s.received, identity)))
+                ),
             )
-        if (delivered or not rules.acknowledge_after_2xx) and s.server:  # Shipper._acknowledge
-            forgotten = frozenset() if rules.recent_ids else frozenset({identity})
+        if (delivered or not rules.acknowledge_after_2xx) and s.server:  # Acknowledgements.run
+            forgotten = frozenset() if rules.delivered_ids else frozenset({identity})
             yield (
                 f"acknowledge #{sequence}",
                 s._replace(
-                    held=s.held - {sequence},
+                    in_flight=s.in_flight - {sequence},
                     acknowledged=s.acknowledged | {sequence},
-                    recent=s.recent - forgotten,
+                    delivered_ids=s.delivered_ids - forgotten,
                 ),
             )
-    for identity in s.posts:  # Shipper._on_delivered
+    for identity in s.posts:  # Settlement._on_delivered
         yield (
             f"2xx for {identity}",
-            s._replace(posts=s.posts - {identity}, recent=s.recent | {identity}),
+            s._replace(posts=s.posts - {identity}, delivered_ids=s.delivered_ids | {identity}),
         )
 
 
 def faults(state: State) -> Iterator[Step]:
-    """What can go wrong next."""
+    """Yield what can go wrong next."""
     if not state.faults:
         return
     s = state._replace(faults=state.faults - 1)
     for identity in s.pubacks:  # Bus._expire: PublishTimeout
         yield f"lose the PubAck {identity}", s._replace(pubacks=s.pubacks - {identity})
-    for identity in s.posts:  # Verdict.RETRY of an answer that never came
+    for identity in s.posts:  # Outcome.RETRY of an answer that never came
         yield (
             f"lose the 2xx for {identity}",
             s._replace(posts=s.posts - {identity}, excused=s.excused | {identity[0]}),
@@ -191,14 +193,14 @@ def faults(state: State) -> Iterator[Step]:
             ),
         )
     if s.forwarder:
-        answered = {identity for q in s.held if (identity := s.stream[q]) in s.recent}
+        answered = {identity for q in s.in_flight if (identity := s.stream[q]) in s.delivered_ids}
         yield (
             "kill the forwarder",
             s._replace(
                 forwarder=False,
-                held=frozenset(),
+                in_flight=frozenset(),
                 posts=frozenset(),
-                recent=frozenset(),
+                delivered_ids=frozenset(),
                 excused=s.excused | {identity[0] for identity in s.posts | answered},
             ),
         )
@@ -206,30 +208,30 @@ def faults(state: State) -> Iterator[Step]:
         # What it has stored is there, but it may forget acknowledgements it has just been given.
         down = s._replace(server=False, publishes=frozenset(), pubacks=frozenset())
         yield "kill the server", down
-        if late := s.acknowledged - set(range(s.trimmed)):
+        if forgotten := s.acknowledged - set(range(s.trimmed)):
             yield (
                 "kill the server, which forgets acknowledgements",
-                down._replace(acknowledged=s.acknowledged - late),
+                down._replace(acknowledged=s.acknowledged - forgotten),
             )
 
 
 def problem_of(state: State, faults_at_first: int) -> str:
-    """What is wrong with a state; empty where nothing is."""
+    """Return what is wrong with a state; empty where nothing is."""
     waiting = {
         state.stream[sequence][0]
         for sequence in range(state.trimmed, len(state.stream))
         if sequence not in state.acknowledged
     }
-    told = Counter(event for event, _ in state.told)
-    if lost := (state.promised | set(range(state.cursor))) - waiting - set(told):
+    received = Counter(event for event, _ in state.received)
+    if lost := (state.promised | set(range(state.cursor))) - waiting - set(received):
         return f"lost: {sorted(lost)}"
-    if len(set(state.told)) > len(told):
-        return "told under two ids"
+    if len(set(state.received)) > len(received):
+        return "received under two ids"
     happened = faults_at_first - state.faults
-    for event, times in told.items():
+    for event, times in received.items():
         allowed = happened if happened > 1 else event in state.excused
         if times - 1 > allowed:
-            return f"told twice: {event}"
+            return f"received twice: {event}"
     return ""
 
 
@@ -238,7 +240,7 @@ class Violation(Exception):  # noqa: N818
 
 
 def explore(events: int, fault_count: int, rules: Rules = Rules()) -> int:  # noqa: B008
-    """Visits every state; returns how many there are.
+    """Visit every state; return how many there are.
 
     Raises:
         Violation: one of them breaks a promise.
@@ -252,8 +254,8 @@ def explore(events: int, fault_count: int, rules: Rules = Rules()) -> int:  # no
         if problem := problem_of(state, fault_count):
             raise Violation(_trace(state, came_from, problem))
         without_fault = list(steps(state, events, rules))
-        if not without_fault and len({event for event, _ in state.told}) < events:
-            raise Violation(_trace(state, came_from, "stuck, and not everything is told"))
+        if not without_fault and len({event for event, _ in state.received}) < events:
+            raise Violation(_trace(state, came_from, "stuck, and not everything is received"))
         calm[state] = [after for _, after in without_fault]
         for name, after in (*without_fault, *faults(state)):
             if after not in came_from:
@@ -264,7 +266,7 @@ def explore(events: int, fault_count: int, rules: Rules = Rules()) -> int:  # no
 
 
 def _check_that_every_calm_run_ends(calm: dict[State, list[State]]) -> None:
-    """Takes away, again and again, the states that lead only to states taken away already."""
+    """Remove, again and again, the states that lead only to removed states."""
     left = {state: len(afters) for state, afters in calm.items()}
     before: dict[State, list[State]] = {}
     for state, afters in calm.items():

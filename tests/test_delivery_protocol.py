@@ -6,8 +6,10 @@ promise, which `pytest -s` prints.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-from delivery_protocol import Rules, Violation, explore
+from delivery_protocol import Rules, State, Step, Violation, explore
 
 
 @pytest.mark.parametrize(("events", "faults"), [(2, 1), (1, 3)])
@@ -21,30 +23,36 @@ def test_the_protocol_keeps_its_promises_whatever_goes_wrong(events: int, faults
     ("broken", "promise", "culprit"),
     [
         ("cursor_after_puback", "lost: [0]", "store the cursor 1"),
-        ("unanswered_publish_is_repeated", "stuck, and not everything is told", "kill the server"),
-        ("ids_from_the_source", "told under two ids", "kill the collector"),
+        (
+            "unanswered_publish_is_repeated",
+            "stuck, and not everything is received",
+            "kill the server",
+        ),
+        ("ids_from_the_source", "received under two ids", "kill the collector"),
         ("acknowledge_after_2xx", "lost: [0]", "acknowledge #0"),
-        ("recent_ids", "told twice: 0", "kill the server, which forgets acknowledgements"),
+        ("delivered_ids", "received twice: 0", "kill the server, which forgets acknowledgements"),
     ],
 )
 def test_each_rule_of_the_protocol_is_needed(broken: str, promise: str, culprit: str) -> None:
-    with pytest.raises(Violation) as found:
+    with pytest.raises(Violation) as violation:
         explore(1, 1, Rules(**{broken: False}))
-    trace = str(found.value)
+    trace = str(violation.value)
     print(f"without {broken}:{trace}")
     assert culprit in trace
     assert trace.endswith(promise)
 
 
 def test_a_run_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as a broker that delivers again what nobody has kept quiet about."""
+    """Such as that of a broker that redelivers for ever what is in flight."""
     import delivery_protocol as protocol
 
-    def with_redelivery(*given: object) -> object:
-        yield from sound(*given)
-        state = given[0]
-        for sequence in state.held:
-            yield f"deliver #{sequence} again", state._replace(held=state.held - {sequence})
+    def with_redelivery(state: State, events: int, rules: Rules) -> Iterator[Step]:
+        yield from sound(state, events, rules)
+        for sequence in state.in_flight:
+            yield (
+                f"deliver #{sequence} again",
+                state._replace(in_flight=state.in_flight - {sequence}),
+            )
 
     sound = protocol.steps
     monkeypatch.setattr(protocol, "steps", with_redelivery)

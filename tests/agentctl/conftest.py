@@ -13,7 +13,7 @@ from commands import Start, start_commands
 from sematext_agent.agentctl.users import ensure_passwords, format_accounts, password_file
 from sematext_agent.forwarder.consumers import consumer_config
 from sematext_agent.forwarder.settings import ForwarderSettings
-from sematext_agent.forwarder.streams import stream_configs
+from sematext_agent.forwarder.stream_configs import stream_configs
 from sematext_agent.shared import bus
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.settings import Secret, ServiceSettings

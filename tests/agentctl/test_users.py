@@ -20,7 +20,7 @@ from sematext_agent.agentctl.users import (
     password_file,
 )
 from sematext_agent.forwarder.settings import ForwarderSettings
-from sematext_agent.forwarder.streams import stream_configs
+from sematext_agent.forwarder.stream_configs import stream_configs
 from sematext_agent.shared import bus
 from sematext_agent.shared.bus import BusError
 from sematext_agent.shared.settings import Secret, ServiceSettings

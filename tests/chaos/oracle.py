@@ -16,9 +16,9 @@ import nats.errors
 from chaos.numbered import event_of
 from chaos.stage import Stage
 
-from sematext_agent.forwarder.enrich import encode, enrich
+from sematext_agent.forwarder.documents import encode, enrich
 from sematext_agent.shared.bus import BusError
-from sematext_agent.shared.collector import _within_bounds
+from sematext_agent.shared.collector import _encode_within_bounds
 from sematext_agent.shared.events import Event
 
 _LOOK_SECONDS = 0.1
@@ -102,5 +102,5 @@ class Oracle:
 
 def _event(line: bytes) -> Event:
     """What the runner of collectors makes of a line: a gap, where it is too large an event."""
-    event, _ = _within_bounds(event_of(line))
+    event, _ = _encode_within_bounds(event_of(line))
     return event

@@ -17,7 +17,7 @@ from broker import NatsServer, eventually
 from documents import assert_tells_of
 from receiver import TOKEN, Receiver
 
-from sematext_agent.forwarder.enrich import enrich
+from sematext_agent.forwarder.documents import enrich
 from sematext_agent.shared.events import decode
 
 SOCKET = Path("/var/run/docker.sock")

@@ -11,7 +11,7 @@ from broker import NatsServer, eventually
 from fleet_origins import Origins, start_forwarder
 from receiver import Receiver, Reply, Request
 
-from sematext_agent.forwarder.flow import IN_FLIGHT_MAX
+from sematext_agent.forwarder.concurrency_limiter import IN_FLIGHT_MAX
 
 FORWARDERS = 3
 

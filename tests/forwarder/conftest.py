@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import pytest
@@ -11,13 +11,22 @@ from broker import NatsServer, eventually
 from forwarding import Forwarder, Oracle, Publisher, Start
 from receiver import TOKEN, Receiver
 
-from sematext_agent.forwarder import flow, ship
+from sematext_agent.forwarder import flow_control, peers, pipeline
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.shared import bus
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.service import Runtime
 from sematext_agent.shared.settings import Secret
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make captured texts encodable: poison in them would end the worker of pytest-xdist."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture
@@ -27,28 +36,40 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
+def peer_answer_seconds() -> float:
+    """Return how long a forwarder waits for others; tests of several forwarders override it."""
+    return 0.05
+
+
+@pytest.fixture
 async def start(
-    nats_server: NatsServer, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    nats_server: NatsServer,
+    receiver: Receiver,
+    peer_answer_seconds: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Start]:
-    monkeypatch.setattr(ship, "QUIET_SECONDS", 0.0)
-    monkeypatch.setattr(flow, "Backoff", lambda *_: Backoff(0.2, 0.5))
+    monkeypatch.setattr(peers, "ANSWER_SECONDS_MAX", peer_answer_seconds)
+    monkeypatch.setattr(pipeline, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(flow_control, "BACKOFF_FIRST_SECONDS", 0.2)
+    monkeypatch.setattr(flow_control, "BACKOFF_SECONDS_MAX", 0.5)
     running: list[Forwarder] = []
 
     async def begin(**settings: Any) -> Forwarder:
-        chosen: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "nats_url": (nats_server.url,),
             "infra_token": Secret(TOKEN),
             "events_receiver_url": receiver.url,
             "drain_seconds": 3,
             **settings,
         }
-        made = ForwarderSettings(**chosen)
-        connection = await bus.connect(made, "forwarder")
-        runtime = Runtime(made, Health("forwarder", "test"), connection, asyncio.Event())
-        running.append(Forwarder(runtime))
+        forwarder_settings = ForwarderSettings(**fields)
+        connection = await bus.connect(forwarder_settings, "forwarder")
+        health = Health("forwarder", "test")
+        forwarder = Forwarder(Runtime(forwarder_settings, health, connection, asyncio.Event()))
+        running.append(forwarder)
         await asyncio.sleep(0)  # its task begins
-        await eventually(lambda: running[-1].health.report().conditions["streams"].ok)
-        return running[-1]
+        await eventually(lambda: health.report().conditions["streams"].ok)
+        return forwarder
 
     yield begin
     for forwarder in running:

@@ -1,4 +1,4 @@
-"""Processes killed under load: nothing is lost, and only what was in flight is told twice.
+"""Processes killed under load: nothing is lost, and only what was in flight is delivered twice.
 
 The forwarder runs as its own process here, with 200 events a second going into the stream.
 """
@@ -56,12 +56,12 @@ class ForwarderProcess:
         self._process.send_signal(number)
 
     async def end(self, number: signal.Signals) -> int:
-        """Ends it with a signal and returns its exit status."""
+        """End it with a signal and return its exit status."""
         self.send(number)
         return await asyncio.to_thread(self._process.wait, 20)
 
     async def until_ready(self, ready: bool = True) -> None:
-        """Waits until `/readyz` says so. Asked in a thread, so that the load goes on."""
+        """Wait for the readiness `ready`, in a thread, so that the load goes on."""
         async with asyncio.timeout(20):
             while await asyncio.to_thread(self._is_ready) != ready:
                 await asyncio.sleep(0.05)
@@ -96,7 +96,7 @@ async def forwarder(
 
 @contextlib.asynccontextmanager
 async def load(publisher: Publisher) -> AsyncIterator[None]:
-    """Publishes 200 events a second while the block runs; then everything is acknowledged."""
+    """Publish 200 events a second while the block runs; then everything is acknowledged."""
     publishing = asyncio.Event()
     publishing.set()
 
@@ -121,10 +121,10 @@ async def test_forwarder_killed(
     receiver: Receiver,
     connection: bus.Bus,
 ) -> None:
-    """What was in flight when it was killed is told twice: its answer came to nobody."""
+    """Events in flight when it was killed are delivered twice: nobody received the answers."""
     receiver.reply = Reply(seconds=0.02)
     await forwarder.until_ready()
-    # What the dead ones held is delivered again when the stream has waited for long enough.
+    # What the killed ones had in flight is redelivered after the ack deadline.
     consumer = (await connection.request_api("CONSUMER.INFO.EVENTS.forwarder"))["config"]
     await connection.request_api(
         "CONSUMER.CREATE.EVENTS.forwarder",
@@ -143,7 +143,7 @@ async def test_forwarder_killed(
 async def test_forwarder_stopped_and_started(
     forwarder: ForwarderProcess, publisher: Publisher, verify: Oracle, connection: bus.Bus
 ) -> None:
-    """An orderly stop tells nothing twice, and exits with 0."""
+    """An orderly stop delivers nothing twice, and exits with 0."""
     await until_streams_are_made(connection)
     async with load(publisher):
         for _ in range(2):
@@ -162,8 +162,7 @@ async def test_broker_killed(
     nats_server: NatsServer,
     connection: bus.Bus,
 ) -> None:
-    """It delivers again what it had not written down: the memory of ids keeps that from going out
-    twice."""
+    """It redelivers what it had not stored; the memory of ids keeps that from being sent."""
     await forwarder.until_ready()
     async with load(publisher):
         for _ in range(3):

@@ -39,7 +39,7 @@ async def test_a_printed_document_is_one_printable_line(
     assert json.loads(line)["container.name"] == HOSTILE
 
 
-async def test_what_the_receiver_answers_is_one_printable_line(
+async def test_an_answer_of_the_receiver_is_one_printable_line(
     start: Start,
     publisher: Publisher,
     receiver: Receiver,

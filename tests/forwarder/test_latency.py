@@ -17,12 +17,12 @@ def samples(registry: CollectorRegistry) -> set[str]:
 
 
 @given(st.lists(_seconds, max_size=30))
-def test_same_as_the_librarys(observed: list[float]) -> None:
-    ours, theirs = CollectorRegistry(), CollectorRegistry()
+def test_it_equals_the_librarys_histogram(observed: list[float]) -> None:
+    registry, expected = CollectorRegistry(), CollectorRegistry()
     latency = Latency("a", "text")
-    ours.register(latency)
-    histogram = Histogram("a", "text", buckets=BOUNDS_SECONDS, registry=theirs)
+    registry.register(latency)
+    histogram = Histogram("a", "text", buckets=BOUNDS_SECONDS, registry=expected)
     for seconds in observed:
         latency.observe(seconds)
         histogram.observe(seconds)
-    assert samples(ours) == samples(theirs)
+    assert samples(registry) == samples(expected)

@@ -1,23 +1,31 @@
-"""A copy that the stream delivers to another forwarder is not sent a second time."""
+"""An event that JetStream redelivers to another forwarder is not sent a second time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
 
+import msgspec
+import pytest
 from broker import NatsServer, eventually
-from forwarding import Forwarder, Publisher, Start
-from receiver import Receiver
+from forwarding import Forwarder, Oracle, Publisher, Start
+from receiver import Receiver, Reply
 
-from sematext_agent.forwarder.peers import ANSWER_SECONDS_MAX, Known, Peers
+from sematext_agent.forwarder import peers
+from sematext_agent.forwarder.peers import PeerAnswer, PeerQuestion, Peers
 from sematext_agent.shared import bus
 from sematext_agent.shared.settings import ServiceSettings
 
 EVENTS = 200
-REPEATED = "sematext_agent_events_repeated_total"
+DEDUPLICATED = "sematext_agent_events_deduplicated_total"
 
 
-async def test_what_another_has_shipped_is_not_sent_again(
+TOGETHER = pytest.mark.parametrize("peer_answer_seconds", [peers.ANSWER_SECONDS_MAX])
+"""The value of the real service, for forwarders that have to hear each other."""
+
+
+@TOGETHER
+async def test_an_event_that_another_has_delivered_is_not_sent_again(
     start: Start, publisher: Publisher, receiver: Receiver, connection: bus.Bus
 ) -> None:
     """A consumer that forgets everything delivers every event again, half of them to the other."""
@@ -28,31 +36,53 @@ async def test_what_another_has_shipped_is_not_sent_again(
     while (await connection.request_api("CONSUMER.INFO.EVENTS.forwarder"))["num_waiting"] < 2:
         await asyncio.sleep(0.05)
     await connection.request_api("CONSUMER.RESET.EVENTS.forwarder", {"seq": 1})
-    await eventually(lambda: repeated(forwarders) >= EVENTS, 30)
+    await eventually(lambda: deduplicated(forwarders) >= EVENTS, 30)
     assert set(receiver.stored.values()) == {1}
 
 
-def repeated(forwarders: Iterable[Forwarder]) -> float:
-    """How many copies all of them together have not sent."""
+def deduplicated(forwarders: Iterable[Forwarder]) -> float:
+    """Return how many duplicates all of them together have not sent."""
     return sum(
-        one.health.registry.get_sample_value(REPEATED, {"service": "forwarder"}) or 0
-        for one in forwarders
+        forwarder.health.registry.get_sample_value(DEDUPLICATED, {"service": "forwarder"}) or 0
+        for forwarder in forwarders
     )
 
 
-async def test_a_peer_that_is_gone_is_waited_for_once(
-    nats_server: NatsServer, connection: bus.Bus
+@TOGETHER
+async def test_two_forwarders_share_the_work(
+    start: Start, publisher: Publisher, verify: Oracle, receiver: Receiver
 ) -> None:
-    def know(ids: Iterable[str], is_first: bool) -> Known:
-        return Known(shipped=frozenset(ids) & {"a"}, held=frozenset(ids) & {"b"})
+    receiver.reply = Reply(seconds=0.01)
+    forwarders = [await start(), await start()]
+    await publisher.publish(2000)
+    await verify()
+    for forwarder in forwarders:
+        assert 'events_delivered_total{service="forwarder"} 0.0' not in forwarder.metrics()
 
-    other = await bus.connect(ServiceSettings(nats_url=(nats_server.url,)), "other")
-    peers = [Peers(one, "", know) for one in (connection, other)]
-    for one in peers:
-        await one.meet()
-    known = await peers[0].ask(["a", "b", "c"])
-    assert (known.shipped, known.held) == ({"a"}, {"b"})
-    await other.close()
-    for longest in (ANSWER_SECONDS_MAX + 1, ANSWER_SECONDS_MAX / 2):
-        async with asyncio.timeout(longest):
-            assert await peers[0].ask(["a"]) == Known()
+
+async def test_a_stopped_peer_is_waited_for_once(
+    nats_server: NatsServer, connection: bus.Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "ANSWER_SECONDS_MAX", 0.4)
+
+    def answer(ids: Iterable[str], asker_gives_way: bool) -> PeerAnswer:
+        return PeerAnswer(delivered=frozenset(ids) & {"a"}, in_flight=frozenset(ids) & {"b"})
+
+    second = await bus.connect(ServiceSettings(nats_url=(nats_server.url,)), "second")
+    asker, peer = Peers(connection, "", answer), Peers(second, "", answer)
+    await asker.discover()
+    await peer.discover()
+    together = await asker.ask(["a", "b", "c"])
+    assert together.delivered == {"a"}
+    assert together.in_flight == {"b"}
+    await second.close()
+    for seconds_max in (peers.ANSWER_SECONDS_MAX + 1, peers.ANSWER_SECONDS_MAX / 2):
+        async with asyncio.timeout(seconds_max):
+            assert await asker.ask(["a"]) == PeerAnswer()
+
+
+def test_the_fields_on_the_wire_are_those_of_every_version() -> None:
+    question = msgspec.json.encode(PeerQuestion("inbox", ("a",)))
+    assert question == b'{"asker":"inbox","ids":["a"]}'
+    answer = PeerAnswer("inbox", delivered=frozenset("a"), in_flight=frozenset("b"))
+    assert msgspec.json.encode(answer) == b'{"answerer":"inbox","shipped":["a"],"held":["b"]}'

@@ -2,7 +2,7 @@
 
 Every file of the corpus in tests/fuzz is published as it is, under subjects and with headers that
 no client would send. Each ends as a document or as a dead letter with a reason, or is counted as a
-copy of one; and nothing of it stays in the stream unacknowledged.
+duplicate; and nothing of it stays in the stream unacknowledged.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ HEADERS = [
 
 
 def poisons() -> list[bytes]:
-    """The files of the corpus, and the largest message that the stream takes."""
+    """Return the files of the corpus, and the largest message that the stream takes."""
     files = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
     return [*(path.read_bytes() for path in files), b"{" * EVENT_BYTES_MAX]
 
 
-async def until_shipped(connection: Bus) -> None:
+async def until_delivered(connection: Bus) -> None:
     async with asyncio.timeout(10):
         while True:
             info = await connection.request_api("CONSUMER.INFO.EVENTS.forwarder")
@@ -66,11 +66,11 @@ async def until_shipped(connection: Bus) -> None:
             await asyncio.sleep(0.02)
 
 
-def copies(metrics: str) -> int:
-    """How many events were not sent a second time."""
-    found = re.search(r"events_repeated_total[^ ]* ([0-9.]+)", metrics, re.MULTILINE)
-    assert found is not None
-    return int(float(found[1]))
+def deduplicated(metrics: str) -> int:
+    """Return how many messages were not sent a second time."""
+    match = re.search(r"events_deduplicated_total[^ ]* ([0-9.]+)", metrics, re.MULTILINE)
+    assert match is not None
+    return int(float(match[1]))
 
 
 async def good_event_arrives(publisher: Publisher, receiver: Receiver) -> None:
@@ -82,31 +82,31 @@ async def test_after_any_poison_the_next_good_event_arrives(
     start: Start, publisher: Publisher, receiver: Receiver, nats_server: NatsServer, connection: Bus
 ) -> None:
     forwarder = await start()
-    # Their numbers have no common divisor: every subject comes to meet every header.
+    # Their numbers have no common divisor: every subject meets every header.
     kinds = zip(itertools.cycle(SUBJECTS), itertools.cycle(HEADERS), strict=False)
     for number, (payload, (subject, header)) in enumerate(zip(poisons(), kinds, strict=False)):
         poison = frame(subject, payload, header.replace(b"%d", b"%d" % number))
         await asyncio.to_thread(raw_publish, nats_server, poison)
         await good_event_arrives(publisher, receiver)
         assert not forwarder.task.done()
-    await until_shipped(connection)
+    await until_delivered(connection)
     letters = await dead_letters(connection)
     assert all(letter["headers"][DEAD_STATUS_HEADER] == "0" for letter in letters)
     assert all(letter["headers"][DEAD_REASON_HEADER] for letter in letters)
     stored = (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["last_seq"]
-    repeated = copies(forwarder.metrics())
+    duplicates = deduplicated(forwarder.metrics())
     assert stored >= 2 * len(poisons()) - 3
-    assert len(receiver.documents) + repeated + len(letters) == stored
+    assert len(receiver.documents) + duplicates + len(letters) == stored
 
 
-async def test_the_largest_message_that_the_stream_takes_fits_among_the_dead(
+async def test_the_largest_message_of_the_stream_fits_into_the_dead_letter_stream(
     start: Start, publisher: Publisher, receiver: Receiver, nats_server: NatsServer, connection: Bus
 ) -> None:
     await start()
     largest = (await connection.request_api("STREAM.INFO.EVENTS"))["config"]["max_msg_size"]
     await asyncio.to_thread(raw_publish, nats_server, frame(b"events.a", b"x" * largest))
     await good_event_arrives(publisher, receiver)
-    await until_shipped(connection)
+    await until_delivered(connection)
     (letter,) = await dead_letters(connection)
     assert len(letter["data"]) == largest
 

@@ -1,4 +1,4 @@
-"""A receiver whose TLS is not right: one line, no event lost, nothing said to it until it is."""
+"""A receiver with wrong TLS: one log line, no event lost, nothing sent until it is corrected."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def showing(files: tuple[Path, Path]) -> ssl.SSLContext:
     ],
     ids=["expired", "wrong name", "untrusted", "below TLS 1.2", "no TLS at all"],
 )
-async def test_events_wait_until_it_is_mended(
+async def test_events_wait_until_tls_is_corrected(
     fault: object,
     words: str,
     authority: Authority,
@@ -78,13 +78,13 @@ async def test_events_wait_until_it_is_mended(
         connect_timeout=Duration(1),
     )
     await publisher.publish(20)
-    await eventually(lambda: not forwarder.receiver_says[0])
-    await eventually(lambda: words in forwarder.receiver_says[1])
-    detail = forwarder.receiver_says[1]
+    await eventually(lambda: not forwarder.receiver_condition[0])
+    await eventually(lambda: words in forwarder.receiver_condition[1])
+    detail = forwarder.receiver_condition[1]
     assert "\n" not in detail
     assert TOKEN not in detail
-    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert len(said) == 1, said
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == 1, warnings
     assert TOKEN not in caplog.text
     assert receiver.requests == []
 
@@ -93,4 +93,4 @@ async def test_events_wait_until_it_is_mended(
     receiver.tls.maximum_version = ssl.TLSVersion.TLSv1_2  # the oldest that is enough
     await receiver.open()
     await verify()
-    await eventually(lambda: forwarder.receiver_says[0])
+    await eventually(lambda: forwarder.receiver_condition[0])

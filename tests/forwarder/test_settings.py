@@ -119,6 +119,6 @@ def test_secrets_do_not_show_in_the_settings_themselves() -> None:
     assert TOKEN not in repr(settings(INFRA_TOKEN=TOKEN, PROXY_PASSWORD=TOKEN))
 
 
-def test_redaction_of_what_is_written_otherwise() -> None:
+def test_redaction_of_quoted_and_mixed_case_secrets() -> None:
     read = settings(INFRA_TOKEN="aB-9", PROXY_PASSWORD="p/w d")
     assert read.redact("aB-9 AB-9 p/w d p%2Fw%20d p%2fw%20d") == " ".join(["********"] * 5)

@@ -1,4 +1,4 @@
-"""The forwarder owns its streams: made, updated, made again, and trimmed."""
+"""The forwarder owns its streams: it provisions them, anew when they vanish, and trims them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 from broker import NatsServer, eventually
 
+from sematext_agent.forwarder import stream_configs, trimmer
 from sematext_agent.forwarder import streams as streams_module
 from sematext_agent.forwarder.consumers import consumer_config
 from sematext_agent.forwarder.settings import ForwarderSettings
-from sematext_agent.forwarder.streams import Streams
+from sematext_agent.forwarder.streams import StreamKeeper
 from sematext_agent.shared import bus
 from sematext_agent.shared.events import EVENT_BYTES_MAX
 from sematext_agent.shared.health import Health
@@ -23,16 +24,16 @@ NAMES = (EVENTS_STREAM, DEAD_STREAM, f"KV_{CURSORS_BUCKET}", f"KV_{HOSTS_BUCKET}
 
 
 @pytest.fixture
-def streams(connection: bus.Bus) -> Streams:
-    return Streams(connection, SETTINGS, Health("forwarder", "test"))
+def streams(connection: bus.Bus) -> StreamKeeper:
+    return StreamKeeper(connection, SETTINGS, Health("forwarder", "test"))
 
 
 @pytest.fixture
 async def kept(
-    streams: Streams, connection: bus.Bus, monkeypatch: pytest.MonkeyPatch
+    streams: StreamKeeper, connection: bus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[bus.Puller]:
-    """The streams while they are looked after, often, and a puller of their consumer."""
-    monkeypatch.setattr(streams_module, "LOOK_SECONDS", 0.05)
+    """Yield a puller of the streams' consumer, while the streams are inspected often."""
+    monkeypatch.setattr(streams_module, "INSPECT_SECONDS", 0.05)
     puller = streams.puller
     puller.resize(100)
 
@@ -41,7 +42,7 @@ async def kept(
             await connection.acknowledge(message)
 
     tasks = [asyncio.create_task(streams.keep()), asyncio.create_task(take())]
-    await streams.made.wait()
+    await streams.ready.wait()
     yield puller
     for task in tasks:
         task.cancel()
@@ -54,11 +55,13 @@ async def fill(connection: bus.Bus, messages: int, size: int = 100) -> None:
     )
 
 
-async def test_they_are_made_as_configured(streams: Streams, connection: bus.Bus) -> None:
-    await streams.make()
-    for config in streams._configs:
-        made = (await connection.request_api(f"STREAM.INFO.{config['name']}"))["config"]
-        assert {name: made[name] for name in config} == config
+async def test_streams_are_provisioned_as_configured(
+    streams: StreamKeeper, connection: bus.Bus
+) -> None:
+    await streams.provisioner.provision()
+    for config in streams.provisioner.configs:
+        actual = (await connection.request_api(f"STREAM.INFO.{config['name']}"))["config"]
+        assert {name: actual[name] for name in config} == config
     events = (await connection.request_api("STREAM.INFO.EVENTS"))["config"]
     assert (events["retention"], events["discard"], events["storage"]) == ("limits", "new", "file")
     consumer = (await connection.request_api("CONSUMER.INFO.EVENTS.forwarder"))["config"]
@@ -68,43 +71,47 @@ async def test_they_are_made_as_configured(streams: Streams, connection: bus.Bus
     assert await connection.get(HOSTS_BUCKET, "web-01") == b"{}"
 
 
-async def test_making_them_twice_changes_nothing(streams: Streams, connection: bus.Bus) -> None:
-    await streams.make()
+async def test_provisioning_twice_changes_nothing(
+    streams: StreamKeeper, connection: bus.Bus
+) -> None:
+    await streams.provisioner.provision()
     await fill(connection, 3)
-    await streams.make()
+    await streams.provisioner.provision()
     assert (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 3
 
 
-async def test_other_settings_update_them(streams: Streams, connection: bus.Bus) -> None:
-    await streams.make()
+async def test_changed_settings_update_the_streams(
+    streams: StreamKeeper, connection: bus.Bus
+) -> None:
+    await streams.provisioner.provision()
     larger = ForwarderSettings(stream_bytes_max=16 * 1024 * 1024)
-    await Streams(connection, larger, Health("forwarder", "other")).make()
+    await StreamKeeper(connection, larger, Health("forwarder", "other")).provisioner.provision()
     config = (await connection.request_api("STREAM.INFO.EVENTS"))["config"]
     assert config["max_bytes"] == 16 * 1024 * 1024
 
 
 async def test_a_stream_that_cannot_be_changed_is_used_as_it_is(
-    streams: Streams, connection: bus.Bus
+    streams: StreamKeeper, connection: bus.Bus
 ) -> None:
     await connection.request_api(
         "STREAM.CREATE.EVENTS",
         {"name": "EVENTS", "subjects": ["events.>"], "storage": "memory", "num_replicas": 1},
     )
-    await streams.make()
-    assert "the stream EVENTS stays as it is" in streams._health.last_error
+    await streams.provisioner.provision()
+    assert "the stream EVENTS stays as it is" in streams.provisioner._health.last_error
 
 
 async def test_the_largest_event_fits_and_a_larger_one_does_not(
-    streams: Streams, connection: bus.Bus
+    streams: StreamKeeper, connection: bus.Bus
 ) -> None:
-    await streams.make()
+    await streams.provisioner.provision()
     await connection.publish("events.test", b"x" * EVENT_BYTES_MAX, "i" * 200)
     with pytest.raises(bus.JetStreamError, match="size exceeds maximum"):
         await connection.publish("events.test", b"x" * (EVENT_BYTES_MAX + 9000), "j")
 
 
-async def test_a_full_stream_refuses_new_events(streams: Streams, connection: bus.Bus) -> None:
-    await streams.make()
+async def test_a_full_stream_refuses_new_events(streams: StreamKeeper, connection: bus.Bus) -> None:
+    await streams.provisioner.provision()
     with pytest.raises(bus.JetStreamError, match="maximum bytes"):
         await fill(connection, 40, EVENT_BYTES_MAX)
 
@@ -113,7 +120,7 @@ async def test_a_full_stream_refuses_new_events(streams: Streams, connection: bu
 async def test_a_stream_that_vanishes_is_made_again(
     kept: bus.Puller, connection: bus.Bus, name: str
 ) -> None:
-    await asyncio.sleep(0.5)  # what the start needs to make is made
+    await asyncio.sleep(0.5)  # the start has provisioned everything
     await connection.request_api(f"STREAM.DELETE.{name}")
 
     async def exists() -> bool:
@@ -130,10 +137,10 @@ async def test_a_stream_that_vanishes_is_made_again(
 
 
 async def test_a_consumer_that_vanishes_begins_again_where_it_was(
-    kept: bus.Puller, connection: bus.Bus, streams: Streams
+    kept: bus.Puller, connection: bus.Bus, streams: StreamKeeper
 ) -> None:
     await fill(connection, 50)
-    await eventually(lambda: streams._first_unshipped == 51)
+    await eventually(lambda: streams.trimmer.first_undelivered == 51)
     await connection.request_api("CONSUMER.DELETE.EVENTS.forwarder")
     async with asyncio.timeout(10):
         while True:
@@ -147,19 +154,19 @@ async def test_a_consumer_that_vanishes_begins_again_where_it_was(
 
 
 async def test_a_consumer_of_a_new_stream_begins_at_its_first_event(
-    kept: bus.Puller, connection: bus.Bus, streams: Streams
+    kept: bus.Puller, connection: bus.Bus, streams: StreamKeeper
 ) -> None:
     """Its sequences count from 1 again: beginning at the old one would skip events."""
     await fill(connection, 50)
-    await eventually(lambda: streams._first_unshipped == 51)
+    await eventually(lambda: streams.trimmer.first_undelivered == 51)
     await connection.request_api("STREAM.DELETE.EVENTS")
-    await eventually(lambda: streams._first_unshipped == 1)
+    await eventually(lambda: streams.trimmer.first_undelivered == 1)
     assert consumer_config(1)["deliver_policy"] == "all"
     await connection.publish("events.test", b"y", "new")
-    await eventually(lambda: streams._first_unshipped == 2)
+    await eventually(lambda: streams.trimmer.first_undelivered == 2)
 
 
-async def test_shipped_events_are_trimmed_when_room_is_short(
+async def test_delivered_events_are_trimmed_where_space_is_short(
     kept: bus.Puller, connection: bus.Bus
 ) -> None:
     """More than the stream holds goes through it."""
@@ -174,34 +181,37 @@ async def test_shipped_events_are_trimmed_when_room_is_short(
                     await asyncio.sleep(0.05)
 
 
-async def test_what_is_not_shipped_is_never_trimmed(streams: Streams, connection: bus.Bus) -> None:
-    await streams.make()
+async def test_events_that_are_not_delivered_are_never_trimmed(
+    streams: StreamKeeper, connection: bus.Bus
+) -> None:
+    await streams.provisioner.provision()
     await fill(connection, 20, EVENT_BYTES_MAX)
-    await streams._look()
+    await streams.inspect()
     state = (await connection.request_api("STREAM.INFO.EVENTS"))["state"]
     assert state["messages"] == 20
-    assert streams.lag == 20
+    assert streams.status.lag == 20
 
 
 async def test_history_is_kept_for_taps_and_then_trimmed(
-    kept: bus.Puller, connection: bus.Bus, streams: Streams, monkeypatch: pytest.MonkeyPatch
+    kept: bus.Puller, connection: bus.Bus, streams: StreamKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(connection, 100)
-    await eventually(lambda: streams._first_unshipped == 101)
+    await eventually(lambda: streams.trimmer.first_undelivered == 101)
     assert (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 100
-    monkeypatch.setattr(streams_module, "HISTORY_EVENTS_MIN", 30)
+    monkeypatch.setattr(trimmer, "HISTORY_EVENTS_MIN", 30)
     assert (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 100
-    monkeypatch.setattr(streams_module, "DUPLICATE_WINDOW_SECONDS", 0.1)
+    monkeypatch.setattr(stream_configs, "DUPLICATE_WINDOW_SECONDS", 0.1)
     async with asyncio.timeout(10):
         while (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] != 30:
             await asyncio.sleep(0.02)
 
 
-async def test_they_wait_for_a_broker_that_is_away(
-    nats_server: NatsServer, streams: Streams
+async def test_provisioning_waits_for_a_broker_that_is_away(
+    nats_server: NatsServer, streams: StreamKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bus, "ACKNOWLEDGEMENT_SECONDS_MAX", 0.5)
     nats_server.stop()
-    making = asyncio.create_task(streams.make())
+    making = asyncio.create_task(streams.provisioner.provision())
     await asyncio.sleep(0.3)
     assert not making.done()
     nats_server.start()
@@ -210,7 +220,7 @@ async def test_they_wait_for_a_broker_that_is_away(
 
 @pytest.fixture
 async def on_a_small_disk(nats_server: NatsServer) -> AsyncIterator[bus.Bus]:
-    """A connection to a broker that may lay aside 300 MiB, and not the 1.2 GiB of the defaults."""
+    """Yield a connection to a broker that may reserve 300 MiB, and not the defaults' 1.2 GiB."""
     nats_server.stop()
     nats_server.configure("jetstream { max_file_store: 300MiB }")
     nats_server.start()
@@ -222,25 +232,27 @@ async def on_a_small_disk(nats_server: NatsServer) -> AsyncIterator[bus.Bus]:
 async def test_the_stream_of_events_takes_what_a_small_disk_has(on_a_small_disk: bus.Bus) -> None:
     for _ in range(2):  # a second start finds it so, and leaves it
         health = Health("forwarder", "test")
-        streams = Streams(on_a_small_disk, ForwarderSettings(), health)
-        await streams.make()
+        streams = StreamKeeper(on_a_small_disk, ForwarderSettings(), health)
+        await streams.provisioner.provision()
         events = (await on_a_small_disk.request_api("STREAM.INFO.EVENTS"))["config"]
         assert events["max_bytes"] == 64 * 1024 * 1024
         assert health.last_error == ""
-        await streams._look()
+        await streams.inspect()
         assert health.report().figures["stream_limit_bytes"] == 64 * 1024 * 1024
 
 
-async def test_a_disk_that_is_too_small_is_said(on_a_small_disk: bus.Bus) -> None:
+async def test_a_disk_that_is_too_small_shows_in_health(on_a_small_disk: bus.Bus) -> None:
     settings = ForwarderSettings(dead_bytes_max=1024 * 1024 * 1024)
     health = Health("forwarder", "test")
-    making = asyncio.create_task(Streams(on_a_small_disk, settings, health).make())
+    making = asyncio.create_task(
+        StreamKeeper(on_a_small_disk, settings, health).provisioner.provision()
+    )
 
-    def said() -> str:
+    def detail() -> str:
         return health.report().conditions["streams"].detail
 
-    await eventually(lambda: "no room" in said())
-    assert said() == (
+    await eventually(lambda: "no room" in detail())
+    assert detail() == (
         "the broker's disk has no room for the 1073741824 bytes of the stream DEAD; make room, or "
         "set STREAM_BYTES_MAX and DEAD_BYTES_MAX lower (500)"
     )

@@ -1,4 +1,4 @@
-"""POSTs against a receiver that misbehaves: every fault is an answer in words, none is an error."""
+"""POSTs against a receiver that misbehaves: every fault is described, none is an error."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pytest
 from broker import free_port
 from receiver import TOKEN, Receiver, Reply
 
+from sematext_agent.forwarder.destination import Answer
 from sematext_agent.forwarder.settings import ForwarderSettings
-from sematext_agent.forwarder.transport import Answer, Transport
+from sematext_agent.forwarder.transport import Transport
 from sematext_agent.shared.settings import Duration, Secret, SettingsError
 
 BODY = b'{"event.id": "1", "message": "m", "type": "infra"}'
@@ -56,9 +57,9 @@ class Posting:
 
 @pytest.fixture
 async def posting() -> AsyncIterator[Posting]:
-    made = Posting()
-    yield made
-    for transport in made.transports:
+    transports = Posting()
+    yield transports
+    for transport in transports.transports:
         transport.close()
 
 
@@ -112,7 +113,7 @@ async def test_refused_connection_and_unknown_host(posting: Posting) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncate", "close"])
-async def test_a_2xx_whose_body_is_cut_is_the_receivers_word(
+async def test_a_2xx_counts_although_its_body_is_cut(
     posting: Posting, receiver: Receiver, how: Any
 ) -> None:
     receiver.reply = Reply(how=how, body=b"{" + b" " * 1000 + b"}")
@@ -142,10 +143,10 @@ async def test_retry_after(posting: Posting, receiver: Receiver, form: str) -> N
 
 
 async def test_redirect_is_not_followed(posting: Posting, receiver: Receiver) -> None:
-    async with Receiver() as other:
-        receiver.reply = Reply(302, headers={"Location": f"{other.url}/elsewhere"})
+    async with Receiver() as elsewhere:
+        receiver.reply = Reply(302, headers={"Location": f"{elsewhere.url}/elsewhere"})
         assert (await posting.to(receiver.url).post(BODY)).status == 302
-        assert not other.requests
+        assert not elsewhere.requests
 
 
 async def test_cookies_are_not_kept(posting: Posting, receiver: Receiver) -> None:
@@ -207,7 +208,7 @@ async def test_a_proxy_that_wants_credentials_for_a_tunnel(posting: Posting) -> 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 and its key, in one file."""
+    """Return a certificate for 127.0.0.1 and its key, in one file."""
     path = tmp_path_factory.mktemp("tls") / "receiver.pem"
     subprocess.run(
         [
@@ -260,9 +261,7 @@ async def test_authority_that_cannot_be_used(posting: Posting, tmp_path: Path) -
         posting.to("https://example.org", events_receiver_ca=str(tmp_path / "none"))
 
 
-async def test_what_the_receiver_says_is_shown_without_the_token(
-    posting: Posting, receiver: Receiver
-) -> None:
+async def test_an_answer_is_shown_without_the_token(posting: Posting, receiver: Receiver) -> None:
     receiver.reply = Reply(
         403, body=f'{{"error": "Application not found for token {TOKEN}, sorry"}}'.encode()
     )

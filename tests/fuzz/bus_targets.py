@@ -12,12 +12,12 @@ from nats.aio.subscription import Subscription
 from nats.protocol.parser import Parser
 
 from sematext_agent.agentctl import status, tap
-from sematext_agent.forwarder.facts import Facts
+from sematext_agent.forwarder.destination import Answer
+from sematext_agent.forwarder.host_facts import HostFactsCache
+from sematext_agent.forwarder.pipeline import Pipeline
+from sematext_agent.forwarder.sematext import Sematext, judge
 from sematext_agent.forwarder.settings import ForwarderSettings
-from sematext_agent.forwarder.ship import Shipper
-from sematext_agent.forwarder.streams import stream_configs
-from sematext_agent.forwarder.transport import Answer
-from sematext_agent.forwarder.verdict import in_words, judge
+from sematext_agent.forwarder.stream_configs import stream_configs
 from sematext_agent.shared.bus import BucketEntry, Bus, Message
 from sematext_agent.shared.bus.client import TolerantClient
 from sematext_agent.shared.health import Health
@@ -103,12 +103,13 @@ def runtime(settings: Any, stored: bytes | None = None) -> Any:
 async def ship(message: Message) -> None:
     """The forwarder's whole way: a message ends as a document or as a dead letter, as one."""
     at = runtime(ForwarderSettings())
-    facts, posts, tasks = Facts(at.bus), _Posts(), _Tasks()
+    facts, posts, tasks = HostFactsCache(at.bus), _Posts(), _Tasks()
     puller: Any = _NoPuller()
-    shipper = Shipper(at, puller, facts, posts, tasks)  # type: ignore[arg-type]
-    shipper.take(message, puller)
-    while not facts._wanted.empty():
-        await facts._read(facts._wanted.get_nowait())
+    destination = Sematext(at.settings, posts)  # type: ignore[arg-type]
+    pipeline = Pipeline(at, puller, facts, destination, tasks)  # type: ignore[arg-type]
+    pipeline.intake.receive(message, puller)
+    while not facts._stale_keys.empty():
+        await facts._read(facts._stale_keys.get_nowait())
     for burial in tasks.made:
         await burial
     assert len(posts.documents) + len(at.bus.published) == 1
@@ -168,7 +169,7 @@ def host_facts(data: bytes) -> None:
     """What the bucket of hosts holds."""
 
     async def read() -> None:
-        facts = Facts(runtime(ForwarderSettings(), data).bus)
+        facts = HostFactsCache(runtime(ForwarderSettings(), data).bus)
         await facts._read("web-01")
 
     asyncio.run(read())
@@ -177,9 +178,8 @@ def host_facts(data: bytes) -> None:
 def answer(data: bytes) -> None:
     """The body of the receiver's answer."""
     for code in (0, 200, 400, 401, 429, 503):
-        told = Answer(code, data.decode(errors="replace"))
-        judge(told)
-        assert "\n" not in in_words(told)
+        judgement = judge(Answer(code, data.decode(errors="replace")))
+        assert "\n" not in judgement.detail
 
 
 def report(data: bytes) -> None:

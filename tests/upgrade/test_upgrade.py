@@ -19,7 +19,7 @@ from upgrade import schema
 
 from sematext_agent.agentctl import status, tap
 from sematext_agent.docker_collector.state import EngineState
-from sematext_agent.forwarder.enrich import enrich
+from sematext_agent.forwarder.documents import enrich
 from sematext_agent.host_collector.kernel import cursor
 from sematext_agent.host_collector.packages import inventory_store
 from sematext_agent.host_collector.packages.inventory import Package, ScanRoot

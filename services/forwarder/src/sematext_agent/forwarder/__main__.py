@@ -6,7 +6,7 @@ from sematext_agent.shared.service import run
 
 
 def main() -> None:
-    """The command `forwarder`."""
+    """Run the command `forwarder`."""
     run("forwarder", forward, ForwarderSettings)
 
 

@@ -1,87 +1,110 @@
-"""The forwarder's work: pull, ship, look after the streams, and end in order."""
+"""The forwarder's work: pull events, deliver them, keep the streams, and end in order."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
+from collections.abc import Callable
 
-from sematext_agent.forwarder.document import show_documents
-from sematext_agent.forwarder.facts import Facts
+from sematext_agent.forwarder.destination import Destination
+from sematext_agent.forwarder.dry_run import DryRun
+from sematext_agent.forwarder.flow_control import Uniform
+from sematext_agent.forwarder.host_facts import HostFactsCache
+from sematext_agent.forwarder.pipeline import Pipeline
+from sematext_agent.forwarder.preview import answer_previews
+from sematext_agent.forwarder.sematext import Sematext
 from sematext_agent.forwarder.settings import ForwarderSettings
-from sematext_agent.forwarder.ship import Shipper
-from sematext_agent.forwarder.streams import Streams
+from sematext_agent.forwarder.streams import StreamKeeper
 from sematext_agent.forwarder.transport import Transport
 from sematext_agent.shared.service import Runtime
 
 log = logging.getLogger(__name__)
 
+_GARBAGE_THRESHOLD = 10_000
 
-async def forward(runtime: Runtime[ForwarderSettings]) -> None:
-    """Ships every event of the stream, until the process is told to stop."""
-    settings, bus = runtime.settings, runtime.bus
-    # What was made at start stays: the collector of garbage need not look at it again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000)
-    transport = Transport(settings) if settings.infra_token else None
-    if transport is None:
+
+def create_destination(settings: ForwarderSettings) -> Destination:
+    """Return the destination of the settings: Sematext, or a dry run without a token.
+
+    Raises:
+        SettingsError: the authority's file cannot be used.
+    """
+    if not settings.infra_token:
         log.warning("no INFRA_TOKEN: running dry, every document is printed and none is sent")
-    else:
-        log.info("events go to %s", settings.receiver)
-    facts = Facts(bus, settings.nats_domain)
-    streams = Streams(bus, settings, runtime.health)
+        return DryRun(settings)
+    log.info("events go to %s", settings.receiver)
+    return Sematext(settings, Transport(settings))
+
+
+async def forward(
+    runtime: Runtime[ForwarderSettings],
+    create_destination: Callable[[ForwarderSettings], Destination] = create_destination,
+    uniform: Uniform | None = None,
+) -> None:
+    """Deliver every event of the stream until the service is asked to stop.
+
+    `create_destination` and `uniform`, in place of `random.uniform`, are for tests.
+    """
+    settings, bus, stopping = runtime.settings, runtime.bus, runtime.stopping
+    _tune_garbage_collector()
+    destination = create_destination(settings)
+    facts = HostFactsCache(bus, settings.nats_domain, runtime.clock)
+    streams = StreamKeeper(bus, settings, runtime.health, runtime.clock)
     try:
         async with asyncio.TaskGroup() as tasks:
-            shipper = Shipper(runtime, streams.puller, facts, transport, tasks)
-            if transport is None:
-                runtime.health.set_condition(
-                    "receiver", True, "dry run: without INFRA_TOKEN nothing is sent"
-                )
+            pipeline = Pipeline(runtime, streams.puller, facts, destination, tasks, uniform)
             helpers = [
                 tasks.create_task(streams.keep(), name="streams"),
                 tasks.create_task(facts.refresh(), name="facts"),
-                tasks.create_task(shipper.work(), name="ship"),
-                tasks.create_task(shipper.settle_doubts(), name="doubts"),
-                tasks.create_task(shipper.stay_in_progress(), name="in progress"),
-                tasks.create_task(_pull_ahead(shipper, streams), name="pull ahead"),
+                tasks.create_task(_pull_overtaking(pipeline, streams), name="pull overtaking"),
+                *pipeline.start(tasks),
             ]
-            pulling = tasks.create_task(_pull(shipper, streams, facts), name="pull")
-            end_showing = await show_documents(bus, facts, settings)
-            await runtime.stopping.wait()
-            await end_showing()
-            await _end(shipper, streams, pulling, settings.drain_seconds)
+            pulling = tasks.create_task(_pull(pipeline, streams, facts), name="pull")
+            end_previews = await answer_previews(bus, destination, facts, settings)
+            await stopping.wait()
+            await end_previews()
+            await _end(pipeline, streams, pulling, runtime)
             for helper in helpers:
                 helper.cancel()
     finally:
-        if transport is not None:
-            transport.close()
+        destination.close()
 
 
-async def _pull(shipper: Shipper, streams: Streams, facts: Facts) -> None:
-    await asyncio.gather(streams.made.wait(), shipper.meet_others())
+def _tune_garbage_collector() -> None:
+    """Exempt what was made at the start, which stays, from collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_THRESHOLD)
+
+
+async def _pull(pipeline: Pipeline, streams: StreamKeeper, facts: HostFactsCache) -> None:
+    await asyncio.gather(streams.ready.wait(), pipeline.deduplication.discover_peers())
     await facts.preload()
     async for message in streams.puller:
-        if not await streams.overtaking.passes_over(message):
-            shipper.take(message, streams.puller)
+        if not await streams.overtaking.skip(message):
+            pipeline.intake.receive(message, streams.puller)
 
 
-async def _pull_ahead(shipper: Shipper, streams: Streams) -> None:
+async def _pull_overtaking(pipeline: Pipeline, streams: StreamKeeper) -> None:
     async for puller in streams.overtaking.pullers():
-        with shipper.sharing_room(puller):
+        with pipeline.in_flight.share_window(puller):
             async for message in puller:
-                shipper.take(message, puller)
+                pipeline.intake.receive(message, puller)
 
 
 async def _end(
-    shipper: Shipper, streams: Streams, pulling: asyncio.Task[None], seconds: float
+    pipeline: Pipeline,
+    streams: StreamKeeper,
+    pulling: asyncio.Task[None],
+    runtime: Runtime[ForwarderSettings],
 ) -> None:
-    clock = asyncio.get_running_loop().time
-    begun = clock()
-    await shipper.drain(seconds)
+    clock, seconds = runtime.clock, runtime.settings.drain_seconds
+    begun = clock.monotonic()
+    await pipeline.drain(seconds)
     streams.puller.stop()
     streams.overtaking.stop()
-    _, late = await asyncio.wait([pulling], timeout=1)
-    for task in late:
+    _, unfinished = await asyncio.wait([pulling], timeout=1)
+    for task in unfinished:
         task.cancel()
-    await shipper.stop(max(1.0, begun + seconds - clock()))
+    await pipeline.stop(max(1.0, begun + seconds - clock.monotonic()))

@@ -1,7 +1,7 @@
-"""How long events take from their source to the receiver's answer, for Prometheus.
+"""The latency from an event's source to the receiver's answer, as a histogram for Prometheus.
 
-prometheus_client's own histogram locks and adds for each value of each observation, which was 10 %
-of the forwarder's CPU. This one counts in a list and makes Prometheus' form of it when asked.
+prometheus_client's own histogram takes a lock for each observation, which was 10 % of the
+forwarder's CPU. This one counts in a list and converts it when Prometheus scrapes.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ class Latency(Collector):
     """A histogram of seconds: register it, then `observe`."""
 
     def __init__(self, name: str, text: str) -> None:
+        """Begin empty, with the metric's name and help text."""
         self._name = name
         self._text = text
         self._counts = [0] * (len(BOUNDS_SECONDS) + 1)
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Counts one event that took `seconds`."""
+        """Count one event that took `seconds`."""
         self._counts[bisect_left(BOUNDS_SECONDS, seconds)] += 1
         self._sum += seconds
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """The histogram as Prometheus has them: each bucket holds those before it too."""
+        """Yield the histogram in Prometheus' form, where each bucket includes the lower ones."""
         bounds = [*(str(float(bound)) for bound in BOUNDS_SECONDS), "+Inf"]
         buckets = list(zip(bounds, accumulate(self._counts), strict=True))
         yield HistogramMetricFamily(self._name, self._text, buckets, self._sum)

@@ -1,9 +1,8 @@
-"""What the other forwarders on the same consumer have shipped, or have in hand.
+"""The other forwarders on the same consumer, which are asked about possible duplicates.
 
-The stream may deliver an event again to another forwarder than the one that shipped it: the word
-of it was lost with a server, or the server that leads the consumer now never had it. A copy that
-may be one is therefore asked about before it is sent. A forwarder that was killed cannot answer;
-what it had in hand is sent again, and that is all that ever is.
+JetStream may redeliver an event to another forwarder than the one that delivered it: the
+acknowledgement was lost with a server, or the consumer's new leader never had it. A forwarder that
+was killed cannot answer, so the events that it was sending are sent again.
 """
 
 from __future__ import annotations
@@ -20,90 +19,98 @@ from sematext_agent.shared.subjects import PEERS_SUBJECT
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS_MAX = 1.0
-"""Who is asked and does not answer within this is gone, and is not waited for again."""
+"""A peer that does not answer within this counts as stopped and is not waited for again."""
 
 
-class _Question(msgspec.Struct, frozen=True):
+class PeerQuestion(msgspec.Struct, frozen=True):
+    """A question about the events with these ids."""
+
     asker: str
+    """The inbox of the forwarder that asks."""
     ids: tuple[str, ...] = ()
 
 
-class Known(msgspec.Struct, frozen=True):
-    """What one forwarder, or all of them, know of the ids they were asked about."""
+class PeerAnswer(msgspec.Struct, frozen=True):
+    """The events that one forwarder, or all of them, have delivered or have in flight."""
 
     answerer: str = ""
-    shipped: frozenset[str] = frozenset()
-    held: frozenset[str] = frozenset()
-    """Neither shipped nor given up yet."""
+    """The inbox of the forwarder that answers."""
+    delivered: frozenset[str] = msgspec.field(default=frozenset(), name="shipped")
+    in_flight: frozenset[str] = msgspec.field(default=frozenset(), name="held")
 
 
-_questions = msgspec.json.Decoder(_Question)
-_answers = msgspec.json.Decoder(Known)
+AnswerPeer = Callable[[Iterable[str], bool], PeerAnswer]
+"""From the ids of a question, and whether the asker gives way, to the answer."""
+
+_encoder = msgspec.json.Encoder(order="deterministic")  # sets have no order of their own
+_questions = msgspec.json.Decoder(PeerQuestion)
+_answers = msgspec.json.Decoder(PeerAnswer)
 
 
 class Peers:
-    """`meet` the others first; then `ask` them, while they are told what this forwarder knows."""
+    """The other forwarders: `discover` them first, then `ask` them."""
 
-    def __init__(self, bus: Bus, domain: str, know: Callable[[Iterable[str], bool], Known]) -> None:
+    def __init__(self, bus: Bus, domain: str, answer: AnswerPeer) -> None:
+        """Answer the questions of the forwarders in `domain` with `answer`."""
         self._bus = bus
-        self._know = know
+        self._answer = answer
         self._subject = f"{PEERS_SUBJECT}.{domain or 'hub'}"
         self._inbox = bus.new_inbox()
-        self._names: set[str] = set()
-        """The other forwarders, by their inboxes."""
-        self._answered: dict[str, Known] = {}
-        self._stirred = asyncio.Event()
+        self._inboxes: set[str] = set()
+        """The inboxes of the others, which are their names."""
+        self._answers: dict[str, PeerAnswer] = {}
+        self._answered = asyncio.Event()
 
-    async def meet(self) -> None:
-        """Finds out who else is there, and answers their questions from now on."""
+    async def discover(self) -> None:
+        """Find the other forwarders, and answer their questions from now on."""
         await self._bus.subscribe(self._inbox, self._on_answer)
         await self._bus.subscribe(self._subject, self._on_question)
-        await self._put(())
+        await self._send_question(())
         await asyncio.sleep(ANSWER_SECONDS_MAX)
 
-    async def ask(self, ids: Iterable[str]) -> Known:
-        """What the others know of the events with these ids, once all of them have answered."""
-        if not self._names:
-            return Known()
-        await self._put(tuple(ids))
+    async def ask(self, ids: Iterable[str]) -> PeerAnswer:
+        """Return what all others together have delivered and have in flight of these events."""
+        if not self._inboxes:
+            return PeerAnswer()
+        await self._send_question(tuple(ids))
         try:
             async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                while not self._names <= self._answered.keys():
-                    self._stirred.clear()
-                    await self._stirred.wait()
+                while not self._inboxes <= self._answers.keys():
+                    self._answered.clear()
+                    await self._answered.wait()
         except TimeoutError:
-            self._names &= self._answered.keys()
-        known = self._answered.values()
-        return Known(
-            shipped=frozenset().union(*(one.shipped for one in known)),
-            held=frozenset().union(*(one.held for one in known)),
+            self._inboxes &= self._answers.keys()
+        answers = self._answers.values()
+        return PeerAnswer(
+            delivered=frozenset().union(*(answer.delivered for answer in answers)),
+            in_flight=frozenset().union(*(answer.in_flight for answer in answers)),
         )
 
-    async def _put(self, ids: tuple[str, ...]) -> None:
-        self._answered = {}
-        question = msgspec.json.encode(_Question(self._inbox, ids))
+    async def _send_question(self, ids: tuple[str, ...]) -> None:
+        self._answers = {}
+        question = _encoder.encode(PeerQuestion(self._inbox, ids))
         await self._bus.send(self._subject, question, self._inbox)
 
     async def _on_question(self, message: Msg) -> None:
         try:
             question = _questions.decode(message.data)
         except msgspec.DecodeError as error:
-            log.debug("a question that is none: %s", error)
+            log.debug("skipped a question on %s: %s", self._subject, error)
             return
         if question.asker == self._inbox:
             return
-        self._names.add(question.asker)
-        # Of two that ask each other about the same event, one has to give way.
-        known = self._know(question.ids, self._inbox < question.asker)
-        known = msgspec.structs.replace(known, answerer=self._inbox)
-        await self._bus.send(question.asker, msgspec.json.encode(known))
+        self._inboxes.add(question.asker)
+        # Of two forwarders that ask each other about the same event, one has to give way.
+        answer = self._answer(question.ids, self._inbox < question.asker)
+        answer = msgspec.structs.replace(answer, answerer=self._inbox)
+        await self._bus.send(question.asker, _encoder.encode(answer))
 
     async def _on_answer(self, message: Msg) -> None:
         try:
-            known = _answers.decode(message.data)
+            answer = _answers.decode(message.data)
         except msgspec.DecodeError as error:
-            log.debug("an answer that is none: %s", error)
+            log.debug("skipped an answer of a peer: %s", error)
             return
-        self._names.add(known.answerer)
-        self._answered[known.answerer] = known
-        self._stirred.set()
+        self._inboxes.add(answer.answerer)
+        self._answers[answer.answerer] = answer
+        self._answered.set()

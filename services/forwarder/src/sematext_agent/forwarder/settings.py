@@ -1,7 +1,7 @@
-"""What the forwarder reads from its environment, under the Sematext Agent's names where it has one.
+"""The forwarder's settings from its environment, with the Sematext Agent's names where it has one.
 
-The token stands in the path of the receiver's address, so that address is built here and nowhere
-else, and `redact` takes every secret out of a text before anybody sees it.
+The token stands in the path of the receiver's address, so that address is built only here, and
+`redact` takes every secret out of a text before anybody sees it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ RECEIVERS = {
     "US": "https://event-receiver.sematext.com",
     "EU": "https://event-receiver.eu.sematext.com",
 }
-"""By region: the base address of the event receiver."""
+"""The base address of the event receiver by region."""
 _TAG_CHARACTERS_MAX = 1024
-"""Of a name and of a value: https://sematext.com/docs/tags/custom-tags/"""
+"""Bound of a name and of a value: https://sematext.com/docs/tags/custom-tags/"""
 _tag = re.compile(r"[A-Za-z0-9_\-=+.]+(:[A-Za-z0-9_\-=+.]*)?")
 _host = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9a-fA-F:]+\]?")
 _domain = re.compile(r"[A-Za-z0-9_-]*")
@@ -38,13 +38,13 @@ class ForwarderSettings(ServiceSettings, frozen=True, kw_only=True):
     infra_token: Secret = Secret("")
     """The token of the Infra App. Without one every document is printed instead of sent."""
     region: str = "US"
-    """`US` or `EU`: which receiver."""
+    """The receiver's region: `US` or `EU`."""
     events_receiver_url: str = ""
     """Base address of another receiver, without token and path."""
     events_receiver_ca: str = ""
     """PEM file of the authority that signed the receiver's certificate; the system's by default."""
     events_receiver_allow_http: bool = False
-    """Allows `http://` to a receiver on another machine: the token is then readable on the way."""
+    """Permission for `http://` to another machine, where the token is readable on the way."""
     proxy_host: str = ""
     proxy_port: Port = 3128
     proxy_username: str = ""
@@ -52,27 +52,26 @@ class ForwarderSettings(ServiceSettings, frozen=True, kw_only=True):
     proxy_secure: bool = False
     """TLS to the proxy itself."""
     tags: tuple[str, ...] = ()
-    """`env:dev, role:web`: on every document, beside the forwarder's own."""
+    """Tags such as `env:dev, role:web` on every document, beside the forwarder's own."""
     logging_write_events: bool = False
-    """Prints every document that is sent."""
+    """Output of every document that is sent."""
     logging_request_tracking: bool = False
-    """Logs every request with its answer."""
+    """A log line for every request with its answer."""
     connect_timeout: Duration = Duration(10)
     request_timeout: Duration = Duration(30)
-    """From the first byte sent to the last one answered."""
+    """Bound from the first byte sent to the last byte of the answer."""
     stream_bytes_max: int = 1024 * 1024 * 1024
-    """How much the stream of events may hold on disk; at the bound it refuses new ones, which wait
-    at their source."""
+    """Bytes that the stream of events may have on disk; at the bound it refuses new events, which
+    wait at their source."""
     dead_bytes_max: int = 64 * 1024 * 1024
-    """How much the stream of refused events may hold; at the bound the oldest go."""
+    """Bytes that the dead-letter stream may have; at the bound the oldest are dropped."""
     cursors_bytes_max: int = 64 * 1024 * 1024
-    """How much the collectors' cursors of all hosts may hold; at the bound they stay where they
-    are, and a restarted collector tells again what the stream may have forgotten."""
+    """Bytes that the collectors' cursors of all hosts may have; at the bound they stay where they
+    are, and a restarted collector publishes events again that the stream may not recognize."""
     stream_replicas: int = 1
-    """On how many servers of a NATS cluster each stream is kept: 1, 3 or 5."""
+    """Servers of a NATS cluster on which each stream is stored: 1, 3 or 5."""
     nats_domain: str = ""
-    """The JetStream domain of a leaf node, to keep its streams and ship its events; the broker's
-    own where it is empty."""
+    """The JetStream domain of the leaf node to deliver from; empty for the broker's own."""
 
     def __post_init__(self) -> None:
         _check_token(self.infra_token.reveal())
@@ -118,7 +117,7 @@ class ForwarderSettings(ServiceSettings, frozen=True, kw_only=True):
             raise SettingsError(f"EVENTS_RECEIVER_URL={shown}", problem, remedy)
 
     def _problem_of(self, url: str, parts: SplitResult) -> tuple[str, str]:
-        """What is wrong with the receiver's address, and the remedy; nothing where it is right."""
+        """Return the problem of the receiver's address and its remedy; empty texts if valid."""
         token = self.infra_token.reveal()
         if parts.scheme not in ("http", "https") or not parts.hostname:
             return "not an address", f"write it like {RECEIVERS['US']}"
@@ -154,7 +153,7 @@ class ForwarderSettings(ServiceSettings, frozen=True, kw_only=True):
         return Secret(f"{self.receiver}/{self.infra_token.reveal()}/event")
 
     def redact(self, text: str) -> str:
-        """`text` without the secrets that may have come into it, as they are or quoted."""
+        """Return `text` without the secrets that may stand in it, plain or URL-quoted."""
         for secret in (self.infra_token.reveal(), self.proxy_password.reveal()):
             for written in {secret, quote(secret, safe="")} if secret else ():
                 text = re.sub(re.escape(written), _REDACTED, text, flags=re.IGNORECASE)
@@ -181,5 +180,5 @@ def _check_tag(tag: str) -> None:
 
 
 def _without_userinfo(url: str) -> str:
-    """`https://user:password@host` without what stands before the `@`."""
+    """Return `https://user:password@host` with asterisks in place of the userinfo."""
     return re.sub(r"[^/@]*@", f"{_REDACTED}@", url)

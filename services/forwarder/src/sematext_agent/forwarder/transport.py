@@ -1,9 +1,9 @@
-"""One POST at a time or a hundred, over libcurl's multi interface and asyncio.
+"""HTTP POSTs over libcurl's multi interface and asyncio.
 
-pycurl, because 10,000 POSTs through it cost 0.3 CPU seconds where aiohttp's cost 1.1 to 1.6: see
-benchmarks/forwarder.py. libcurl says which sockets it waits for and when it wants to be woken; one
-epoll holds those sockets, and the event loop watches that epoll's own descriptor. pycurl's
-`AsyncCurlMulti` registers every socket at the event loop instead, at twice the CPU.
+pycurl, because 10,000 POSTs cost 0.3 CPU seconds with it and 1.1 to 1.6 with aiohttp: see
+benchmarks/forwarder.py. libcurl names the sockets and the deadline that it waits for. One epoll
+holds the sockets, and the event loop watches that epoll's descriptor. pycurl's `AsyncCurlMulti`
+registers every socket at the event loop instead, at twice the CPU.
 
 A POST goes to the configured address and nowhere else: no redirect is followed, no proxy is taken
 from the environment, no cookie is kept, certificates are verified.
@@ -16,12 +16,11 @@ import contextlib
 import math
 import select
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pycurl  # type: ignore[import-untyped]
 
+from sematext_agent.forwarder.destination import Answer, OnAnswer
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.shared import AGENT_NAME, AGENT_VERSION
 from sematext_agent.shared.settings import SettingsError
@@ -29,12 +28,12 @@ from sematext_agent.shared.settings import SettingsError
 _ANSWER_BYTES_KEPT = 2048
 _ANSWER_BYTES_MAX = 1024 * 1024
 _IDLE_SECONDS_MAX = 30
-"""A kept connection idle for longer is not used again: below what servers keep (60 s and more)."""
+"""Bound of a reused connection's idle time, below the 60 s and more after which servers close."""
 _CONNECTIONS_MAX = 128
 
-# libcurl's errors after which the whole head of the answer is known to be here: the body is cut
-# short, or longer than is read.
-_HEAD_IS_HERE = (pycurl.E_PARTIAL_FILE, pycurl.E_WRITE_ERROR, pycurl.E_FILESIZE_EXCEEDED)
+# Errors of libcurl after which the head of the answer is complete: its body is cut short, or longer
+# than is read.
+_COMPLETE_HEAD_ERRORS = (pycurl.E_PARTIAL_FILE, pycurl.E_WRITE_ERROR, pycurl.E_FILESIZE_EXCEEDED)
 _EVENTS = {
     pycurl.POLL_IN: select.EPOLLIN,
     pycurl.POLL_OUT: select.EPOLLOUT,
@@ -42,41 +41,27 @@ _EVENTS = {
 }
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What came of one POST."""
-
-    status: int
-    """The HTTP status, or 0 where no whole head of an answer came."""
-    body: str = ""
-    """The beginning of the answer's body."""
-    retry_after: float = 0.0
-    """Seconds that the answer's `Retry-After` asks for, from either of its forms."""
-    problem: str = ""
-    """In words, where no answer came."""
-    timed_out: bool = False
-
-
-OnAnswer = Callable[[Answer], None]
 _DELIVERED = Answer(200)
 
 
 class Transport:
-    """Posts documents to the one address of the settings. Used inside a running event loop.
-
-    Raises:
-        SettingsError: the authority's file cannot be used.
-    """
+    """POSTs of documents to the one address of the settings."""
 
     def __init__(self, settings: ForwarderSettings) -> None:
+        """Prepare requests in the running event loop.
+
+        Raises:
+            SettingsError: the authority's file cannot be used.
+        """
         self._settings = settings
         self._authorities = _authorities(settings)
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._registered: set[int] = set()
         self._deadline = math.inf
-        """When libcurl wants to be woken."""
+        """Time of the loop's clock at which libcurl wants to be called."""
         self._timer: asyncio.TimerHandle | None = None
-        self._is_due = False
+        self._is_timeout_scheduled = False
         self._is_closed = False
         self._idle: list[_Request] = []
         self._running: dict[pycurl.Curl, _Request] = {}
@@ -87,17 +72,14 @@ class Transport:
         self._loop.add_reader(self._epoll.fileno(), self._on_ready)
 
     def post(self, document: bytes, on_answer: OnAnswer) -> None:
-        """Posts `document` and calls `on_answer` with what came of it, once, later.
-
-        A callback rather than a coroutine: ten thousand events a second have no task each.
-        """
+        """Post `document` and call `on_answer` later, once."""
         request = self._idle.pop() if self._idle else _Request(self._settings, self._authorities)
         request.begin(document, on_answer)
         self._running[request.curl] = request
         self._multi.add_handle(request.curl)
 
     def close(self) -> None:
-        """Ends every request, whose outcome is then unknown, and closes every connection."""
+        """End every request, whose outcome is then unknown, and close every connection."""
         self._loop.remove_reader(self._epoll.fileno())
         if self._timer is not None:
             self._timer.cancel()
@@ -109,7 +91,7 @@ class Transport:
         self._multi.close()
         self._epoll.close()
 
-    # libcurl calls the next two from inside its own functions: they only note what it wants.
+    # libcurl calls the next two inside its own functions, so they only note its wishes.
 
     def _on_socket(self, wish: int, descriptor: int, _multi: object, _data: object) -> None:
         if wish not in _EVENTS:  # POLL_REMOVE, or POLL_NONE
@@ -125,14 +107,14 @@ class Transport:
 
     def _on_timer(self, milliseconds: int) -> None:
         if milliseconds == 0:
-            if not self._is_due:
-                self._is_due = True
+            if not self._is_timeout_scheduled:
+                self._is_timeout_scheduled = True
                 self._loop.call_soon(self._on_timeout)
             return
         now = self._loop.time()
         self._deadline = now + milliseconds / 1000 if milliseconds > 0 else math.inf
-        # libcurl moves its deadline with every request. A timer that is early is left as it is and
-        # looks again when it fires, because making a new one each time costs more.
+        # libcurl moves its deadline with every request. A timer that fires too early checks the
+        # deadline again, because a new timer for each request costs more.
         if self._timer is not None and self._timer.when() > self._deadline:
             self._timer.cancel()
             self._timer = None
@@ -149,7 +131,7 @@ class Transport:
     def _on_timeout(self) -> None:
         if self._is_closed:
             return
-        self._is_due = False
+        self._is_timeout_scheduled = False
         self._deadline = math.inf
         self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         self._collect()
@@ -157,7 +139,7 @@ class Transport:
     def _on_ready(self) -> None:
         for descriptor, events in self._epoll.poll(0):
             wishes = 0
-            if events & ~select.EPOLLOUT:  # readable, closed or broken: reading tells which
+            if events & ~select.EPOLLOUT:  # readable, closed or broken: reading shows which
                 wishes |= pycurl.CSELECT_IN
             if events & select.EPOLLOUT:
                 wishes |= pycurl.CSELECT_OUT
@@ -165,9 +147,9 @@ class Transport:
         self._collect()
 
     def _collect(self) -> None:
-        left = 1
-        while left:
-            left, succeeded, failed = self._multi.info_read()
+        remaining = 1
+        while remaining:
+            remaining, succeeded, failed = self._multi.info_read()
             for curl in succeeded:
                 self._end(curl, 0, "")
             for curl, code, message in failed:
@@ -182,7 +164,7 @@ class Transport:
 
 
 class _Request:
-    """One of libcurl's easy handles, set up once and used again for request after request."""
+    """An easy handle of libcurl, configured once and used for request after request."""
 
     def __init__(self, settings: ForwarderSettings, authorities: str) -> None:
         self.curl = pycurl.Curl()
@@ -190,11 +172,11 @@ class _Request:
         self._redact = settings.redact
         self._body = bytearray()
         self._received = 0
-        _set_up(self.curl, settings, authorities)
+        _configure(self.curl, settings, authorities)
         self.curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
 
     def begin(self, document: bytes, on_answer: OnAnswer) -> None:
-        """Makes the handle ready for its next request."""
+        """Make the handle ready for its next request."""
         self.on_answer = on_answer
         self._body.clear()
         self._received = 0
@@ -203,16 +185,16 @@ class _Request:
     def _on_body(self, part: bytes) -> int:
         self._received += len(part)
         self._body += part[: _ANSWER_BYTES_KEPT - len(self._body)]
-        # Any other number than that of the bytes given makes libcurl end the request.
+        # Any number but that of the bytes received makes libcurl end the request.
         return len(part) if self._received <= _ANSWER_BYTES_MAX else -1
 
     def answer(self, code: int, message: str) -> Answer:
-        """What came of the request, of which libcurl said `code` and `message`."""
+        """Return the answer, from libcurl's error `code` (0 for none) and `message`."""
         status = self.curl.getinfo(pycurl.RESPONSE_CODE)
-        if code == 0 or code in _HEAD_IS_HERE or self._body:
+        if code == 0 or code in _COMPLETE_HEAD_ERRORS or self._body:
             if 200 <= status < 300:
                 return _DELIVERED if status == 200 else Answer(status)
-            # What the receiver says may repeat the token to us.
+            # The receiver may repeat the token in its answer.
             body = self._redact(self._body.decode(errors="replace"))
             return Answer(status, body, float(self.curl.getinfo(pycurl.RETRY_AFTER)))
         if self.curl.getinfo(pycurl.HTTP_CONNECTCODE) == 407:
@@ -221,8 +203,8 @@ class _Request:
         return Answer(0, problem=problem, timed_out=code == pycurl.E_OPERATION_TIMEDOUT)
 
 
-def _set_up(curl: pycurl.Curl, settings: ForwarderSettings, authorities: str) -> None:
-    """Every option that is the same for all requests."""
+def _configure(curl: pycurl.Curl, settings: ForwarderSettings, authorities: str) -> None:
+    """Set every option that is the same for all requests."""
     curl.setopt(pycurl.URL, settings.address.reveal())
     curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
     curl.setopt(pycurl.POST, 1)
@@ -260,7 +242,7 @@ def _proxy(settings: ForwarderSettings) -> str:
 
 
 def _authorities(settings: ForwarderSettings) -> str:
-    """The PEM file of the trusted authorities: the setting's, or where this system keeps them."""
+    """Return the PEM file of the trusted authorities: the setting's, or that of this system."""
     chosen = settings.events_receiver_ca
     if chosen:
         try:
@@ -270,9 +252,9 @@ def _authorities(settings: ForwarderSettings) -> str:
                 f"EVENTS_RECEIVER_CA={chosen}", f"cannot be used ({error})", "name a PEM file"
             ) from None
         return chosen
-    # pycurl brings its own OpenSSL, which does not know where this system keeps them.
-    known = ssl.get_default_verify_paths()
-    for path in (known.cafile, known.openssl_cafile, *_AUTHORITY_FILES):
+    # The OpenSSL in pycurl does not know the path of this system.
+    paths = ssl.get_default_verify_paths()
+    for path in (paths.cafile, paths.openssl_cafile, *_AUTHORITY_FILES):
         if path and Path(path).is_file():
             return path
     if settings.receiver.startswith("https:"):

@@ -1,4 +1,4 @@
-"""What the forwarder says it makes of an event is what it ships."""
+"""The preview of a document is the document that is sent."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from sematext_agent.shared.events import encode
 from sematext_agent.shared.subjects import DOCUMENT_SUBJECT, subject_of
 
 
-async def test_the_document_it_shows_is_the_one_it_ships(
+async def test_the_preview_is_the_document_that_is_sent(
     start: Start, receiver: Receiver, connection: Bus
 ) -> None:
     await start(tags=("env:dev", f"oops:{TOKEN}"))
     event = an_event(1)
     await until_streams_are_made(connection)
     await connection.publish(subject_of(event), encode(event), event.id)
-    await eventually(lambda: receiver.documents)
-    shown = await connection.request(DOCUMENT_SUBJECT, encode(event), 5)
-    assert shown is not None
-    assert TOKEN not in shown.decode()
-    assert json.loads(shown.decode().replace("********", TOKEN)) == receiver.documents[0]
+    await eventually(lambda: bool(receiver.documents))
+    preview = await connection.request(DOCUMENT_SUBJECT, encode(event), 5)
+    assert preview is not None
+    assert TOKEN not in preview.decode()
+    assert json.loads(preview.decode().replace("********", TOKEN)) == receiver.documents[0]
 
 
-async def test_of_what_is_no_event_it_shows_nothing(start: Start, connection: Bus) -> None:
+async def test_a_message_that_is_no_event_has_no_preview(start: Start, connection: Bus) -> None:
     await start()
     await until_streams_are_made(connection)
     assert await connection.request(DOCUMENT_SUBJECT, b"{}", 5) == b""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sematext_agent.forwarder.enrich import encode, enrich
+from sematext_agent.forwarder.documents import encode, enrich
 from sematext_agent.shared.events import (
     AgentLifecycle,
     Body,
@@ -74,7 +74,7 @@ def test_container() -> None:
     }
 
 
-def test_network_and_volume_name_the_container_they_concern_and_not_themselves_as_one() -> None:
+def test_network_and_volume_events_name_their_container() -> None:
     body = docker(
         "network", "connect", attributes={"name": "bridge", "type": "bridge", "container": "ab12"}
     )
@@ -110,7 +110,7 @@ def test_prune_which_names_nothing() -> None:
     assert result["message"] == "Docker Event: image prune reclaimed: 1024"
 
 
-def test_what_the_engine_forgot_to_tell_is_marked() -> None:
+def test_a_synthetic_event_is_marked() -> None:
     result = document(docker("container", "die", attributes={"name": "web"}, synthetic=True))
     assert result["event.synthetic"] is True
     assert "found afterwards" in result["message"]
@@ -182,7 +182,7 @@ def test_kubernetes() -> None:
     }
 
 
-def test_kubernetes_event_that_says_little() -> None:
+def test_kubernetes_event_with_few_fields() -> None:
     result = document(KubernetesEvent(uid="u", resource_version="7"), origin="prod")
     assert result["message"] == "Kubernetes event"
     assert result["severity"] == "Normal"
@@ -262,7 +262,7 @@ def test_agent_started() -> None:
     }
 
 
-def test_agent_stopped_cleanly_and_without_a_word() -> None:
+def test_agent_stopped_cleanly_and_uncleanly() -> None:
     clean = document(AgentLifecycle(state="stopped", run="r1"))
     assert clean["message"] == "agent_stopped sematext-agent 1.2.3 / on web-01"
     assert (clean["severity"], clean["agent.clean"]) == ("info", True)

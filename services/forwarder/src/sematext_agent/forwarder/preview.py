@@ -1,11 +1,11 @@
-"""Shows what the forwarder makes of an event, to whoever asks for it on the bus."""
+"""Previews: the document of an event, for anybody who asks for it on the bus."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from sematext_agent.forwarder.enrich import encode, enrich
-from sematext_agent.forwarder.facts import Facts
+from sematext_agent.forwarder.destination import Destination
+from sematext_agent.forwarder.host_facts import HostFactsCache
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.shared.bus import Bus, Msg
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
@@ -13,13 +13,13 @@ from sematext_agent.shared.events import decode
 from sematext_agent.shared.subjects import DOCUMENT_SUBJECT
 
 
-async def show_documents(
-    bus: Bus, facts: Facts, settings: ForwarderSettings
+async def answer_previews(
+    bus: Bus, destination: Destination, facts: HostFactsCache, settings: ForwarderSettings
 ) -> Callable[[], Awaitable[None]]:
-    """Answers `DOCUMENT` from now on; returns what ends it.
+    """Answer `agent.document` from now on; return the function that ends it.
 
-    By the same two functions that ship an event, so that the answer is what was shipped, as far as
-    the facts of the host have not changed since.
+    `destination` encodes the document as it does for a delivery, so the answer is what was sent,
+    unless the facts of the host have changed since.
     """
 
     async def answer(message: Msg) -> None:
@@ -28,7 +28,7 @@ async def show_documents(
         except DECODE_ERRORS:
             await bus.reply(message, b"")
             return
-        document = encode(enrich(event, facts.of(event.origin), settings.tags))
+        document = destination.encode(event, facts.get(event.origin))
         await bus.reply(message, settings.redact(document.decode()).encode())
 
     return await bus.subscribe(DOCUMENT_SUBJECT, answer)

@@ -1,4 +1,4 @@
-"""From an event to the document that Sematext gets: pure functions, one a kind of event.
+"""The document that Sematext gets for an event: pure functions, one for each kind of event.
 
 The names of the fields are those of Sematext's common schema
 (https://sematext.com/docs/tags/common-schema/), the texts those of its agent
@@ -36,12 +36,12 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode(document: Document) -> bytes:
-    """The document as it is posted."""
+    """Return the document as it is posted."""
     return _encoder.encode(document)
 
 
 def enrich(event: Event, facts: HostFacts | None, tags: tuple[str, ...] = ()) -> Document:
-    """The document for `event`: what it says, what is known of its host, and the user's tags."""
+    """Return the document for `event`, with the facts of its host and the user's tags."""
     document: Document = {
         "timestamp": event.time,
         "os.host": event.origin,
@@ -59,7 +59,7 @@ def enrich(event: Event, facts: HostFacts | None, tags: tuple[str, ...] = ()) ->
 
 
 def _describe(event: Event) -> tuple[str, Document]:
-    """The event's source, and what its body says in Sematext's fields."""
+    """Return the event's source, and its body in Sematext's fields."""
     match event.body:
         case DockerEvent() as body:
             return "docker", _docker(body, event.origin)
@@ -89,7 +89,7 @@ def _host(facts: HostFacts) -> Document:
     }
 
 
-# The schema's own three words, and its spelling of the clouds.
+# The schema knows three virtualizations, and has its own spelling of the clouds.
 _CONTAINERS = frozenset({"container", "docker", "podman", "lxc", "containerd", "systemd-nspawn"})
 _CLOUDS = {"aws": "AWS", "gcp": "GCE", "gce": "GCE", "azure": "Azure"}
 
@@ -103,16 +103,16 @@ def _virtualization(facts: HostFacts) -> str:
 def _docker(body: DockerEvent, host: str) -> Document:
     own_name = body.attributes.get("name", "")
     name = own_name or ", ".join(body.image_tags) or _short(body.actor_id)
-    # The labels stand in the message, where today's agent has them too and where they are searched.
+    # The labels stand in the message, as with the Sematext Agent, because it is searched.
     pairs = [f"{key}: {value}" for key, value in sorted(body.attributes.items()) if key != "name"]
     if body.image_tags:
         pairs.append(f"tags: {' '.join(body.image_tags)}")
     pairs += [f"{key}: {value}" for key, value in sorted(body.labels.items())]
-    said = ", ".join(pairs)
-    words = [word for word in (body.type, body.action, own_name, body.actor_id, said) if word]
+    details = ", ".join(pairs)
+    words = [word for word in (body.type, body.action, own_name, body.actor_id, details) if word]
     message = "Docker Event: " + " ".join(words)
     if body.synthetic:
-        message += " (not told by the engine, but found afterwards)"
+        message += " (not reported by the engine, but found afterwards)"
     return {
         "title": f"docker {body.action} {body.type} {name}".rstrip(),
         "message": message,
@@ -138,7 +138,7 @@ def _container(body: DockerEvent, host: str) -> Document:
 
 
 def _other_object(body: DockerEvent) -> Document:
-    """An image, a volume, a network …: its name is not a container's."""
+    """Return the fields of an image, a volume, a network …: its name is not a container's."""
     name = body.attributes.get("name", "")
     image = (body.image_tags[0] if body.image_tags else name) if body.type == "image" else ""
     return {
@@ -151,7 +151,7 @@ def _other_object(body: DockerEvent) -> Document:
 
 
 def _short(id: str) -> str:  # noqa: A002
-    """An id as the engine's own commands shorten it."""
+    """Return an id as the engine's own commands shorten it."""
     algorithm, colon, digest = id.rpartition(":")
     return digest[:12] if not colon or algorithm == "sha256" else id
 
@@ -165,8 +165,8 @@ def _kubernetes(body: KubernetesEvent, cluster: str) -> Document:
         "title": " ".join(word for word in (body.reason, body.kind, name) if word) or nothing,
         # The receiver wants a message; an event without one has a reason.
         "message": body.message or body.reason or nothing,
-        # The cluster's own word, as today's agent sends it: Sematext's screen of a cluster's events
-        # is stacked by Normal and Warning.
+        # The cluster's own word, because Sematext's screen of a cluster's events is stacked by
+        # Normal and Warning.
         "severity": body.type or "Normal",
         "tags": [f"{key}:{value}" for key, value in sorted(body.labels.items())][:_LABEL_TAGS_MAX],
         "kubernetes.namespace": body.namespace,
