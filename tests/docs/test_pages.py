@@ -15,6 +15,7 @@ from code_measures import WORDS_RULED_OUT
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/*.md")])
 DECISIONS = sorted(ROOT.glob("docs/decisions/*.md"))
+SERVICES = sorted(ROOT.glob("services/*/src/sematext_agent/*"))
 PICTURE = ROOT / "docs/architecture.dot"
 LINE_CHARACTERS_MAX = 120
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -67,6 +68,35 @@ def test_a_decision_has_a_number_a_status_and_a_date(page: Path) -> None:
 
 def test_decisions_are_numbered_without_holes() -> None:
     assert [int(page.name[:4]) for page in DECISIONS] == [*range(1, len(DECISIONS) + 1)]
+
+
+def files_of_services() -> dict[str, list[str]]:
+    """Return the files that docs/architecture.md names, by service."""
+    rows = section("The files of a service")
+    return {name: re.findall(r"`([\w.]+)[`/]", files) for name, files in rows[1:]}
+
+
+def section(title: str) -> list[tuple[str, str]]:
+    """Return the rows of the table in a section of docs/architecture.md."""
+    text = (ROOT / "docs/architecture.md").read_text().split(f"\n## {title}\n")[1]
+    return re.findall(r"^\| (.+?) \| (.+?) \|$", text.partition("\n## ")[0], re.MULTILINE)
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_a_service_has_the_files_that_the_architecture_names(service: Path) -> None:
+    named = files_of_services()
+    own = named["every collector"] if service.name.endswith("collector") else named[service.name]
+    for file in [*named["every service"], *own]:
+        assert (service / file).exists(), file
+
+
+def test_the_architecture_names_every_module_of_shared() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    folder = ROOT / "shared/src/sematext_agent/shared"
+    modules = {f"`{file.name}`" for file in folder.glob("*.py") if file.stem != "__init__"}
+    assert {module for module in modules if module not in text} == set()
+    rows = {name for cell, _ in section("The code") for name in re.findall(r"`(\w+\.py)`", cell)}
+    assert {name for name in rows if not (folder / name).is_file()} == set()
 
 
 def test_the_picture_shows_every_node_label_and_edge_of_its_source() -> None:
