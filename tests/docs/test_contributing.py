@@ -162,7 +162,7 @@ def test_the_examples_are_formatted_and_clean(checkout: Path, arguments: list[st
 
 def test_the_distribution_is_built_as_the_others_are(checkout: Path) -> None:
     example = tomllib.loads((checkout / "services/dpkg_collector/pyproject.toml").read_text())
-    other = tomllib.loads((ROOT / "services/host_collector/pyproject.toml").read_text())
-    assert example["project"].keys() == other["project"].keys()
-    assert example["build-system"] == other["build-system"]
-    assert example["tool"] == other["tool"]
+    sibling = tomllib.loads((ROOT / "services/host_collector/pyproject.toml").read_text())
+    assert example["project"].keys() == sibling["project"].keys()
+    assert example["build-system"] == sibling["build-system"]
+    assert example["tool"] == sibling["tool"]

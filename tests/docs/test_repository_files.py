@@ -61,8 +61,8 @@ def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
 def hooks() -> list[dict[str, Any]]:
     (repository,) = load(".pre-commit-config.yaml")["repos"]
     assert repository["repo"] == "local"
-    found: list[dict[str, Any]] = repository["hooks"]
-    return found
+    listed: list[dict[str, Any]] = repository["hooks"]
+    return listed
 
 
 def test_the_hooks_run_commands_that_exist() -> None:
@@ -77,7 +77,7 @@ def test_the_hooks_run_commands_that_exist() -> None:
 
 @pytest.mark.parametrize("hook", ["ruff-format", "ruff-check"])
 def test_a_hook_takes_this_file(hook: str) -> None:
-    (entry,) = (one["entry"] for one in hooks() if one["id"] == hook)
+    (entry,) = (listed["entry"] for listed in hooks() if listed["id"] == hook)
     command = [*shlex.split(entry), str(Path(__file__).relative_to(ROOT))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
