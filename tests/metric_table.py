@@ -81,10 +81,11 @@ def table() -> str:
     lines = []
     for owner, owned in groupby(metrics(), key=lambda metric: metric.owner):
         lines += ["", f"**{owner.capitalize().replace('_', ' ')}**", ""]
-        lines += ["| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+        lines += ["| metric | type | meaning |", "| --- | --- | --- |"]
         for metric in owned:
-            labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
-            lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.text} |")
+            labels = ", ".join(f"`{label}`" for label in metric.labels)
+            kind = f"{metric.kind} by {labels}" if labels else metric.kind
+            lines.append(f"| `{metric.name}` | {kind} | {metric.text} |")
     return "\n".join(lines) + "\n\n"
 
 
