@@ -21,7 +21,6 @@ from browser import Browser, chromium
 
 from sematext_agent.shared import AGENT_VERSION, bus
 from sematext_agent.shared.events import (
-    SECOND,
     AgentLifecycle,
     Body,
     DockerEvent,
@@ -44,6 +43,7 @@ from sematext_agent.shared.subjects import (
 
 DOCS = Path(__file__).parents[2] / "docs"
 HOUR_SECONDS = 3600
+NS_PER_SECOND = 1_000_000_000
 EVENTS = 700
 SERVICES = ("forwarder", "console", "docker_collector", "lifecycle_collector")
 APPS = ("shop", "cart", "payments")
@@ -103,7 +103,7 @@ def event(draw: random.Random, time_ns: int) -> Event:
 
 
 def gap(now_ns: int) -> Event:
-    since, until = (format_rfc3339(now_ns - minutes * 60 * SECOND) for minutes in (33, 29))
+    since, until = (format_rfc3339(now_ns - minutes * 60 * NS_PER_SECOND) for minutes in (33, 29))
     detail = "the engine keeps 256 events and has forgotten older ones"
     missing = Gap(source="docker", reason="forgotten", since=since, until=until, detail=detail)
     return Event(
@@ -121,7 +121,7 @@ async def fill(url: str, draw: random.Random) -> None:
     await until_streams_are_made(connection)
     now_ns = time.time_ns()
     ages = sorted((draw.uniform(2, HOUR_SECONDS) for _ in range(EVENTS)), reverse=True)
-    for past in [event(draw, now_ns - int(age * SECOND)) for age in ages] + [gap(now_ns)]:
+    for past in [event(draw, now_ns - int(age * NS_PER_SECOND)) for age in ages] + [gap(now_ns)]:
         await connection.publish(subject_of(past), encode(past), past.id)
     headers = {DEAD_REASON_HEADER: "tags must be a list", DEAD_STATUS_HEADER: "400"}
     for dead in (event(draw, now_ns), event(draw, now_ns)):
