@@ -51,6 +51,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(file), target
 
 
+@each_page
+def test_paths_of_the_repository_exist(page: Path) -> None:
+    folders = "benchmarks|deploy|docs|services|shared|tests"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", page.read_text()):
+        assert (ROOT / path).exists(), path
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors of the headings of a page, as hosts of repositories make them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
