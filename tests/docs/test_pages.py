@@ -105,6 +105,18 @@ def test_the_architecture_names_every_module_of_shared() -> None:
     assert {name for name in rows if not (folder / name).is_file()} == set()
 
 
+@pytest.mark.parametrize(
+    ("walk", "collector"), [("docker", "docker_collector"), ("kubernetes", "kubernetes_collector")]
+)
+def test_a_walk_names_modules_that_exist(walk: str, collector: str) -> None:
+    text = (ROOT / "docs/architecture.md").read_text().split(f"<!-- walk: {walk} -->")[1]
+    modules = set(re.findall(r"`(\w+\.py)`", text.partition("\n### ")[0]))
+    sources = {source.name: source for source in SERVICES}
+    folders = [sources[collector], sources["forwarder"], ROOT / "shared/src/sematext_agent/shared"]
+    assert modules - {file.name for folder in folders for file in folder.glob("*.py")} == set()
+    assert len(modules) > 5
+
+
 def test_the_picture_shows_every_node_label_and_edge_of_its_source() -> None:
     nodes, edges = parse_dot(PICTURE.read_text())
     shown_nodes: dict[str, set[str]] = {}
