@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,14 +77,16 @@ def _made_in(path: Path) -> Iterator[Metric]:
 
 
 def table() -> str:
-    """The rows, in Markdown."""
-    lines = ["| metric | type | labels | of | meaning |", "| --- | --- | --- | --- | --- |"]
-    for metric in metrics():
-        labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
-        lines.append(
-            f"| `{metric.name}` | {metric.kind} | {labels} | {metric.owner} | {metric.text} |"
-        )
-    return "\n".join(lines) + "\n"
+    """Return a table of the metrics of each owner, in Markdown."""
+    lines = []
+    for owner, owned in groupby(metrics(), key=lambda metric: metric.owner):
+        lines += ["", f"**{owner.capitalize().replace('_', ' ')}**", ""]
+        lines += ["| metric | type | meaning |", "| --- | --- | --- |"]
+        for metric in owned:
+            labels = ", ".join(f"`{label}`" for label in metric.labels)
+            kind = f"{metric.kind} by {labels}" if labels else metric.kind
+            lines.append(f"| `{metric.name}` | {kind} | {metric.text} |")
+    return "\n".join(lines) + "\n\n"
 
 
 def documented() -> str:

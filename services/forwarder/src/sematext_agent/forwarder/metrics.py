@@ -54,7 +54,7 @@ def add_figures(health: Health, in_flight: InFlight, flow: FlowControl, clock: C
     health.add_figure("posts_in_flight_limit", "Posts allowed at once.", lambda: int(limiter.limit))
     health.add_figure(
         "circuit_open",
-        "1 while the circuit breaker is not closed: at most one event at a time is sent.",
+        "1 while the circuit breaker is open or half-open.",
         lambda: not breaker.is_closed,
     )
     health.add_figure(

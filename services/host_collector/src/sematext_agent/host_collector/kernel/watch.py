@@ -119,7 +119,7 @@ def _open(runtime: Runtime[HostSettings], *, log_failure: bool) -> KernelLogRead
     )
     health.add_figure(
         "kernel_log_malformed_records",
-        "Records of the kernel's log that could not be parsed since it was opened.",
+        "Records of the kernel's log that could not be parsed.",
         lambda: reader.malformed_records if reader else 0,
     )
     return reader

@@ -1,4 +1,4 @@
-{{/* The parts that several workloads share. */}}
+{{/* Templates that several workloads share. */}}
 
 {{- define "agent.name" -}}
 {{ .Release.Name | trunc 40 | trimSuffix "-" }}
@@ -42,8 +42,8 @@ seccompProfile: { type: RuntimeDefault }
 {{- end }}
 
 {{/*
-The container of one service: dict "root" $ "key" "forwarder", and where it has any of its own
-"env" (a map), "mounts" and "security" (YAML), "node" (true: it tells of the node it is on).
+The container of one service: dict "root" $ "key" "forwarder", and optionally
+"env" (a map), "mounts" and "security" (YAML), "node" (true: its events are about the node it runs on).
 */}}
 {{- define "agent.container" -}}
 {{- $values := index .root.Values .key }}
