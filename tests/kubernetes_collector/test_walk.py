@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from kubernetes_api import encode_frame, kubelet_event
+from walk_table import read_walk
 
 from sematext_agent.kubernetes_collector import pipeline
 from sematext_agent.kubernetes_collector.retry_policy import RetryPolicy
@@ -126,3 +127,9 @@ async def test_one_revision_passes_each_file_once(profiler: Profiler) -> None:
     assert {file for file, _ in profiler.returns} - {file for file, _ in WALK} <= SIDES
     files = [file for file, _ in groupby(file for file, _ in WALK)]
     assert len(files) == len(set(files))
+
+
+def test_the_documented_walk_is_that_of_the_calls() -> None:
+    documented = [(file.rpartition("/")[2], function) for file, function in read_walk("kubernetes")]
+    assert documented == [step for step in WALK if step in documented]
+    assert [file for file, _ in documented] == list(dict.fromkeys(file for file, _ in WALK))
