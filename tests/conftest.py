@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from broker import NatsServer
+from virtual_time import ManualClock, VirtualTimeLoop
 
 from sematext_agent.shared import bus
 from sematext_agent.shared.settings import ServiceSettings
@@ -19,6 +21,34 @@ def pytest_configure() -> None:
     everything that they start ignore SIGINT and SIGHUP."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Return the event loop of an async test: that of virtual time where it is marked so."""
+    if item.get_closest_marker("virtual_time"):
+        return {"virtual": VirtualTimeLoop}
+    return {"real": asyncio.new_event_loop}
+
+
+@pytest.fixture
+async def manual_clock() -> ManualClock:
+    """A clock that the test moves; under `virtual_time` the sleeps of the loop move it too."""
+    loop = asyncio.get_running_loop()
+    return ManualClock(loop.time) if isinstance(loop, VirtualTimeLoop) else ManualClock()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape what UTF-8 cannot encode in captured output: a worker could not send the report."""
+    report = yield
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture
