@@ -1,8 +1,9 @@
-"""The real parts that tests stand on: a nats-server of their own, and a bus to it."""
+"""Kinds of tests, their event loop, and the real parts they need: nats-server, bus, engine."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
@@ -15,12 +16,44 @@ from virtual_time import ManualClock, VirtualTimeLoop
 from sematext_agent.shared import bus
 from sematext_agent.shared.settings import ServiceSettings
 
+TESTS = Path(__file__).parent
+KINDS = {
+    "fleet": "fleet",
+    "chaos": "campaign",
+    "e2e/test_compose.py": "images",
+    "e2e/test_page.py": "browser",
+    "kubernetes_collector/test_real_cluster.py": "cluster",
+    "deploy/test_chart_installed.py": "cluster",
+    "upgrade": "upgrade",
+}
+"""The marker of every test in a directory or file of tests/; the Makefile selects by them."""
+TIMEOUTS_SECONDS = {"fleet": 600, "campaign": 300, "images": 900, "cluster": 300}
+"""For the tests of a kind, where the time-out of pyproject.toml is too short."""
+
 
 def pytest_configure() -> None:
-    """Takes signals as in a terminal: what runs tests in the background, or under nohup, has
-    everything that they start ignore SIGINT and SIGHUP."""
+    """Give the processes that tests start what a terminal gives them.
+
+    Whoever runs tests in the background, or under nohup, has all that they start ignore SIGINT and
+    SIGHUP, and readline exports the size of its own terminal.
+    """
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests with their kind, and put those of real processes first: they take the longest."""
+    for item in items:
+        path = item.path.relative_to(TESTS)
+        for place, kind in KINDS.items():
+            if path.is_relative_to(place):
+                item.add_marker(kind)
+                if kind in TIMEOUTS_SECONDS:
+                    item.add_marker(pytest.mark.timeout(TIMEOUTS_SECONDS[kind]))
+    items.sort(key=lambda item: not item.path.is_relative_to(TESTS / "e2e"))
 
 
 def pytest_asyncio_loop_factories(
@@ -53,6 +86,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A running nats-server of this test."""
     store = tmp_path / "nats"
     store.mkdir()
     server = NatsServer(store)
@@ -63,7 +97,7 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 
 @pytest.fixture
 async def connection(nats_server: NatsServer) -> AsyncIterator[bus.Bus]:
-    """A bus to the server of this test."""
+    """A bus to the nats-server of this test."""
     connected = await bus.connect(ServiceSettings(nats_url=(nats_server.url,)), "test")
     yield connected
     await connected.close()
@@ -71,8 +105,8 @@ async def connection(nats_server: NatsServer) -> AsyncIterator[bus.Bus]:
 
 @pytest.fixture
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A `PrivateEngine` of this test."""
-    from private_engine import PrivateEngine  # where it is asked for: it imports the SDK
+    """A running `PrivateEngine` of this test."""
+    from private_engine import PrivateEngine  # only here: it imports the SDK
 
     folder = tmp_path_factory.mktemp("e")
     (folder / "daemon.json").write_text('{"live-restore": false}')

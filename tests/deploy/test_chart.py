@@ -151,7 +151,7 @@ def environment(container: Manifest) -> dict[str, str]:
 
 def settings_of(service: str) -> type[ServiceSettings]:
     """The settings of a service by its name in the chart, `docker-collector`."""
-    module = importlib.import_module(f"{service.replace('-', '_')}.settings")
+    module = importlib.import_module(f"sematext_agent.{service.replace('-', '_')}.settings")
     (found,) = (
         thing
         for thing in vars(module).values()

@@ -100,7 +100,7 @@ SET_BY_THE_TEST = {
 
 
 def settings_of(service: str) -> type[ServiceSettings]:
-    module = importlib.import_module(f"{service}.settings")
+    module = importlib.import_module(f"sematext_agent.{service}.settings")
     found: type[ServiceSettings] = getattr(module, SETTINGS[service])
     return found
 

@@ -38,13 +38,14 @@ STRUCTS: dict[str, Any] = {
     "package": inventory.Package,
     "packages root": inventory.Root,
 }
-WORDS = [name for name in vars(subjects) if name.isupper() and not name.startswith("_")]
+WORDS = {str(word) for name, word in vars(subjects).items() if name.isupper() and name[0] != "_"}
+"""Subjects, streams, consumers, buckets and headers."""
 Schema = dict[str, dict[str, str]]
 
 
 def current() -> Schema:
     """By struct and field, in their order: the type, and `, optional` where it has a default."""
-    schema: Schema = {"subjects": {name: getattr(subjects, name) for name in WORDS}}
+    schema: Schema = {"subjects": dict.fromkeys(sorted(WORDS), "a word of the bus")}
     for name, struct in STRUCTS.items():
         schema[name] = {"tag": str(struct.__struct_config__.tag)}
         for field in msgspec.structs.fields(struct):
