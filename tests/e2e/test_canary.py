@@ -139,7 +139,8 @@ async def test_secrets_are_where_they_are_needed_and_nowhere_else(way: str, tmp_
             processes = processes_of(agent.pid)
             assert set(processes) >= {"agentctl", "nats", "lifecycle", "forwarder"}
             canaries = [TOKEN, PROXY_PASSWORD, *passwords(state)]
-            commands = ["status", "dead list", "dead show 1", "tap --json"]
+            tap = asyncio.create_task(run_agentctl("tap", "--json", "--state", state))
+            commands = ["status", "dead list", "dead show 1"]
             outputs = await asyncio.gather(
                 *(run_agentctl(*command.split(), "--state", state) for command in commands)
             )
@@ -153,6 +154,7 @@ async def test_secrets_are_where_they_are_needed_and_nowhere_else(way: str, tmp_
                 if name not in ("forwarder", "agentctl"):
                     texts[f"environment of {name}"] = read_process_file(pid, "environ")
             assert TOKEN in read_process_file(processes["forwarder"], "environ")
+            texts["tap"] = await tap
         finally:
             agent.send_signal(signal.SIGINT)
             await agent.wait()

@@ -1,5 +1,7 @@
-"""Several forwarders on one durable consumer share its events; one that is killed costs no event,
-and only what it had in flight is told twice."""
+"""Several forwarders on one durable consumer, of which one is killed.
+
+No event is lost, and only the events that it had in flight are delivered twice.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ from sematext_agent.forwarder.flow import IN_FLIGHT_MAX
 FORWARDERS = 3
 
 
-async def test_one_of_several_is_killed(
+async def test_sigkill_of_a_forwarder_duplicates_at_most_its_events_in_flight(
     nats_server: NatsServer, receiver: Receiver, tmp_path: Path
 ) -> None:
-    came: dict[str, float] = {}
+    arrivals: dict[str, float] = {}
 
     def reply(request: Request) -> Reply:
-        came.setdefault(request.document["event.id"], time.monotonic())
+        arrivals.setdefault(request.document["event.id"], time.monotonic())
         return Reply(seconds=0.05)
 
     receiver.reply = reply
@@ -38,12 +40,12 @@ async def test_one_of_several_is_killed(
             in_flight = receiver.in_flight
             await asyncio.sleep(2)
             await origins.stop()
-            await eventually(lambda: receiver.stored.keys() >= origins.told.keys(), 60)
+            await eventually(lambda: receiver.stored.keys() >= origins.obligations.keys(), 60)
     finally:
         for forwarder in forwarders:
             forwarder.terminate()
             await asyncio.to_thread(forwarder.wait)
-    assert receiver.stored.keys() == origins.told.keys()
-    twice = {event for event, times in receiver.stored.items() if times > 1}
-    assert len(twice) <= min(in_flight, IN_FLIGHT_MAX)
-    assert all(killed_at - came[event] < 2 for event in twice)
+    assert receiver.stored.keys() == origins.obligations.keys()
+    duplicates = {event for event, times in receiver.stored.items() if times > 1}
+    assert len(duplicates) <= min(in_flight, IN_FLIGHT_MAX)
+    assert all(killed_at - arrivals[event] < 2 for event in duplicates)
