@@ -29,6 +29,29 @@ KINDS = {
 """The marker of every test in a directory or file of tests/; the Makefile selects by them."""
 TIMEOUTS_SECONDS = {"fleet": 600, "campaign": 300, "images": 900, "cluster": 300}
 """For the tests of a kind, where the time-out of pyproject.toml is too short."""
+GROUPS = {
+    # One after the other: each collector gets the events that every test causes at the engine.
+    "tests/e2e/test_documents.py": "engine of this machine",
+    "tests/e2e/test_faults.py": "engine of this machine",
+    # Each has a fixture that takes seconds, for all its tests.
+    "tests/e2e/test_page.py": "page",
+    "tests/deploy/test_chart.py": "chart",
+    "tests/deploy/test_units.py": "units",
+}
+"""The group of every test in a file: a group stays on one worker."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return a scheduler for `-n` that hands out tests one by one, and groups as a whole.
+
+    The `--dist=loadgroup` of xdist 3.8 has no effect with the node ids of pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = lambda nodeid: GROUPS.get(nodeid.partition("::")[0], nodeid)
+    return scheduler
 
 
 def pytest_configure() -> None:

@@ -61,7 +61,6 @@ async def documents(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[li
         assert [process.wait(20) for process in processes] == [0, 0]
 
 
-@pytest.mark.xdist_group("docker-engine")
 @pytest.mark.skipif(not SOCKET.exists(), reason="no Docker Engine on this machine")
 async def test_each_step_of_a_real_containers_life_is_one_document(
     documents: list[dict[str, Any]],

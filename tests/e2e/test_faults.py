@@ -34,8 +34,6 @@ from sematext_agent.shared.subjects import EVENTS_STREAM, FORWARDER_CONSUMER
 SOCKET = Path("/var/run/docker.sock")
 pytestmark = [
     pytest.mark.skipif(not SOCKET.exists(), reason="no Docker Engine on this machine"),
-    # One after the other: each collector gets the events that every test causes at the engine.
-    pytest.mark.xdist_group("docker-engine"),
     # The SDK leaves sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -34,7 +34,6 @@ pytestmark = [
     pytest.mark.skipif(
         CHROMIUM is None or DRIVER is None, reason="no chromium with its driver on this machine"
     ),
-    pytest.mark.xdist_group("page"),  # one agent and one browser
 ]
 SCRIPT = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 
