@@ -1,4 +1,4 @@
-"""What comes over the bus: from a message's bytes to the document, the dead letter, the tap."""
+"""Targets on the bus: from the bytes of a message to the document, the dead letter, the tap."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from sematext_agent.shared.logs import escape
 from sematext_agent.shared.service import Runtime
 
 _CONTROL_LINE_BYTES_MAX = 4096
-"""The broker closes the connection on which a longer one comes (`max_control_line`)."""
+"""The broker closes a connection with a longer one (`max_control_line`)."""
 _DELIVERED = "$JS.ACK.EVENTS.forwarder.1.7.7.1700000000000000000.0"
 
 
 class StrictBus:
-    """Stands for the bus, and holds whoever uses it to what the broker takes."""
+    """A bus that asserts on every call what a real broker accepts."""
 
     is_connected = True
 
@@ -68,7 +68,7 @@ class StrictBus:
 
 
 class _Posts:
-    """Stands for the transport: every document is delivered."""
+    """A transport that delivers every document."""
 
     def __init__(self) -> None:
         self.documents: list[dict[str, Any]] = []
@@ -80,11 +80,11 @@ class _Posts:
 
 class _Tasks:
     def __init__(self) -> None:
-        self.made: list[asyncio.Task[None]] = []
+        self.started: list[asyncio.Task[None]] = []
 
     def create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        self.made.append(asyncio.create_task(work))
-        return self.made[-1]
+        self.started.append(asyncio.create_task(work))
+        return self.started[-1]
 
 
 class _NoPuller:
@@ -95,13 +95,14 @@ class _NoPuller:
 
 
 def runtime(settings: Any, stored: bytes | None = None) -> Any:
-    """A runtime that is not of a process: its bus has `stored` under every key."""
+    """Return a runtime without a process, whose bus has `stored` under every key."""
     name = type(settings).__name__.removesuffix("Settings").lower()
-    return Runtime(settings, Health(name, "web-01"), StrictBus(stored), asyncio.Event())
+    strict: Any = StrictBus(stored)
+    return Runtime(settings, Health(name, "web-01"), strict, asyncio.Event())
 
 
 async def ship(message: Message) -> None:
-    """The forwarder's whole way: a message ends as a document or as a dead letter, as one."""
+    """Run a message through the forwarder: it becomes one document or one dead letter."""
     at = runtime(ForwarderSettings())
     facts, posts, tasks = Facts(at.bus), _Posts(), _Tasks()
     puller: Any = _NoPuller()
@@ -109,15 +110,15 @@ async def ship(message: Message) -> None:
     shipper.take(message, puller)
     while not facts._wanted.empty():
         await facts._read(facts._wanted.get_nowait())
-    for burial in tasks.made:
-        await burial
+    for task in tasks.started:
+        await task
     assert len(posts.documents) + len(at.bus.published) == 1
     for document in posts.documents:
         assert {"timestamp", "type", "title", "message", "severity"} <= set(document)
 
 
 def event(data: bytes) -> None:
-    """A payload on `events.>`: told by the forwarder, shown by the tap, listed as a dead letter."""
+    """Deliver a payload on `events.>`, and show it in a tap and as a dead letter."""
     message = Message("events.a", data, {}, 7, 1, 0, 0, _DELIVERED)
     asyncio.run(ship(message))
     assert tap.in_words(message).isprintable()
@@ -125,11 +126,11 @@ def event(data: bytes) -> None:
 
 
 def message(data: bytes) -> None:
-    """A whole message: its subject, its reply, its header and, after a line `---`, its payload."""
+    """Receive a message of subject, reply, header and, after a line `---`, payload."""
     subject, _, rest = data.partition(b"\n")
     reply, _, rest = rest.partition(b"\n")
     header, _, payload = rest.partition(b"\n---\n")
-    # The broker lets everything else stand in a subject.
+    # The broker allows everything else in a subject.
     if set(subject + reply) & set(b" \t\r\n") or not subject:
         return
     asyncio.run(_receive(subject, reply or _DELIVERED.encode(), header, payload))
@@ -152,7 +153,7 @@ async def _receive(subject: bytes, reply: bytes, header: bytes, payload: bytes) 
 
 
 def control(data: bytes) -> None:
-    """The server's own words on a request for messages: a status and its headers."""
+    """Handle a status of the server on a request for messages."""
 
     async def receive() -> None:
         client = TolerantClient()
@@ -165,7 +166,7 @@ def control(data: bytes) -> None:
 
 
 def host_facts(data: bytes) -> None:
-    """What the bucket of hosts holds."""
+    """Read a value of the bucket of hosts."""
 
     async def read() -> None:
         facts = Facts(runtime(ForwarderSettings(), data).bus)
@@ -175,23 +176,23 @@ def host_facts(data: bytes) -> None:
 
 
 def answer(data: bytes) -> None:
-    """The body of the receiver's answer."""
+    """Judge an answer of the receiver with this body."""
     for code in (0, 200, 400, 401, 429, 503):
-        told = Answer(code, data.decode(errors="replace"))
-        judge(told)
-        assert "\n" not in in_words(told)
+        received = Answer(code, data.decode(errors="replace"))
+        judge(received)
+        assert "\n" not in in_words(received)
 
 
 def report(data: bytes) -> None:
-    """What somebody answers on `agent.status`."""
-    known = status._report(data)
-    if known is not None:
-        lines = [*status._parts([known]), (status._last_error(known), "")]
+    """Show an answer on `agent.status`."""
+    decoded = status._report(data)
+    if decoded is not None:
+        lines = [*status._parts([decoded]), (status._last_error(decoded), "")]
         assert all(escape(line).isprintable() for line, _ in lines)
 
 
 def nanoseconds_of(data: bytes) -> None:
-    """A time, as anybody may write one."""
+    """Parse a time and format it again."""
     from sematext_agent.shared.events import format_rfc3339, parse_rfc3339
 
     with contextlib.suppress(ValueError):
