@@ -33,6 +33,10 @@ GROUPS = {
     # One after the other: each collector gets the events that every test causes at the engine.
     "tests/e2e/test_documents.py": "engine of this machine",
     "tests/e2e/test_faults.py": "engine of this machine",
+    # Each takes the whole machine: a thousand hosts, up to six brokers.
+    "tests/fleet/test_cluster.py": "fleet",
+    "tests/fleet/test_forwarders.py": "fleet",
+    "tests/fleet/test_leaf.py": "fleet",
     # Each has a fixture that takes seconds, for all its tests.
     "tests/e2e/test_page.py": "page",
     "tests/deploy/test_chart.py": "chart",
