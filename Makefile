@@ -1,6 +1,6 @@
 # From nothing but make and python3 >= 3.11. Settings such as INFRA_TOKEN pass through from the environment.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-rest chaos fuzz fleet check isolation audit sbom lock bench install uninstall clean
+.PHONY: help run test test-all test-rest chaos fuzz fleet check check-style check-types check-imports isolation audit sbom lock bench install uninstall clean
 BIN := .venv/bin
 PROJECTS := $(patsubst %/pyproject.toml,%,shared/pyproject.toml $(wildcard services/*/pyproject.toml))
 RUNNABLE := .venv/.runnable
@@ -34,10 +34,16 @@ fleet: $(TESTABLE) ## the fleet tests at full length: every server killed, minut
 	@FLEET_ROUNDS=6 FLEET_SECONDS=2 FLEET_OUTAGE_SECONDS=180 $(BIN)/pytest -q -s tests/fleet
 
 check: $(TESTABLE) ## format, lint, types, who may import whom
+	@$(MAKE) -s -k -j3 --output-sync check-style check-types check-imports
+
+check-style:
 	@$(BIN)/ruff format --check --quiet && $(BIN)/ruff check --quiet
-	@$(BIN)/lint-imports > .venv/imports.log & imports=$$!; \
-	$(BIN)/mypy --no-error-summary $(PROJECTS:%=%/src) tests benchmarks; types=$$?; \
-	wait $$imports || { cat .venv/imports.log; false; } && exit $$types
+
+check-types:
+	@$(BIN)/mypy --no-error-summary $(PROJECTS:%=%/src) tests benchmarks
+
+check-imports:
+	@$(BIN)/lint-imports > .venv/imports.log || { cat .venv/imports.log; false; }
 
 isolation: $(TESTABLE) ## each service in an environment of its own dependencies alone
 	@PYTHON=$(BIN)/python tests/isolation.sh $(BIN)/uv
