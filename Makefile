@@ -8,7 +8,7 @@ TESTABLE := .venv/.testable
 # More workers than cores: most tests wait for processes they started.
 WORKERS ?= $(shell expr 2 '*' $$(python3 -c 'import os; print(len(os.sched_getaffinity(0)))'))
 PYTEST := $(BIN)/pytest -q -n $(WORKERS)
-LONG_KINDS := fleet or campaign or images or browser or cluster
+LONG_KINDS := fleet or campaign or images or install or browser or cluster
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 16
@@ -19,7 +19,7 @@ run: $(RUNNABLE) ## the whole agent on this machine, until Ctrl-C; ARGS='--state
 test: $(TESTABLE) ## proves the product on this machine, in minutes; COVERAGE=1 measures it too
 	@$(PYTEST) -m 'not ($(LONG_KINDS))' $(if $(COVERAGE),--cov --cov-report=)
 
-test-all: test test-rest ## the same, and a fleet, faults under load, images, a browser, a cluster
+test-all: test test-rest ## the same, and fleets, faults under load, images, installation, browser, cluster
 
 test-rest: $(TESTABLE) # what test-all has more than test
 	@$(PYTEST) -m '$(LONG_KINDS)'

@@ -131,6 +131,7 @@ def run_installer(folder: Path, action: str, **environ: str) -> str:
 
 @needs_systemd
 @needs_install
+@pytest.mark.install
 def test_systemd_verifies_the_units(installed: Path, tmp_path: Path) -> None:
     """The commands are those of the installation, as systemd looks for them."""
     shutil.copytree(installed / "etc/systemd/system", tmp_path, dirs_exist_ok=True)
@@ -259,6 +260,7 @@ async def host(installed: Path, tmp_path: Path) -> AsyncIterator[Host]:
 
 
 @needs_install
+@pytest.mark.install
 async def test_every_unit_gets_ready_with_its_rights(host: Host) -> None:
     async with asyncio.timeout(120):
         for name in EXPOSURE_MAX:
@@ -271,6 +273,7 @@ async def test_every_unit_gets_ready_with_its_rights(host: Host) -> None:
 
 
 @needs_install
+@pytest.mark.install
 def test_only_the_forwarder_gets_the_token(installed: Path) -> None:
     with (installed / "etc/sematext-agent/agent.env").open("a") as file:
         file.write("INFRA_TOKEN=t0ken\nPROXY_PASSWORD=word\n")

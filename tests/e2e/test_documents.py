@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,16 @@ from sematext_agent.forwarder.enrich import enrich
 from sematext_agent.shared.events import decode
 
 SOCKET = Path("/var/run/docker.sock")
+IMAGE = "nats:2.15-alpine"
 FIXTURES = Path(__file__).parents[1] / "docker_collector" / "fixtures"
+
+
+def has_image() -> bool:
+    """Return whether the engine of this machine runs and has the image."""
+    command = ["docker", "image", "inspect", IMAGE]
+    if not SOCKET.exists() or shutil.which("docker") is None:
+        return False
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("events", sorted(FIXTURES.glob("*.events.jsonl")), ids=lambda p: p.stem)
@@ -61,7 +71,7 @@ async def documents(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[li
         assert [process.wait(20) for process in processes] == [0, 0]
 
 
-@pytest.mark.skipif(not SOCKET.exists(), reason="no Docker Engine on this machine")
+@pytest.mark.skipif(not has_image(), reason=f"no Docker Engine with the image {IMAGE}")
 async def test_each_step_of_a_real_containers_life_is_one_document(
     documents: list[dict[str, Any]],
 ) -> None:
@@ -69,7 +79,7 @@ async def test_each_step_of_a_real_containers_life_is_one_document(
 
     def run_container() -> str:
         client = docker.from_env()
-        container = client.containers.create("nats:2.15-alpine", name=name, labels={"app": "shop"})
+        container = client.containers.create(IMAGE, name=name, labels={"app": "shop"})
         container.start()
         container.rename(f"{name}-renamed")
         container.kill("SIGUSR1")
@@ -97,7 +107,7 @@ async def test_each_step_of_a_real_containers_life_is_one_document(
     for document in of_container:
         assert document["message"].startswith("Docker Event: ")
         assert document["os.host"] == "web-01"
-        assert document["container.image"] == document["container.from"] == "nats:2.15-alpine"
+        assert document["container.image"] == document["container.from"] == IMAGE
         assert "app: shop" in document["message"]
     assert by_status["start"]["container.name"] == name
     assert by_status["die"]["container.name"] == f"{name}-renamed"
