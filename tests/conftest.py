@@ -33,6 +33,9 @@ GROUPS = {
     # One after the other: each collector gets the events that every test causes at the engine.
     "tests/e2e/test_documents.py": "engine of this machine",
     "tests/e2e/test_faults.py": "engine of this machine",
+    # They read the log of the kernel, which is one for the machine.
+    "tests/host_collector/test_kmsg.py": "log of the kernel",
+    "tests/host_collector/test_oom.py": "log of the kernel",
     # Each takes the whole machine: a thousand hosts, up to six brokers.
     "tests/fleet/test_cluster.py": "fleet",
     "tests/fleet/test_forwarders.py": "fleet",
