@@ -16,36 +16,41 @@ from virtual_time import ManualClock, VirtualTimeLoop
 from sematext_agent.shared import bus
 from sematext_agent.shared.settings import ServiceSettings
 
-TESTS = Path(__file__).parent
 KINDS = {
-    "fleet": "fleet",
-    "chaos": "campaign",
+    "fleet/": "fleet",
+    "chaos/": "campaign",
     "e2e/test_compose.py": "images",
     "e2e/test_page.py": "browser",
-    "kubernetes_collector/test_real_cluster.py": "cluster",
+    "kubernetes_collector/test_real_cluster": "cluster",
     "deploy/test_chart_installed.py": "cluster",
-    "upgrade": "upgrade",
+    "upgrade/": "upgrade",
 }
-"""The marker of every test in a directory or file of tests/; the Makefile selects by them."""
-TIMEOUTS_SECONDS = {"fleet": 600, "campaign": 300, "images": 900, "cluster": 300}
+"""The marker of every test whose path in tests/ starts so; the Makefile selects by them."""
+TIMEOUTS_SECONDS = {"fleet": 600, "campaign": 300, "images": 900, "install": 300, "cluster": 300}
 """For the tests of a kind, where the time-out of pyproject.toml is too short."""
 GROUPS = {
     # One after the other: each collector gets the events that every test causes at the engine.
-    "tests/e2e/test_documents.py": "engine of this machine",
-    "tests/e2e/test_faults.py": "engine of this machine",
+    "e2e/test_documents.py": "engine of this machine",
+    "e2e/test_faults.py": "engine of this machine",
     # They read the log of the kernel, which is one for the machine.
-    "tests/host_collector/test_kmsg.py": "log of the kernel",
-    "tests/host_collector/test_oom.py": "log of the kernel",
+    "host_collector/kernel/test_log_reader.py": "log of the kernel",
+    "host_collector/kernel/test_real_kills.py": "log of the kernel",
     # Each takes the whole machine: a thousand hosts, up to six brokers.
-    "tests/fleet/test_cluster.py": "fleet",
-    "tests/fleet/test_forwarders.py": "fleet",
-    "tests/fleet/test_leaf.py": "fleet",
+    "fleet/test_cluster.py": "fleet",
+    "fleet/test_forwarders.py": "fleet",
+    "fleet/test_leaf.py": "fleet",
     # Each has a fixture that takes seconds, for all its tests.
-    "tests/e2e/test_page.py": "page",
-    "tests/deploy/test_chart.py": "chart",
-    "tests/deploy/test_units.py": "units",
+    "e2e/test_page.py": "page",
+    "deploy/test_chart.py": "chart",
+    "deploy/test_units.py": "units",
 }
-"""The group of every test in a file: a group stays on one worker."""
+"""The group of every test whose path in tests/ starts so; a group stays on one worker."""
+
+
+def find_by_path(table: dict[str, str], path: str) -> str | None:
+    """Return the value of the key with which `path` starts, below tests/."""
+    path = path.removeprefix("tests/")
+    return next((value for key, value in table.items() if path.startswith(key)), None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -57,7 +62,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
     scheduler = LoadScopeScheduling(config, log)
-    scheduler._split_scope = lambda nodeid: GROUPS.get(nodeid.partition("::")[0], nodeid)
+    scheduler._split_scope = lambda nodeid: find_by_path(GROUPS, nodeid) or nodeid
     return scheduler
 
 
@@ -77,13 +82,12 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests with their kind, and put those of real processes first: they take the longest."""
     for item in items:
-        path = item.path.relative_to(TESTS)
-        for place, kind in KINDS.items():
-            if path.is_relative_to(place):
-                item.add_marker(kind)
-                if kind in TIMEOUTS_SECONDS:
-                    item.add_marker(pytest.mark.timeout(TIMEOUTS_SECONDS[kind]))
-    items.sort(key=lambda item: not item.path.is_relative_to(TESTS / "e2e"))
+        if kind := find_by_path(KINDS, item.nodeid):
+            item.add_marker(kind)
+        for kind, seconds in TIMEOUTS_SECONDS.items():
+            if item.get_closest_marker(kind):
+                item.add_marker(pytest.mark.timeout(seconds))
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/"))
 
 
 def pytest_asyncio_loop_factories(
