@@ -1,10 +1,14 @@
 # From nothing but make and python3 >= 3.11. Settings such as INFRA_TOKEN pass through from the environment.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos fuzz fleet check isolation audit sbom lock bench install uninstall clean
+.PHONY: help run test test-all test-rest chaos fuzz fleet check check-style check-types check-imports isolation audit sbom lock bench install uninstall clean
 BIN := .venv/bin
 PROJECTS := $(patsubst %/pyproject.toml,%,shared/pyproject.toml $(wildcard services/*/pyproject.toml))
 RUNNABLE := .venv/.runnable
 TESTABLE := .venv/.testable
+# More workers than cores: most tests wait for processes they started.
+WORKERS ?= $(shell expr 2 '*' $$(python3 -c 'import os; print(len(os.sched_getaffinity(0)))'))
+PYTEST := $(BIN)/pytest -q -n $(WORKERS)
+LONG_KINDS := fleet or campaign or images or install or browser or cluster
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 16
@@ -12,8 +16,13 @@ help: ## list the targets
 run: $(RUNNABLE) ## the whole agent on this machine, until Ctrl-C; ARGS='--state DIR'
 	@exec $(BIN)/agentctl up $(ARGS)
 
-test: $(TESTABLE) ## all tests, with real parts where they are at hand
-	@$(BIN)/pytest -q
+test: $(TESTABLE) ## proves the product on this machine, in minutes; COVERAGE=1 measures it too
+	@$(PYTEST) -m 'not ($(LONG_KINDS))' $(if $(COVERAGE),--cov --cov-report=)
+
+test-all: test test-rest ## the same, and fleets, faults under load, images, installation, browser, cluster
+
+test-rest: $(TESTABLE) # what test-all has more than test
+	@$(PYTEST) -m '$(LONG_KINDS)'
 
 chaos: $(TESTABLE) ## every fault under load, and what came of it; ARGS='SIGKILL disk' for some
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
@@ -25,8 +34,15 @@ fleet: $(TESTABLE) ## the fleet tests at full length: every server killed, minut
 	@FLEET_ROUNDS=6 FLEET_SECONDS=2 FLEET_OUTAGE_SECONDS=180 $(BIN)/pytest -q -s tests/fleet
 
 check: $(TESTABLE) ## format, lint, types, who may import whom
+	@$(MAKE) -s -k -j3 --output-sync check-style check-types check-imports
+
+check-style:
 	@$(BIN)/ruff format --check --quiet && $(BIN)/ruff check --quiet
-	@$(BIN)/mypy --no-error-summary $(PROJECTS:%=%/src)
+
+check-types:
+	@$(BIN)/mypy --no-error-summary $(PROJECTS:%=%/src) tests benchmarks
+
+check-imports:
 	@$(BIN)/lint-imports > .venv/imports.log || { cat .venv/imports.log; false; }
 
 isolation: $(TESTABLE) ## each service in an environment of its own dependencies alone
@@ -53,7 +69,7 @@ uninstall: ## remove it; configuration and events stay
 	@deploy/systemd/install.sh uninstall
 
 clean: ## remove what was made here; the agent's state stays
-	@rm -rf .venv .*_cache .hypothesis && find . -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf .venv .*_cache .hypothesis .coverage && find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Without bytecode (Python compiles what it imports), setuptools (nothing here uses it) and the
 # asynchronous half of the Kubernetes SDK (nobody imports it): 120 MB instead of 280.

@@ -30,7 +30,7 @@ assert _beside.loader is not None
 one_forwarder = importlib.util.module_from_spec(_beside)
 _beside.loader.exec_module(one_forwarder)  # which finds tests/ too
 
-from broker import NatsServer, eventually, free_port, until_streams_are_made
+from broker import NatsServer, wait_until, free_port, wait_for_streams
 from measuring import cpu_seconds, peak_mb
 from sematext_agent.shared import bus
 from sematext_agent.shared.events import encode
@@ -94,17 +94,17 @@ async def drain(url: str, count: Synchronized[int], new: NewEvents) -> None:
         command = [sys.executable, "-m", "sematext_agent.forwarder"]
         process = subprocess.Popen(command, env=environ)
         connection = await bus.connect(ServiceSettings(nats_url=(server.url,)), "benchmark")
-        await until_streams_are_made(connection)
+        await wait_for_streams(connection)
         process.terminate()
         await asyncio.to_thread(process.wait)
         await one_forwarder.fill(connection)
 
         process = subprocess.Popen(command, env=environ)
-        await eventually(lambda: count.value >= EVENTS / 100, 60)
+        await wait_until(lambda: count.value >= EVENTS / 100, 60)
         before, began, first = cpu_seconds(process.pid), time.monotonic(), count.value
         early, latencies = peak_mb(process.pid), list[float]()
         publishing = asyncio.create_task(publish_new(connection, latencies))
-        await eventually(lambda: count.value - new.count >= EVENTS, 3600)
+        await wait_until(lambda: count.value - new.count >= EVENTS, 3600)
         seconds, shipped = time.monotonic() - began, count.value - first
         publishing.cancel()
         percentiles = statistics.quantiles(latencies, n=100)

@@ -1,4 +1,4 @@
-"""What this machine's NATS allows: messages encoded beforehand, a raw socket, nothing else."""
+"""The publish rate of this machine's NATS with prepared messages on a raw socket."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _INBOX = b"_INBOX.ceiling"
 
 
 class Ceiling(NamedTuple):
-    """What a stream took from one publisher."""
+    """The rate at which a stream accepts messages of a single publisher."""
 
     events_per_second: float
     nats_cpu_seconds: float
-    """Of the server, for 10,000 messages."""
+    """CPU of the server for 10,000 messages."""
 
 
 def publish(url: str, pid: int, subject: str, payload: bytes, events: int, window: int) -> Ceiling:
-    """Publishes `payload` so often, each time with an id of its own, to the server `pid` at `url`.
+    """Publish `payload` `events` times with different ids to the server `pid` at `url`.
 
-    At most `window` of them are unacknowledged. The stream must take `subject`.
+    At most `window` messages are unacknowledged. A stream must have `subject`.
 
     Raises:
-        RuntimeError: the stream refused one.
+        RuntimeError: the stream refused a message.
     """
     batches = [
         b"".join(_encoded(subject, payload, number) for number in range(start, stop))
@@ -39,17 +39,17 @@ def publish(url: str, pid: int, subject: str, payload: bytes, events: int, windo
         connection.recv(64 * 1024)
         connection.sendall(b'CONNECT {"verbose":false,"headers":true}\r\nSUB %b 1\r\n' % _INBOX)
         cpu, began = cpu_seconds(pid), time.monotonic()
-        sent = acknowledged = 0
+        published = acknowledged = 0
         rest = b""
         for batch in (*batches, b""):
-            while sent - acknowledged > (window - _BATCH if batch else 0):
+            while published - acknowledged > (window - _BATCH if batch else 0):
                 rest += connection.recv(256 * 1024)
                 if b'"error"' in rest:
                     raise RuntimeError(rest.decode(errors="replace"))
                 acknowledged += rest.count(b"}\r\n")
                 rest = rest[rest.rfind(b"}\r\n") + 3 :] if b"}\r\n" in rest else rest
             connection.sendall(batch)
-            sent = min(sent + _BATCH, events)
+            published = min(published + _BATCH, events)
         seconds = time.monotonic() - began
     return Ceiling(events / seconds, (cpu_seconds(pid) - cpu) / events * 10_000)
 

@@ -1,12 +1,12 @@
-"""What a fleet costs its brokers: per event, per host, and forwarders side by side.
+"""The cost of a fleet for its brokers: per event, per host, and of forwarders side by side.
 
     python benchmarks/fleet.py [HOSTS [EVENTS_OF_EACH]]
 
 A hub of three real nats-servers, replicas 3, with the configuration of deploy/fleet; HOSTS (1,000)
-simulated hosts with a connection, a cursor and facts of their own, each of which tells
-EVENTS_OF_EACH (10) Docker events as fast as the hub takes them; then one, two and three forwarders
-that empty the stream. And the real collectors of this machine, for what one host keeps. The
-receiver only counts. CPU seconds are user and system; those of the servers are one server's.
+simulated hosts with a connection, a cursor and facts of their own, each of which publishes
+EVENTS_OF_EACH (10) Docker events as fast as the hub accepts them; then one, two and three
+forwarders that empty the stream. And the real collectors of this machine, for the data of a host.
+The receiver only counts. CPU seconds are user and system; those of the servers are of one server.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
-# In place of this folder, in which a module stands before the package of the same name.
+# In place of this folder, whose modules would hide packages of the same name.
 sys.path[0] = str(Path(__file__).parents[1] / "tests")
 
-from broker import NatsServer, eventually, free_port, until_streams_are_made
+from broker import NatsServer, wait_until, free_port, wait_for_streams
 from counting_receiver import receive
 from fleet_origins import an_event, settings_for, start_forwarder
 from fleet_servers import Cluster
@@ -49,18 +49,18 @@ _REAL_SECONDS = 30
 
 
 def memory_mb(process: int) -> float:
-    """What a process has in memory now."""
+    """Return the resident memory of a process."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def show(name: str, value: str) -> None:
-    """One line of the table."""
+    """Print a line of the table."""
     print(f"{name:58} {value:>16}", flush=True)
 
 
 async def stream(connection: Bus, name: str) -> dict[str, Any]:
-    """The stream's state, from whoever leads it now."""
+    """Return the state of a stream, from its leader."""
     while True:
         try:
             state: dict[str, Any] = (await connection.request_api(f"STREAM.INFO.{name}"))["state"]
@@ -69,8 +69,8 @@ async def stream(connection: Bus, name: str) -> dict[str, Any]:
             await asyncio.sleep(0.2)
 
 
-async def tell(connection: Bus, origin: str) -> None:
-    """What one host publishes and keeps: its events, and a cursor after each of them."""
+async def publish(connection: Bus, origin: str) -> None:
+    """Publish the events of a host, and store a cursor after each."""
     for number in range(EVENTS_EACH):
         event = an_event(origin, number)
         payload = encode(event)
@@ -92,10 +92,10 @@ class Servers:
 
 
 async def hosts(cluster: Cluster) -> None:
-    """The publishing side."""
+    """Measure the publishing side."""
     servers = Servers(cluster)
     admin = await bus.connect(settings_for(cluster.urls), "benchmark")
-    await until_streams_are_made(admin)
+    await wait_for_streams(admin)
     idle = servers.memory()
     connections = []
     for number in range(HOSTS_COUNT):
@@ -111,7 +111,7 @@ async def hosts(cluster: Cluster) -> None:
     show("CPU of all three for 1,000 quiet connections", f"{idling:.3f} cores")
     before, began = servers.cpu(), time.monotonic()
     origins = [f"host-{number:04}" for number in range(HOSTS_COUNT)]
-    await asyncio.gather(*(tell(*pair) for pair in zip(connections, origins, strict=True)))
+    await asyncio.gather(*(publish(*pair) for pair in zip(connections, origins, strict=True)))
     seconds = time.monotonic() - began
     show("events/s published, a cursor kept after each", f"{EVENTS / seconds:,.0f}")
     show(
@@ -126,10 +126,10 @@ async def hosts(cluster: Cluster) -> None:
 
 
 async def forwarders(cluster: Cluster, url: str, count: Synchronized[int], many: int) -> None:
-    """So many forwarders, from a full stream to an empty one."""
+    """Measure `many` forwarders from a full stream to an empty one."""
     servers = Servers(cluster)
     admin = await bus.connect(settings_for(cluster.urls), "benchmark")
-    # All of it once more.
+    # A new consumer delivers the whole stream again.
     await admin.request_api(f"CONSUMER.DELETE.{EVENTS_STREAM}.{FORWARDER_CONSUMER}")
     count.value = 0
     before = servers.cpu()
@@ -140,9 +140,9 @@ async def forwarders(cluster: Cluster, url: str, count: Synchronized[int], many:
             )
             for _ in range(many)
         ]
-        await eventually(lambda: count.value > 0, 60)
+        await wait_until(lambda: count.value > 0, 60)
         first, posted = time.monotonic(), count.value
-        await eventually(lambda: count.value >= EVENTS, 600)
+        await wait_until(lambda: count.value >= EVENTS, 600)
         rate = (EVENTS - posted) / (time.monotonic() - first)
         cpu = sum(cpu_seconds(process.pid) for process in processes)
         memory = max(memory_mb(process.pid) for process in processes)
@@ -162,7 +162,7 @@ async def forwarders(cluster: Cluster, url: str, count: Synchronized[int], many:
 
 
 async def real_host(folder: Path) -> None:
-    """The collectors of this machine, for long enough to have looked at everything once."""
+    """Run the collectors of this machine for long enough to scan everything once."""
     server = NatsServer(folder)
     server.start()
     environ = {**os.environ, "NATS_URL": server.url, "LOGGING_LEVEL": "error"}
@@ -174,7 +174,7 @@ async def real_host(folder: Path) -> None:
         for name in names
     ]
     connection = await bus.connect(settings_for([server.url]), "benchmark")
-    await until_streams_are_made(connection)
+    await wait_for_streams(connection)
     await asyncio.sleep(_REAL_SECONDS)
     for bucket in (CURSORS_BUCKET, HOSTS_BUCKET):
         state = await stream(connection, f"KV_{bucket}")
@@ -200,10 +200,10 @@ async def main() -> None:
         cluster = Cluster(Path(folder))
         cluster.start()
         with tempfile.NamedTemporaryFile() as log:
-            # It makes the streams, and is gone before there is anything in them.
+            # It makes the streams, and ends before there is anything in them.
             maker = start_forwarder(cluster.urls, url, Path(log.name), stream_replicas=3)
             admin = await bus.connect(settings_for(cluster.urls), "benchmark")
-            await until_streams_are_made(admin)
+            await wait_for_streams(admin)
             await admin.close()
             maker.terminate()
             await asyncio.to_thread(maker.wait)

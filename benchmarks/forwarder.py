@@ -28,7 +28,7 @@ import pycurl  # type: ignore[import-untyped]
 # In place of this folder, in which this file stands before the package of the same name.
 sys.path[0] = str(Path(__file__).parents[1] / "tests")
 
-from broker import NatsServer, eventually, free_port, until_streams_are_made
+from broker import NatsServer, wait_until, free_port, wait_for_streams
 from counting_receiver import receive
 from measuring import cpu_seconds, peak_mb, record
 from sematext_agent.forwarder.documents import encode as encode_document
@@ -88,13 +88,13 @@ async def whole_forwarder(url: str, count: Synchronized[int]) -> None:
             env={**os.environ, **environment, "LOGGING_LEVEL": "warning"},
         )
         connection = await bus.connect(ServiceSettings(nats_url=(server.url,)), "benchmark")
-        await until_streams_are_made(connection)
+        await wait_for_streams(connection)
         await asyncio.sleep(1)
         process.send_signal(signal.SIGSTOP)
         await fill(connection)
         before, count.value, began = cpu_seconds(process.pid), 0, time.monotonic()
         process.send_signal(signal.SIGCONT)
-        await eventually(lambda: count.value >= EVENTS, 300)
+        await wait_until(lambda: count.value >= EVENTS, 300)
         seconds = time.monotonic() - began
         await asyncio.sleep(0.5)  # the last acknowledgements
         cpu, memory = cpu_seconds(process.pid) - before, peak_mb(process.pid)

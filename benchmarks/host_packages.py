@@ -196,7 +196,7 @@ async def idle(folder: Path, seconds: float) -> str:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"nats://127.0.0.1:{port}"
-    command = [NATS_SERVER, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", folder]
+    command = [str(NATS_SERVER), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     connection = await bus.connect(ServiceSettings(nats_url=(url,)), "benchmark")
     await connection.manager.add_stream(bus.StreamConfig(name="EVENTS", subjects=["events.>"]))

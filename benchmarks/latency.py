@@ -1,7 +1,7 @@
-"""From the engine's own time of an event to the receiver's hands, through every part.
+"""The latency from the engine's time of an event to its arrival at the receiver.
 
-Makes and removes volumes on the real Docker Engine at a steady rate and prints how long after the
-engine's `timeNano` each document arrived. Run it with `python benchmarks/latency.py`.
+Creates and removes volumes on the real Docker Engine at a steady rate and prints the ages of the
+documents at their arrival, by the engine's `timeNano`. Run it with `python benchmarks/latency.py`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ EVENTS_PER_SECOND = 100
 SECONDS = 20
 
 
-class Clock:
-    """Answers every document, and keeps how old it was when it came, in milliseconds."""
+class AgeRecorder:
+    """A script of the receiver that records the age of each document in milliseconds."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -45,7 +45,7 @@ class Clock:
 
 
 def make_volumes(prefix: str, count: int) -> None:
-    """Two events each, at EVENTS_PER_SECOND."""
+    """Create and remove volumes, two events each, at EVENTS_PER_SECOND."""
     engine = docker.APIClient()
     started = time.monotonic()
     for number in range(count):
@@ -57,12 +57,12 @@ def make_volumes(prefix: str, count: int) -> None:
 
 async def main() -> None:
     prefix = f"latency-{os.getpid()}"
-    clock = Clock(prefix)
+    recorder = AgeRecorder(prefix)
     with tempfile.TemporaryDirectory() as folder:
         broker = NatsServer(Path(folder))
         broker.start()
         async with Receiver() as receiver:
-            receiver.reply = clock
+            receiver.reply = recorder
             environ = os.environ | {
                 "NATS_URL": broker.url,
                 "INFRA_TOKEN": TOKEN,
@@ -73,25 +73,26 @@ async def main() -> None:
                 subprocess.Popen([sys.executable, "-m", f"sematext_agent.{name}"], env=environ)
                 for name in ("forwarder", "docker_collector")
             ]
-            while not clock.ages:
+            while not recorder.ages:
                 await asyncio.to_thread(make_volumes, prefix, 1)
-            clock.ages.clear()
+            recorder.ages.clear()
             count = EVENTS_PER_SECOND * SECONDS // 2
             await asyncio.to_thread(make_volumes, prefix, count)
             async with asyncio.timeout(30):
-                while len(clock.ages) < 2 * count:
+                while len(recorder.ages) < 2 * count:
                     await asyncio.sleep(0.1)
             for part in parts:
                 part.terminate()
                 part.wait()
         broker.stop()
-    cuts = statistics.quantiles(clock.ages, n=100)
-    print(f"{len(clock.ages)} events at {EVENTS_PER_SECOND}/s, engine to receiver, milliseconds:")
+    cuts = statistics.quantiles(recorder.ages, n=100)
+    print(
+        f"{len(recorder.ages)} events at {EVENTS_PER_SECOND}/s, engine to receiver, milliseconds:"
+    )
     record("engine to receiver", f"p50 at {EVENTS_PER_SECOND} events/s", cuts[49], "ms")
     record("engine to receiver", f"p99 at {EVENTS_PER_SECOND} events/s", cuts[98], "ms")
-    print(
-        f"p50 {cuts[49]:.1f}   p90 {cuts[89]:.1f}   p99 {cuts[98]:.1f}   most {max(clock.ages):.1f}"
-    )
+    longest = max(recorder.ages)
+    print(f"p50 {cuts[49]:.1f}   p90 {cuts[89]:.1f}   p99 {cuts[98]:.1f}   most {longest:.1f}")
 
 
 if __name__ == "__main__":

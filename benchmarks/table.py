@@ -1,9 +1,9 @@
-"""Runs every benchmark, and ends in one table: what was measured here, beside what peers publish.
+"""All benchmarks and a table of their figures, beside goals and the figures of peers.
 
     python benchmarks/table.py [--quick]        # or: make bench ARGS=--quick
 
-Each benchmark prints what it finds as it goes, and keeps its figures for the table. CPU seconds and
-memory hardly depend on what else a machine does; rates and times do.
+Each benchmark prints its results, and appends its figures to the file of the table. CPU seconds and
+memory hardly depend on other load of the machine; rates and times do.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path[0] = str(HERE.parent / "tests")
+BENCHMARKS_FOLDER = Path(__file__).parent
+sys.path[0] = str(BENCHMARKS_FOLDER.parent / "tests")
 
 from measuring import FIGURES_FILE
 
@@ -32,7 +32,7 @@ BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
 }
 
 GOALS = {
-    ("whole agent", "start to first event shipped"): "< 3",
+    ("whole agent", "start to first event delivered"): "< 3",
     ("whole agent", "idle CPU"): "< 1",
     ("whole agent", "idle memory (PSS)"): "< 200",
     ("forwarder", "CPU for 10,000 events"): "< 0.8",
@@ -42,7 +42,7 @@ GOALS = {
 }
 
 PEERS = {
-    # Figures that others published, of their own machines and loads: an order of magnitude.
+    # Published figures of other machines and loads: an order of magnitude.
     ("whole agent", "idle CPU"): "Sematext Agent: limit of 80 % of a core (Helm chart 1.9.1)",
     ("whole agent", "idle memory (PSS)"): (
         "Sematext Agent: limit of 512 MiB (Helm chart 1.9.1); "
@@ -73,7 +73,7 @@ def main() -> None:
         failed = []
         for name, arguments in BENCHMARKS.items():
             print(f"\n== {name}", flush=True)
-            command = [sys.executable, str(HERE / f"{name}.py"), *arguments[quick]]
+            command = [sys.executable, str(BENCHMARKS_FOLDER / f"{name}.py"), *arguments[quick]]
             done = subprocess.run(command, env=os.environ | {FIGURES_FILE: str(file)}, check=False)
             if done.returncode:
                 failed.append(name)
@@ -83,13 +83,15 @@ def main() -> None:
 
 
 def show(figures: list[tuple[str, str, float, str]]) -> None:
-    """The table, with a line for each figure."""
+    """Print the table, with a line for each figure."""
     row = "{:21} {:44} {:>9} {:11} {:>9}  {}"
-    print("\n" + row.format("PART", "WHAT", "MEASURED", "", "GOAL", "PUBLISHED BY PEERS").rstrip())
-    for part, what, value, unit in figures:
+    print(
+        "\n" + row.format("PART", "FIGURE", "MEASURED", "", "GOAL", "PUBLISHED BY PEERS").rstrip()
+    )
+    for part, figure, value, unit in figures:
         digits = 2 if value < 10 else 0
-        goal, peers = GOALS.get((part, what), ""), PEERS.get((part, what), "")
-        print(row.format(part, what, f"{value:,.{digits}f}", unit, goal, peers).rstrip())
+        goal, peers = GOALS.get((part, figure), ""), PEERS.get((part, figure), "")
+        print(row.format(part, figure, f"{value:,.{digits}f}", unit, goal, peers).rstrip())
 
 
 if __name__ == "__main__":

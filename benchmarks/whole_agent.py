@@ -1,13 +1,13 @@
-"""What the whole agent costs while nothing happens, its broker included.
+"""The cost of the whole idle agent, its broker included.
 
     python benchmarks/whole_agent.py [SECONDS]
 
-`agentctl up` runs with all its parts on a state of its own, against a receiver on this machine. Its
+`agentctl up` runs with all services on a state of its own, against a receiver on this machine. Its
 engine and its cluster are scripted ones in which nothing happens; packages and the kernel's log are
-those of this machine, and what they told meanwhile is said. Measured are the seconds from its start
-to the first event in the receiver's hands, three times; then, after a minute in which the packages
-of this machine are read for the first time, CPU and memory of each process for SECONDS (60). The
-goals: 3 s, 1 % of a core, 200 MB of proportional memory where there is no cluster.
+those of this machine, and their events are counted. Measured are the seconds from the start to the
+first event at the receiver, three times; then, after a minute for the first scan of the packages,
+CPU and memory of each process for SECONDS (60). The goals: 3 s, 1 % of a core, 200 MB of
+proportional memory without a cluster.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import time
 from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 
-# In place of this folder, in which files stand that are named like packages.
+# In place of this folder, whose modules would hide packages of the same name.
 sys.path[0] = str(Path(__file__).parents[1] / "tests")
 
-from broker import eventually
+from broker import wait_until
 from fake_engine import FakeEngine
 from kubernetes_api import api_server, kubeconfig
 from measuring import cpu_seconds, family, proportional_mb, record
@@ -34,7 +34,7 @@ SETTLING_SECONDS = 60.0
 
 
 async def start(folder: Path, receiver: Receiver, cluster: str) -> tuple[Process, float]:
-    """The agent, once its first event is shipped, and how many seconds that took."""
+    """Start the agent; return it and the seconds until its first event was delivered."""
     environ = os.environ | {
         "INFRA_TOKEN": TOKEN,
         "DOCKER_TRANSPORT": f"unix://{folder.parent}/docker.sock",
@@ -52,7 +52,7 @@ async def start(folder: Path, receiver: Receiver, cluster: str) -> tuple[Process
         env=environ,
         stdout=DEVNULL,
     )
-    await eventually(lambda: len(receiver.documents) > before, 60)
+    await wait_until(lambda: len(receiver.documents) > before, 60)
     return process, time.monotonic() - began
 
 
@@ -62,13 +62,14 @@ async def stop(process: Process) -> None:
 
 
 def name_of(process: int) -> str:
-    """`forwarder` of `python -m sematext_agent.forwarder`, `nats-server` of its path."""
+    """Return `forwarder` of `python -m sematext_agent.forwarder`, `nats-server` of its path."""
     words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
-    return words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
+    name = words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
+    return name.removeprefix("sematext_agent.")
 
 
 async def idle(agent: int) -> None:
-    """CPU and memory of each process, and together."""
+    """Measure CPU and memory of each process, and together."""
     processes = {process: name_of(process) for process in family(agent)}
     before = {process: cpu_seconds(process) for process in processes}
     await asyncio.sleep(SECONDS)
@@ -98,12 +99,12 @@ async def main() -> None:
                 times.append(seconds)
                 if number < 2:
                     await stop(agent)
-            print("start to first event shipped, s:", *(f"{seconds:.2f}" for seconds in times))
-            record("whole agent", "start to first event shipped", min(times), "s")
+            print("start to first event delivered, s:", *(f"{seconds:.2f}" for seconds in times))
+            record("whole agent", "start to first event delivered", min(times), "s")
             await asyncio.sleep(SETTLING_SECONDS)
             before = len(receiver.documents)
             await idle(agent.pid)
-            print(f"{len(receiver.documents) - before} events were shipped meanwhile")
+            print(f"{len(receiver.documents) - before} events were delivered meanwhile")
             await stop(agent)
             engine.close()
 

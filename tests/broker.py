@@ -1,4 +1,4 @@
-"""A real nats-server for a test, what no client would send it, and waiting for another process."""
+"""A real nats-server for tests, raw protocol frames for it, and waits for other processes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NATS_SERVER = Path(sysconfig.get_path("scripts"), "nats-server")
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
+    """Return a TCP port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class NatsServer:
-    """A real nats-server with JetStream, that can be killed and started again on its store."""
+    """A real nats-server with JetStream that can be killed and started again on its store."""
 
     def __init__(self, store: Path, configuration: str = "") -> None:
         self.store = store
@@ -37,17 +37,17 @@ class NatsServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def configure(self, configuration: str) -> None:
-        """Sets what counts from the next start on, or after SIGHUP, beside address and store."""
+        """Write further configuration, which takes effect at the next start or SIGHUP."""
         self._configuration.write_text(configuration)
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now."""
+        """The id of the running process."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Starts the server and waits until it takes connections."""
+        """Start the server and wait until it accepts connections."""
         with (self.store / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -67,7 +67,7 @@ class NatsServer:
         wait_for_port(self.port)
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal; after one that ends or stops the server, waits until it has."""
+        """Send a signal, and wait until one that ends or stops the server has done so."""
         assert self._process is not None
         self._process.send_signal(number)
         if number == signal.SIGSTOP:
@@ -81,7 +81,7 @@ class NatsServer:
 
 
 def wait_for_port(port: int, seconds: float = 10) -> None:
-    """Waits until something listens on `port` of this machine."""
+    """Wait until a process listens on `port` of this machine."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -94,7 +94,7 @@ def wait_for_port(port: int, seconds: float = 10) -> None:
 
 
 def raw_publish(server: NatsServer, *frames: bytes) -> None:
-    """Sends protocol frames as they are, as no client library would."""
+    """Send protocol frames unchanged, which a client library would not."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as wire:
         wire.recv(65536)
         wire.sendall(b'CONNECT {"headers":true}\r\n' + b"".join(frames) + b"PING\r\n")
@@ -111,8 +111,8 @@ def frame(subject: bytes, payload: bytes, header: bytes = b"") -> bytes:
     return b"HPUB %s %d %d\r\n%s%s\r\n" % (subject, *sizes, header, payload)
 
 
-async def until_streams_are_made(connection: Bus) -> None:
-    """Waits until the forwarder has made the stream of events, which is its last."""
+async def wait_for_streams(connection: Bus) -> None:
+    """Wait until the forwarder has made its last stream, that of events."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -122,8 +122,12 @@ async def until_streams_are_made(connection: Bus) -> None:
                 await asyncio.sleep(0.05)
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Waits until `condition` holds; fails with a TimeoutError where it does not in time."""
+async def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until `condition` holds.
+
+    Raises:
+        TimeoutError: it did not hold within `seconds`.
+    """
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from broker import eventually
+from broker import wait_until
 
 from sematext_agent.shared.bus import Bus
 
@@ -44,7 +44,7 @@ class BrokerUser:
         self._attempts += 1
         last = f" never.allowed.{self._attempts}:"
         await self.bus._client.publish(last[1:-1], b"")
-        await eventually(lambda: any(last in problem for problem in self.problems))
+        await wait_until(lambda: any(last in problem for problem in self.problems))
         return any(f" {subject.lower()}:" in problem for problem in self.problems)
 
 

@@ -38,7 +38,7 @@ class Authority:
     def issue(
         self, name: str, alternative: str = "IP:127.0.0.1", days: int = 2
     ) -> tuple[Path, Path]:
-        """A certificate for `name`, and its key; with negative days one that has expired."""
+        """Return a certificate for `name` and its key; with negative `days` an expired one."""
         key, request = self._folder / f"{name}.key", self._folder / f"{name}.csr"
         certificate, extensions = self._folder / f"{name}.crt", self._folder / f"{name}.ext"
         extensions.write_text(f"subjectAltName={alternative}\n")
@@ -76,7 +76,7 @@ class Authority:
         return certificate, key
 
     def server(self, name: str, alternative: str = "IP:127.0.0.1") -> ssl.SSLContext:
-        """The context of a server that shows a certificate of this authority."""
+        """Return the context of a server with a certificate of this authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.issue(name, alternative))
         return context

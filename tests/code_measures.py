@@ -112,7 +112,9 @@ def percentile(values: list[int], percent: int) -> int:
 
 def functions(tree: ast.AST) -> Iterator[Function]:
     """Yield every function and method in `tree`."""
-    return (node for node in ast.walk(tree) if isinstance(node, Function))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
 
 
 def classes(tree: ast.AST) -> Iterator[ast.ClassDef]:
@@ -142,9 +144,9 @@ def class_attributes(node: ast.ClassDef) -> set[str]:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
     }
     for inner in ast.walk(node):
-        is_store = isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store)
-        if is_store and isinstance(inner.value, ast.Name) and inner.value.id == "self":
-            names.add(inner.attr)
+        match inner:
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                names.add(name)
     return names
 
 
@@ -167,14 +169,31 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[str, int]]:
             yield text, getattr(node, "lineno", 1)
 
 
-def findings(path: Path) -> Iterator[str]:
-    """Yield every place in the module at `path` that breaks a rule, one line each."""
-    text = path.read_text()
-    tree = ast.parse(text)
+def word_findings(path: Path) -> Iterator[str]:
+    """Yield every word that is ruled out in the file at `path`, of any kind, one line each."""
     where = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    lines = text.splitlines()
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if word := WORDS_RULED_OUT.search(line):
+            yield f"{where}:{number}: the word {word[0]!r}"
+
+
+def size_findings(path: Path) -> Iterator[str]:
+    """Yield a line for a module that is too long, and one for every `fmt: skip` in it."""
+    where = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    lines = path.read_text().splitlines()
     if len(lines) > FILE_LINES_MAX:
         yield f"{where}: {len(lines)} lines, over {FILE_LINES_MAX}"
+    for number, line in enumerate(lines, 1):
+        if re.search(r"#\s*fmt: skip", line):
+            yield f"{where}:{number}: fmt: skip"
+
+
+def findings(path: Path) -> Iterator[str]:
+    """Yield every place in the module at `path` that breaks a rule, one line each."""
+    tree = ast.parse(path.read_text())
+    where = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    yield from size_findings(path)
+    yield from word_findings(path)
     for node in classes(tree):
         attributes = len(class_attributes(node))
         if not is_struct(node) and attributes > CLASS_ATTRIBUTES_MAX:
@@ -186,11 +205,6 @@ def findings(path: Path) -> Iterator[str]:
     for docstring, line in docstrings(tree):
         if OPENING_RULED_OUT.match(docstring):
             yield f"{where}:{line}: a docstring opens with {docstring.split()[0]!r}"
-    for number, line_text in enumerate(lines, 1):
-        if found_word := WORDS_RULED_OUT.search(line_text):
-            yield f"{where}:{number}: the word {found_word[0]!r}"
-        if "fmt: skip" in line_text:
-            yield f"{where}:{number}: fmt: skip"
 
 
 def table(paths: list[Path]) -> str:
@@ -221,10 +235,8 @@ def table(paths: list[Path]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print the measures and the findings; return 1 where there are findings."""
-    given_paths = [Path(argument).resolve() for argument in arguments]
-    paths = [
-        p for path in given_paths for p in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
-    ]
+    roots = [Path(argument).resolve() for argument in arguments]
+    paths = [p for path in roots for p in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
     paths = paths or sources()
     problems = [problem for path in paths for problem in findings(path)]
     print(table(paths), *problems, f"{len(problems)} findings", sep="\n")

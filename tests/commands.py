@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from broker import eventually
+from broker import wait_until
 
 
 class Command:
@@ -39,7 +39,7 @@ class Command:
             return [line for line in self.out if text in line]
 
         try:
-            await eventually(lambda: len(matches()) >= times, seconds=30)
+            await wait_until(lambda: len(matches()) >= times, seconds=30)
         except TimeoutError:
             raise AssertionError(f"no {text!r} in {self.out}, {self.err}") from None
         return matches()[times - 1]

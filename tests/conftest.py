@@ -1,8 +1,9 @@
-"""The real parts that tests stand on: a nats-server of their own, and a bus to it."""
+"""Kinds of tests, their event loop, and the real parts they need: nats-server, bus, engine."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
@@ -15,12 +16,78 @@ from virtual_time import ManualClock, VirtualTimeLoop
 from sematext_agent.shared import bus
 from sematext_agent.shared.settings import ServiceSettings
 
+KINDS = {
+    "fleet/": "fleet",
+    "chaos/": "campaign",
+    "e2e/test_compose.py": "images",
+    "e2e/test_page.py": "browser",
+    "kubernetes_collector/test_real_cluster": "cluster",
+    "deploy/test_chart_installed.py": "cluster",
+    "upgrade/": "upgrade",
+}
+"""The marker of every test whose path in tests/ starts so; the Makefile selects by them."""
+TIMEOUTS_SECONDS = {"fleet": 600, "campaign": 300, "images": 900, "install": 300, "cluster": 300}
+"""For the tests of a kind, where the time-out of pyproject.toml is too short."""
+GROUPS = {
+    # One after the other: each collector gets the events that every test causes at the engine.
+    "e2e/test_documents.py": "engine of this machine",
+    "e2e/test_faults.py": "engine of this machine",
+    # They read the log of the kernel, which is one for the machine.
+    "host_collector/kernel/test_log_reader.py": "log of the kernel",
+    "host_collector/kernel/test_real_kills.py": "log of the kernel",
+    # Each takes the whole machine: a thousand hosts, up to six brokers.
+    "fleet/test_cluster.py": "fleet",
+    "fleet/test_forwarders.py": "fleet",
+    "fleet/test_leaf.py": "fleet",
+    # Each has a fixture that takes seconds, for all its tests.
+    "e2e/test_page.py": "page",
+    "deploy/test_chart.py": "chart",
+    "deploy/test_units.py": "units",
+}
+"""The group of every test whose path in tests/ starts so; a group stays on one worker."""
+
+
+def find_by_path(table: dict[str, str], path: str) -> str | None:
+    """Return the value of the key with which `path` starts, below tests/."""
+    path = path.removeprefix("tests/")
+    return next((value for key, value in table.items() if path.startswith(key)), None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return a scheduler for `-n` that hands out tests one by one, and groups as a whole.
+
+    The `--dist=loadgroup` of xdist 3.8 has no effect with the node ids of pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = lambda nodeid: find_by_path(GROUPS, nodeid) or nodeid
+    return scheduler
+
 
 def pytest_configure() -> None:
-    """Takes signals as in a terminal: what runs tests in the background, or under nohup, has
-    everything that they start ignore SIGINT and SIGHUP."""
+    """Give the processes that tests start what a terminal gives them.
+
+    Whoever runs tests in the background, or under nohup, has all that they start ignore SIGINT and
+    SIGHUP, and readline exports the size of its own terminal.
+    """
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests with their kind, and put those of real processes first: they take the longest."""
+    for item in items:
+        if kind := find_by_path(KINDS, item.nodeid):
+            item.add_marker(kind)
+        for kind, seconds in TIMEOUTS_SECONDS.items():
+            if item.get_closest_marker(kind):
+                item.add_marker(pytest.mark.timeout(seconds))
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/"))
 
 
 def pytest_asyncio_loop_factories(
@@ -53,6 +120,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A running nats-server of this test."""
     store = tmp_path / "nats"
     store.mkdir()
     server = NatsServer(store)
@@ -63,7 +131,7 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 
 @pytest.fixture
 async def connection(nats_server: NatsServer) -> AsyncIterator[bus.Bus]:
-    """A bus to the server of this test."""
+    """A bus to the nats-server of this test."""
     connected = await bus.connect(ServiceSettings(nats_url=(nats_server.url,)), "test")
     yield connected
     await connected.close()
@@ -71,8 +139,8 @@ async def connection(nats_server: NatsServer) -> AsyncIterator[bus.Bus]:
 
 @pytest.fixture
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A `PrivateEngine` of this test."""
-    from private_engine import PrivateEngine  # where it is asked for: it imports the SDK
+    """A running `PrivateEngine` of this test."""
+    from private_engine import PrivateEngine  # only here: it imports the SDK
 
     folder = tmp_path_factory.mktemp("e")
     (folder / "daemon.json").write_text('{"live-restore": false}')

@@ -1,4 +1,4 @@
-"""A receiver as cheap as one can be, in a process of its own, for benchmarks."""
+"""The cheapest possible receiver, in a process of its own, for benchmarks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:
 
 
 class _Counting(asyncio.Protocol):
-    """A receiver as cheap as one can be: counts complete requests and answers each with 200."""
+    """The cheapest possible receiver: it counts complete requests and answers each with 200."""
 
     def __init__(self, count: Synchronized[int], look: Callable[[bytes], None] | None) -> None:
         self._count = count
@@ -40,7 +40,7 @@ class _Counting(asyncio.Protocol):
 def receive(
     port: int, count: Synchronized[int], look: Callable[[bytes], None] | None = None
 ) -> None:
-    """The receiver's process; `look` is shown every document."""
+    """Run the receiver's process, and call `look` with every document."""
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What a document must say of the event it was made from."""
+"""The relation of a document to its event."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from sematext_agent.shared.events import DockerEvent, Event
 
 
-def assert_tells_of(document: dict[str, Any], event: Event) -> None:
-    """The tags and the text that Sematext documents for an event of the Docker Engine."""
+def assert_describes(document: dict[str, Any], event: Event) -> None:
+    """Assert the tags and the text that Sematext documents for an event of the Docker Engine."""
     body = event.body
     assert isinstance(body, DockerEvent)
     assert document["message"].startswith(f"Docker Event: {body.type} {body.action}")

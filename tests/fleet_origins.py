@@ -1,4 +1,4 @@
-"""Many hosts in one process: each a collector of its own, with its origin, window and cursor."""
+"""Many hosts in one process, each with a collector, origin, window and cursor of its own."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from sematext_agent.shared.collector import Observation, collect
 from sematext_agent.shared.events import DockerEvent, Event, event_id, format_rfc3339
 from sematext_agent.shared.health import Health
 from sematext_agent.shared.service import Runtime
-from sematext_agent.shared.settings import Secret, ServiceSettings
+from sematext_agent.shared.settings import Duration, Secret, ServiceSettings
+from sematext_agent.shared.waiting import wait_for_event
 
 _CONNECTIONS = 8
 
 
 def settings_for(urls: Iterable[str]) -> ServiceSettings:
     return ServiceSettings(
-        nats_url=tuple(urls), nats_user="agent", nats_password=Secret(PASSWORD), drain_seconds=60
+        nats_url=tuple(urls),
+        nats_user="agent",
+        nats_password=Secret(PASSWORD),
+        drain_seconds=Duration(60),
     )
 
 
 def an_event(origin: str, number: int) -> Event:
-    """The die of a container, as an engine tells it, with the labels that compose adds."""
+    """Return the `die` of a container as an engine sends it, with the labels that compose adds."""
     return Event(
         id=event_id("fleet", origin, number),
         time=format_rfc3339(time.time_ns()),
@@ -56,9 +60,9 @@ def an_event(origin: str, number: int) -> Event:
 
 
 class Origins:
-    """So many hosts, each of which tells an event every so many seconds until it is stopped.
+    """`count` hosts, each of which publishes an event every `seconds` until `stop`.
 
-    Each runs the runner of every collector, `collect`, over a few connections that they share.
+    Each runs `collect`, as every collector does, over a few connections that they share.
     """
 
     def __init__(self, urls: Iterable[str], count: int, seconds: float, prefix: str = "host"):
@@ -68,8 +72,8 @@ class Origins:
         self._stopping = asyncio.Event()
         self._connections: list[bus.Bus] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self.told: dict[str, str] = {}
-        """By the ids of the events that were handed to the collectors, the obligations: whose."""
+        self.obligations: dict[str, str] = {}
+        """The origins of all events that were handed to the collectors, by the event's id."""
 
     async def __aenter__(self) -> Origins:
         self._connections = [
@@ -87,7 +91,7 @@ class Origins:
             await connection.close()
 
     async def stop(self) -> None:
-        """Ends the telling; returns once every event that was told is safe in a stream."""
+        """Stop all hosts; return once each of their events is safe in a stream."""
         self._stopping.set()
         await asyncio.gather(*self._tasks)
 
@@ -96,32 +100,29 @@ class Origins:
     ) -> AsyncIterator[Observation]:
         number = int(cursor or 0)
         wait = first
-        while not await _is_set_within(self._stopping, wait):
+        while not await wait_for_event(self._stopping, wait):
             wait = self._seconds
             event = an_event(runtime.origin, number)
-            self.told[event.id] = event.origin
+            self.obligations[event.id] = event.origin
             number += 1
             yield Observation(event, b"%d" % number)
 
 
 async def _run(runtime: Runtime[ServiceSettings], origins: Origins, number: int) -> None:
-    # Spread over the interval, as hosts are.
-    first = origins._seconds * number / len(origins._names)
-    await collect(lambda runtime, cursor: origins.watch(runtime, cursor, first))(runtime)
+    first = origins._seconds * number / len(origins._names)  # hosts spread over the interval
 
+    def watch(
+        runtime: Runtime[ServiceSettings], cursor: bytes | None
+    ) -> AsyncIterator[Observation]:
+        return origins.watch(runtime, cursor, first)
 
-async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
+    await collect(watch)(runtime)
 
 
 def start_forwarder(
     urls: Iterable[str], receiver: str, log: Path, **settings: object
 ) -> subprocess.Popen[bytes]:
-    """A forwarder as a process of its own, which can be killed."""
+    """Start a forwarder as a process of its own, which can be killed."""
     environment = {
         "NATS_URL": ",".join(urls),
         "NATS_USER": "agent",

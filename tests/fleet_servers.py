@@ -1,4 +1,4 @@
-"""Clusters and leaf nodes of real nats-servers, with the very configurations of deploy/fleet."""
+"""Clusters and leaf nodes of real nats-servers, with the configurations of deploy/fleet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("nats-1", "nats-2", "nats-3")
 
 
 class Server:
-    """One nats-server, that can be killed and started again on its store."""
+    """A nats-server that can be killed and started again on its store."""
 
     def __init__(self, name: str, folder: Path, configuration: str, **ports: int) -> None:
         self.name = name
@@ -31,7 +31,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts the server and waits until it takes connections."""
+        """Start the server and wait until it accepts connections."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [NATS_SERVER, "-c", self.folder / "server.conf"],
@@ -41,15 +41,15 @@ class Server:
         wait_for_port(self.ports["client"], 30)
 
     def kill(self) -> None:
-        """The end without a word that a power failure or the OOM killer brings."""
+        """End the server without a shutdown, as a power failure or the OOM killer does."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
 
     def is_healthy(self) -> bool:
-        """Whether the server's own check passes: its streams are there and current."""
+        """Return whether the server's own check passes: its streams are there and current."""
         try:
-            return bool(self.ask("healthz")["status"] == "ok")
+            return bool(self.read_page("healthz")["status"] == "ok")
         except OSError:
             return False
 
@@ -59,16 +59,16 @@ class Server:
             assert time.monotonic() < deadline, f"{self.name} is not healthy: {self.folder}/log"
             time.sleep(0.1)
 
-    def ask(self, page: str) -> dict[str, Any]:
-        """A page of the server's monitoring, such as `jsz`."""
+    def read_page(self, page: str) -> dict[str, Any]:
+        """Return a page of the server's monitoring, such as `jsz`."""
         url = f"http://127.0.0.1:{self.ports['http']}/{page}"
         with urllib.request.urlopen(url, timeout=2) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
+            content: dict[str, Any] = json.load(answer)
+        return content
 
 
 class Cluster:
-    """The hub: three servers, each with the file of deploy/fleet/hub.conf."""
+    """A hub of three servers with the configuration of deploy/fleet/hub.conf."""
 
     def __init__(self, folder: Path) -> None:
         self._ports = {
@@ -86,8 +86,8 @@ class Cluster:
 
     def _configuration(self, folder: Path, name: str) -> str:
         text = _file("hub.conf", self._ports[name], folder / name)
-        for other, ports in self._ports.items():
-            text = text.replace(f"{other}:6222", f"127.0.0.1:{ports['route']}")
+        for peer, ports in self._ports.items():
+            text = text.replace(f"{peer}:6222", f"127.0.0.1:{ports['route']}")
         return text
 
     def start(self) -> None:
@@ -101,16 +101,16 @@ class Cluster:
             server.kill()
 
     def leaf(self, name: str, folder: Path) -> Server:
-        """The server of a site, with the file of deploy/fleet/leaf.conf."""
+        """Return the server of a site, with the configuration of deploy/fleet/leaf.conf."""
         ports = {kind: free_port() for kind in ("client", "http")}
         text = _file("leaf.conf", ports, folder).replace("site-a", name)
-        for other, theirs in self._ports.items():
-            text = text.replace(f"{other}:7422", f"127.0.0.1:{theirs['leaf']}")
+        for hub, hub_ports in self._ports.items():
+            text = text.replace(f"{hub}:7422", f"127.0.0.1:{hub_ports['leaf']}")
         return Server(name, folder, text, **ports)
 
 
 def _file(name: str, ports: dict[str, int], folder: Path) -> str:
-    """The configuration as it is shipped, on this machine's loopback and in a test's folder."""
+    """Return a configuration of deploy/fleet with this machine's addresses and a test's folder."""
     text = (DEPLOY / name).read_text()
     secrets = (DEPLOY / name.replace(".conf", ".secrets.example")).read_text()
     text = text.replace("include secrets.conf", secrets)

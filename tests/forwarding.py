@@ -7,7 +7,7 @@ import json
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-from broker import eventually
+from broker import wait_until
 from prometheus_client import generate_latest
 from receiver import Receiver
 
@@ -122,7 +122,7 @@ class Oracle:
     async def __call__(self, duplicates_max: int = 0, seconds: float = 20) -> None:
         """Wait until every published event is stored; assert that no other is, and few twice."""
         published, stored = self._publisher.acknowledged, self._receiver.stored
-        await eventually(lambda: published <= set(stored), seconds)
+        await wait_until(lambda: published <= set(stored), seconds)
         assert set(stored) == published
         assert sum(stored.values()) - len(stored) <= duplicates_max
 

@@ -7,7 +7,7 @@ import time
 
 import msgspec
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import CLUSTER_UID, ApiServer
 
 from sematext_agent.kubernetes_collector import recovery
@@ -116,7 +116,7 @@ async def stored_cursor(bus: Bus) -> WatchCursor | None:
 
 async def wait_for_watches(cluster: ApiServer, count: int) -> None:
     """Wait until the server has received `count` watch requests."""
-    await eventually(lambda: len(cluster.watches()) >= count)
+    await wait_until(lambda: len(cluster.watches()) >= count)
 
 
 async def wait_for_cursor(bus: Bus, revision: int) -> WatchCursor:

@@ -1,6 +1,6 @@
-"""Every metric that the sources make, as the table of docs/metrics.md.
+"""The table of docs/metrics.md: every metric in the sources.
 
-.venv/bin/python tests/metric_table.py      # writes the table anew
+.venv/bin/python tests/metric_table.py      # updates the table
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ _OWNERS = {"shared/health.py": "every service", "shared/collector.py": "every co
 
 
 class Metric(NamedTuple):
-    """One metric, as it is spelled where it is made."""
+    """A metric as the sources spell it."""
 
     name: str
     kind: str
@@ -31,28 +32,30 @@ class Metric(NamedTuple):
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The names that a query can use."""
+        """The names for a query."""
         if self.kind == "histogram":
             return tuple(f"{self.name}_{part}" for part in ("bucket", "sum", "count"))
         return (self.name,)
 
 
-def metrics() -> list[Metric]:
-    """All of them, those of every service first."""
+@cache
+def metrics() -> tuple[Metric, ...]:
+    """Return every metric of the sources, those of every service first."""
     sources = [*ROOT.glob("shared/src/**/*.py"), *ROOT.glob("services/*/src/**/*.py")]
-    found: dict[str, Metric] = {}
+    by_name: dict[str, Metric] = {}
     for path in sorted(sources, key=_order):
-        for metric in _made_in(path):
-            found.setdefault(metric.name, metric)
-    return list(found.values())
+        for metric in _metrics_in(path):
+            by_name.setdefault(metric.name, metric)
+    return tuple(by_name.values())
 
 
 def _order(path: Path) -> tuple[bool, bool, str]:
-    """`shared` before the services, and what every service has before the rest."""
+    """Return a sort key: `shared` before the services, and health.py first."""
     return "services" in path.parts, path.name != "health.py", str(path)
 
 
-def _made_in(path: Path) -> Iterator[Metric]:
+def _metrics_in(path: Path) -> Iterator[Metric]:
+    """Yield the metrics whose names stand in a module."""
     inside = str(path).rpartition("/src/sematext_agent/")[2]
     owner = _OWNERS.get(inside, inside.partition("/")[0])
     for node in ast.walk(ast.parse(path.read_text())):
@@ -67,9 +70,9 @@ def _made_in(path: Path) -> Iterator[Metric]:
             "Latency": "histogram",
         }
         if function not in kind or isinstance(node.args[0], ast.Name):
-            continue  # in health.py the name comes from the caller
+            continue  # in health.py the name is an argument
         constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
-        if isinstance(node.args[0], ast.JoinedStr):  # a class of its own adds the prefix itself
+        if isinstance(node.args[0], ast.JoinedStr):  # the prefix and the name
             constants.insert(0, ast.literal_eval(node.args[0].values[-1]))
         name, text, *labels = map(str, constants)
         name = METRICS_PREFIX + name + ("_total" if function == "add_counter" else "")
@@ -89,13 +92,14 @@ def table() -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def documented() -> str:
-    """The table as the document has it."""
+def documented_table() -> str:
+    """Return the table in the document."""
     begin, end = _MARKS
     return DOCUMENT.read_text().partition(begin)[2].partition(end)[0]
 
 
 def main() -> None:
+    """Write the table into the document."""
     begin, end = map(re.escape, _MARKS)
     text = DOCUMENT.read_text()
     table_text = table()

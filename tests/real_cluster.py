@@ -45,7 +45,7 @@ def select_test_events(events: list[Event]) -> list[KubernetesEvent]:
     ]
 
 
-async def wait_until(
+async def wait_for_published(
     bus: Bus, condition: Callable[[list[Event]], bool], seconds: float = 20
 ) -> list[Event]:
     """Return all events of the stream, once `condition` holds."""

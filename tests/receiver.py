@@ -1,4 +1,4 @@
-"""An event receiver for tests, which misbehaves on command and keeps what it was sent."""
+"""An event receiver for tests, with scripted faults, that keeps all requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 TOKEN = "c4nary-70ken-0f-7he-1nfra-app"
-"""The token that tests use: it must be found nowhere but in a request's path."""
+"""The token of tests, which may stand in the path of a request and nowhere else."""
 
 
 How = Literal[
@@ -34,7 +34,7 @@ How = Literal[
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came."""
+    """A received request."""
 
     method: str
     path: str
@@ -43,50 +43,50 @@ class Request:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The body, which is JSON."""
+        """The decoded body, which is JSON."""
         document: dict[str, Any] = json.loads(self.body)
         return document
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the receiver does with one request. A status of 2xx stores the document first."""
+    """The receiver's reaction to a request. With a status of 2xx it first stores the document."""
 
     status: int = 200
     body: bytes = b"{}"
     headers: dict[str, str] = field(default_factory=dict)
     how: How = "answer"
-    """`hang`: says nothing. `cut`: closes without a word. `reset`: the same with a TCP reset.
-    `half-close`: ends its own side without a word, and reads on. `garbage`: answers what is no
-    HTTP. `truncate`: closes within the answer's body. `drip`: sends the answer byte for byte.
-    `drip-body`: the same with the body alone. `flood`: sends a body without end. `close`: answers
-    and closes."""
+    """`hang`: never answers. `cut`: closes without an answer. `reset`: the same with a TCP reset.
+    `half-close`: ends its own side without an answer, and reads on. `garbage`: answers with bytes
+    that are not HTTP. `truncate`: closes within the answer's body. `drip`: sends the answer byte
+    for byte. `drip-body`: the same with the body alone. `flood`: sends an endless body. `close`:
+    answers and closes."""
     seconds: float = 0.0
-    """How long it takes its time before."""
+    """Delay before the answer."""
     stores: bool | None = None
-    """Whether the document is stored; by default as the status says."""
+    """Whether the document is stored; by default the status decides."""
 
 
 class Receiver:
-    """`async with Receiver() as receiver`: listens on `receiver.url` until the block ends."""
+    """A receiver that listens on `url` within `async with Receiver() as receiver`."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.tls = tls
-        """Counts from the next `open` on; its certificate, from the next connection on."""
+        """Takes effect at the next `open`; a new certificate, with the next connection."""
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.requests: list[Request] = []
         self.stored: Counter[str] = Counter()
-        """By `event.id`: how often the document was stored."""
+        """Number of times that a document was stored, by its `event.id`."""
         self.unanswered: Counter[str] = Counter()
-        """The same, of those whose answer is not known to have come: it was none, or no other
-        request followed on the connection."""
+        """The same for documents whose answer may not have arrived: there was no answer, or no
+        further request on the connection."""
         self.documents: list[dict[str, Any]] = []
-        """Those stored, in their order."""
+        """Stored documents in their order."""
         self.replies: deque[Reply] = deque()
-        """For the next requests, one each; after them `reply` counts."""
+        """Replies to the next requests, one each; after them `reply` applies."""
         self.reply: Reply | Callable[[Request], Reply] = Reply()
         self.in_flight = self.in_flight_most = 0
 
@@ -102,14 +102,14 @@ class Receiver:
         await self.close()
 
     async def open(self) -> None:
-        """Listens; after a `close` on the same port again."""
+        """Listen; after a `close` on the same port again."""
         self._server = await asyncio.start_server(
             self._serve, "127.0.0.1", self.port, ssl=self.tls, backlog=512
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Ends every connection and listens no more."""
+        """End every connection and stop listening."""
         assert self._server is not None
         self._server.close()
         for writer in self._connections:
@@ -152,7 +152,7 @@ class Receiver:
         return scripted(request) if callable(scripted) else scripted
 
     def _store(self, request: Request, reply: Reply) -> list[str]:
-        """Stores the document where the script says so; returns its id, if its answer may fail."""
+        """Store the document unless the reply forbids it; return its id if its answer may fail."""
         if not (reply.stores if reply.stores is not None else 200 <= reply.status < 300):
             return []
         document = request.document
@@ -167,7 +167,7 @@ class Receiver:
     async def _answer(
         self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Does what the script says; whether the connection stays open."""
+        """Send the reply; return whether the connection stays open."""
         if reply.seconds:
             await asyncio.sleep(reply.seconds)
         match reply.how:
@@ -185,7 +185,7 @@ class Receiver:
                 writer.transport.abort()
                 return False
             case "garbage":
-                writer.write(b"\x00\xff\x00 this is no HTTP \r\n\r\n" * 20)
+                writer.write(b"\x00\xff\x00 this is not HTTP \r\n\r\n" * 20)
                 await writer.drain()
                 return False
             case "flood":

@@ -1,4 +1,4 @@
-"""tests/audit.sh, with the advisory service or uv itself replaced by what cannot be ordered."""
+"""tests/audit.sh with a scripted uv, or with an advisory service that cannot be reached."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ REAL = Path(sys.executable).parent / "uv"
 
 @pytest.fixture
 def uv(tmp_path: Path) -> Path:
-    """A uv that reaches no registry; how its audit ends, the test says in the file `audit`."""
+    """A uv without a registry, whose `audit` runs the script of that name."""
     fake = tmp_path / "uv"
     fake.write_text(f'#!/bin/sh\n[ "$1" != audit ] || . "{tmp_path}/audit"\n')
     fake.chmod(0o755)
     return fake
 
 
-def audit(uv: Path, says: str) -> subprocess.CompletedProcess[str]:
-    (uv.parent / "audit").write_text(says)
+def audit(uv: Path, script: str) -> subprocess.CompletedProcess[str]:
+    (uv.parent / "audit").write_text(script)
     return subprocess.run(
         [AUDIT, uv, uv.parent / "sbom.json"], capture_output=True, text=True, check=False
     )
 
 
-def test_a_vulnerability_fails_and_is_named(uv: Path) -> None:
+def test_a_vulnerability_fails_with_its_name(uv: Path) -> None:
     done = audit(uv, "echo 'jinja2 2.4.1 has 1 known vulnerability: PYSEC-2019-217'; exit 1")
     assert done.returncode == 1
     assert "jinja2 2.4.1" in done.stderr
 
 
-def test_nothing_found_is_nothing_said(uv: Path) -> None:
+def test_no_vulnerability_prints_nothing(uv: Path) -> None:
     done = audit(uv, "echo 'Found no known vulnerabilities'")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_any_other_fault_fails(uv: Path) -> None:
+def test_an_error_of_uv_fails(uv: Path) -> None:
     done = audit(uv, "echo 'error: unexpected argument' >&2; exit 2")
     assert done.returncode == 2
     assert "unexpected argument" in done.stderr
 
 
-def test_a_service_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
-    """With the real uv, whose words for it the script knows; it asks no one but the service."""
+def test_an_unreachable_service_is_a_line_and_no_failure(tmp_path: Path) -> None:
+    """With the real uv, whose message the script matches."""
     uv = tmp_path / "uv"
-    # What needs a registry is left out: a lock of one dependency stands in for it.
+    # Commands that need a registry are replaced by a lock of a single dependency.
     uv.write_text(
         f'#!/bin/sh\ncase "$1" in\n'
         f'  audit) exec "{REAL}" "$@" ;;\n'

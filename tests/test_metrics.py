@@ -1,4 +1,4 @@
-"""docs/metrics.md, the alert rules and the dashboard name metrics that exist, and miss none."""
+"""The metrics in docs/metrics.md, the alert rules and the dashboard: all of them exist."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ DASHBOARD = json.loads((DEPLOY / "grafana/sematext-agent.json").read_text())
 _named = re.compile(rf"\b(?:{METRICS_PREFIX}|process_)\w+")
 
 
+@cache
 def series() -> set[str]:
-    """Every name that a query can use: ours, and those of the Prometheus client."""
+    """Return every name for a query: of the services, and of the Prometheus client."""
     every_process = Health("test", "test").registry.collect()
     client = {sample.name for metric in every_process for sample in metric.samples}
     return {name for metric in metric_table.metrics() for name in metric.series} | client
@@ -38,7 +40,7 @@ def series() -> set[str]:
 
 def test_the_table_has_every_metric_of_every_service() -> None:
     remedy = "run .venv/bin/python tests/metric_table.py"
-    assert metric_table.documented() == metric_table.table(), remedy
+    assert metric_table.documented_table() == metric_table.table(), remedy
 
 
 def test_names_follow_prometheus_rules() -> None:
@@ -53,7 +55,7 @@ def test_names_follow_prometheus_rules() -> None:
 async def test_running_services_have_the_metrics_of_the_table(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    """That the sources were read right."""
+    """They show that the table is read from the sources correctly."""
     async with api_server() as cluster:
         environ = os.environ | {
             "NATS_URL": nats_server.url,
@@ -75,8 +77,8 @@ async def test_running_services_have_the_metrics_of_the_table(
         try:
             async with asyncio.timeout(60):
                 for owner, port in ports.items():
-                    wanted = expected(owner)
-                    while await asyncio.to_thread(scraped, port) != wanted:
+                    wanted = metrics_of(owner)
+                    while await asyncio.to_thread(scrape, port) != wanted:
                         await asyncio.sleep(0.1)
         finally:
             for process in processes:
@@ -84,8 +86,8 @@ async def test_running_services_have_the_metrics_of_the_table(
                 process.wait()
 
 
-def expected(owner: str) -> dict[str, str]:
-    """Names and types of what a service has, by the table; a counter's family has no `_total`."""
+def metrics_of(owner: str) -> dict[str, str]:
+    """Return the names and types of a service's metrics in the table, as families are named."""
     owners = {owner, "every service", "every collector" if owner.endswith("_collector") else ""}
     return {
         metric.name.removesuffix("_total"): metric.kind
@@ -94,8 +96,8 @@ def expected(owner: str) -> dict[str, str]:
     }
 
 
-def scraped(port: int) -> dict[str, str]:
-    """Names and types of what a service answers; empty while it does not."""
+def scrape(port: int) -> dict[str, str]:
+    """Return the names and types of a service's metrics, none while it does not answer."""
     try:
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
     except OSError:
@@ -117,7 +119,7 @@ def test_every_metric_of_the_rules_exists() -> None:
         assert named <= series(), rule["alert"]
 
 
-def test_every_rule_is_tested_documented_and_says_what_to_do() -> None:
+def test_every_rule_has_a_test_a_description_and_an_action() -> None:
     alerts = {rule["alert"] for rule in rules()}
     tested = RULES.with_name("sematext-agent.rules.test.yml").read_text()
     assert {alert for alert in alerts if alert.removeprefix("SematextAgent") not in tested} == set()
@@ -127,15 +129,15 @@ def test_every_rule_is_tested_documented_and_says_what_to_do() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool (Debian's prometheus has it)")
-@pytest.mark.parametrize("what", ["check", "test"])
-def test_promtool_takes_the_rules_and_they_fire(what: str) -> None:
-    file = RULES if what == "check" else RULES.with_name("sematext-agent.rules.test.yml")
-    done = subprocess.run(["promtool", what, "rules", file], capture_output=True, text=True)
+@pytest.mark.parametrize("command", ["check", "test"])
+def test_promtool_accepts_the_rules_and_their_tests_pass(command: str) -> None:
+    file = RULES if command == "check" else RULES.with_name("sematext-agent.rules.test.yml")
+    done = subprocess.run(["promtool", command, "rules", file], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool (Debian's prometheus has it)")
-def test_promtool_finds_nothing_to_say_about_a_services_metrics() -> None:
+def test_promtool_finds_no_fault_in_the_metrics_of_a_service() -> None:
     health = Health("test", "test")
     health.add_counter("events_published", "Events safe in the stream.", "kind").labels("Gap")
     done = subprocess.run(
@@ -147,7 +149,7 @@ def test_promtool_finds_nothing_to_say_about_a_services_metrics() -> None:
 
 
 def expressions() -> list[str]:
-    """The queries of the dashboard, its variables filled in as Grafana does."""
+    """Return the queries of the dashboard with values for its variables."""
     return [
         target["expr"].replace("$__rate_interval", "5m").replace("$instance", ".*")
         for panel in DASHBOARD["panels"]
@@ -186,10 +188,10 @@ def test_the_example_scrapes_every_service_of_the_compose_file() -> None:
     example = yaml.safe_load(RULES.with_name("prometheus.example.yml").read_text())
     (static,) = example["scrape_configs"][0]["static_configs"]
     compose = yaml.safe_load((metric_table.ROOT / "docker-compose.yml").read_text())["services"]
-    ours = {
+    services = {
         name
         for name, service in compose.items()
         if "profiles" not in service
         and (metric_table.ROOT / "services" / name.replace("-", "_")).is_dir()
     }
-    assert {target.removesuffix(":8675") for target in static["targets"]} == ours
+    assert {target.removesuffix(":8675") for target in static["targets"]} == services

@@ -1,4 +1,4 @@
-"""The rules of this repository that a machine can hold: docs/service-spec.md and the design."""
+"""The rules of this repository that a machine can check: docs/glossary.md, docs/service-spec.md."""
 
 from __future__ import annotations
 
@@ -6,63 +6,116 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
+import code_measures
 import pytest
+from code_measures import ROOT
 
 from sematext_agent.shared import AGENT_VERSION
 
-ROOT = Path(__file__).parent.parent
-SOURCES = sorted([*ROOT.glob("shared/src/**/*.py"), *ROOT.glob("services/*/src/**/*.py")])
+SOURCES = code_measures.sources()
+TESTS = sorted([*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")])
 SERVICES = sorted(path.parent.name for path in ROOT.glob("services/*/pyproject.toml"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
+SCRIPTS = sorted(
+    [
+        ROOT / "Makefile",
+        ROOT / "pyproject.toml",
+        ROOT / "docker-compose.yml",
+        ROOT / ".ci/run",
+        *ROOT.glob("tests/*.sh"),
+        *(path for path in ROOT.glob("deploy/**/*") if path.is_file()),
+    ]
+)
+LISTS_OF_WORDS = {ROOT / "docs/glossary.md", ROOT / "tests/code_measures.py"}
+"""The files that have to spell the words that are ruled out."""
 VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "misc", "manager"}
 SDKS = {"docker", "kubernetes", "nats", "psutil", "fastapi", "uvicorn", "msgspec", "pycurl"}
-
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-def functions(path: Path) -> Iterator[Function]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, Function):
-            yield node
+DOCUMENT_COLUMNS_MAX = 120
 
 
-def length(function: Function) -> int:
-    """Lines of a function without its docstring."""
-    lines = (function.end_lineno or 0) - function.lineno + 1
-    first = function.body[0]
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-        lines -= (first.end_lineno or 0) - first.lineno + 1
-    return lines
+def relative(path: Path) -> str:
+    """Return a path below the root, for the name of a test."""
+    return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_function_is_over_70_lines_and_no_file_over_500(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 500
-    assert {f.name: length(f) for f in functions(path) if length(f) > 70} == {}
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_a_module_follows_the_rules_of_names_words_and_sizes(path: Path) -> None:
+    assert list(code_measures.findings(path)) == []
 
 
-def test_functions_are_short_as_a_rule() -> None:
-    lengths = sorted(length(f) for path in SOURCES for f in functions(path))
-    assert median(lengths) <= 9
-    assert lengths[len(lengths) * 95 // 100] <= 45
+@pytest.mark.parametrize("path", sorted({*TESTS} - LISTS_OF_WORDS), ids=relative)
+def test_a_test_module_has_no_ruled_out_word_and_at_most_400_lines(path: Path) -> None:
+    assert [*code_measures.word_findings(path), *code_measures.size_findings(path)] == []
+
+
+def test_documents_and_scripts_have_no_ruled_out_word() -> None:
+    paths = sorted({*DOCUMENTS, *SCRIPTS} - LISTS_OF_WORDS)
+    assert [line for path in paths for line in code_measures.word_findings(path)] == []
+
+
+def test_lines_of_documents_have_at_most_120_columns() -> None:
+    """A row of a table cannot be broken."""
+    assert [
+        f"{relative(path)}:{number}"
+        for path in DOCUMENTS
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > DOCUMENT_COLUMNS_MAX and not line.lstrip().startswith("|")
+    ] == []
+
+
+def test_functions_and_classes_are_small_as_a_rule() -> None:
+    trees = [ast.parse(path.read_text()) for path in SOURCES]
+    lines = [code_measures.function_lines(f) for t in trees for f in code_measures.functions(t)]
+    assert median(lines) <= 9
+    assert code_measures.percentile(lines, 95) <= code_measures.FUNCTION_LINES_P95_MAX
+    assert max(lines) <= 60
+    attributes = [
+        len(code_measures.class_attributes(node))
+        for tree in trees
+        for node in code_measures.classes(tree)
+        if not code_measures.is_struct(node)
+    ]
+    assert code_measures.percentile(attributes, 95) <= code_measures.CLASS_ATTRIBUTES_P95_MAX
+    assert max(attributes) <= code_measures.CLASS_ATTRIBUTES_MAX
+
+
+def test_a_class_name_is_unique_in_the_sources() -> None:
+    names = Counter(
+        node.name for path in SOURCES for node in code_measures.classes(ast.parse(path.read_text()))
+    )
+    assert {name for name, times in names.items() if times > 1} == set()
 
 
 def test_no_module_has_a_vague_name_or_that_of_an_sdk_or_of_the_standard_library() -> None:
-    places = [*SOURCES, *ROOT.glob("tests/**/*.py")]
-    names = {part for path in places for part in path.relative_to(ROOT).with_suffix("").parts}
+    paths = [*SOURCES, *ROOT.glob("tests/**/*.py")]
+    names = {part for path in paths for part in path.relative_to(ROOT).with_suffix("").parts}
     assert names & VAGUE == set()
     assert names & SDKS == set()
-    modules = {path.stem for path in places} | {path.name for path in ROOT.glob("services/*")}
+    modules = {path.stem for path in paths} | {path.name for path in ROOT.glob("services/*")}
     assert modules & set(sys.stdlib_module_names) == set()
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_module_says_what_it_is(path: Path) -> None:
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_every_module_has_a_docstring(path: Path) -> None:
     if path.read_text().strip():
         assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_kinds_and_groups_of_tests_name_existing_files() -> None:
+    """`conftest.py` of this directory has both; their keys are the beginnings of paths."""
+    table = ast.parse((ROOT / "tests/conftest.py").read_text())
+    keys = [
+        key
+        for node in table.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("KINDS", "GROUPS")
+        for key in ast.literal_eval(node.value)
+    ]
+    assert len(keys) > 10
+    assert [key for key in keys if not any(ROOT.glob(f"tests/{key.rstrip('/')}*"))] == []
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from fake_engine import FakeEngine
 from receiver import TOKEN, Receiver
 from walk_table import Step, read_walk
@@ -91,10 +91,10 @@ async def test_a_docker_line_passes_the_files_of_its_walk_in_their_order(
                 await start("forwarder", forward, forwarder),
                 await start("docker", collect(watch), collector),
             ):
-                await eventually(lambda: bool(engine.streams), 20)
+                await wait_until(lambda: bool(engine.streams), 20)
                 calls.clear()
                 engine.emit("start")
-                await eventually(lambda: walk[-1] in calls and bool(receiver.documents), 20)
+                await wait_until(lambda: walk[-1] in calls and bool(receiver.documents), 20)
     assert [step for step in walk if step not in calls] == []
     assert sorted(walk, key=calls.index) == walk
     files = [file for file, _ in walk]

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 
 from sematext_agent.agentctl import disk_watchdog
 from sematext_agent.agentctl.disk_watchdog import read_broker_problem, watch_disk
@@ -48,14 +48,14 @@ async def test_the_broker_is_restarted_once_the_disk_has_space(
     watching = asyncio.create_task(
         watch_disk(broker.read_problem, broker.restarts.append, tmp_path)
     )
-    await eventually(lambda: broker.checks > 3)
+    await wait_until(lambda: broker.checks > 3)
     free_bytes.append(0)
     broker.problem = "no space left on device"
     checks = broker.checks
-    await eventually(lambda: broker.checks > checks + 5)
+    await wait_until(lambda: broker.checks > checks + 5)
     assert broker.restarts == []
     free_bytes.append(GIBIBYTE)
-    await eventually(lambda: bool(broker.restarts))
+    await wait_until(lambda: bool(broker.restarts))
     assert broker.restarts[0] == "no space left on device"
     watching.cancel()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from broker import eventually
+from broker import wait_until
 from broker_users import COLLECTORS, READERS, BrokerUser, LogIn, event_subject
 
 from sematext_agent.shared.bus import BusError
@@ -46,7 +46,7 @@ async def test_a_reader_reads_stored_events_and_receives_new_ones(
         assert (await anext(messages)).data == b"first"
         await docker.bus.publish(event_subject("docker"), b"second", "2")
         assert (await anext(messages)).data == b"second"
-    await eventually(lambda: received == [event_subject("docker")])
+    await wait_until(lambda: received == [event_subject("docker")])
     assert await reader.bus.get(CURSORS_BUCKET, "docker.web-01") == b"here"
     assert await reader.bus.get(HOSTS_BUCKET, "web-01") == b"{}"
     assert (await reader.bus.request_api("STREAM.INFO.DEAD"))["state"]["messages"] == 0
@@ -137,5 +137,5 @@ async def test_every_service_answers_a_reader_and_on_no_other_subject(
         # The console is in the account of readers, which no request of the other account reaches.
         assert len(answers) == len(services) - (user in ("replay", "agentctl"))
         assert not await reader.cannot_publish(STATUS_SUBJECT, reply=event_subject("elsewhere"))
-    await eventually(lambda: all(len(s.problems) for s in services))
+    await wait_until(lambda: all(len(s.problems) for s in services))
     assert all("publish to events.elsewhere" in s.problems[0] for s in services)

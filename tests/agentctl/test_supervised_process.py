@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from broker import eventually
+from broker import wait_until
 
 from sematext_agent.agentctl import supervised_process
 from sematext_agent.agentctl.supervised_process import SupervisedProcess
@@ -52,7 +52,7 @@ async def test_a_process_that_does_not_stop_in_time_is_killed() -> None:
         "print('deaf', flush=True); time.sleep(60)",
     )
     async with running(deaf) as task:
-        await eventually(lambda: bool(printed.count("deaf")))
+        await wait_until(lambda: bool(printed.count("deaf")))
     assert task.result() == -9
     assert printed.count("killed: it did not stop within")
     assert not deaf.condition.ok
@@ -62,7 +62,7 @@ async def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path) -
     printed = PrintedLines()
     process = SupervisedProcess("p", (str(tmp_path / "absent"),), {}, printed.show)
     async with running(process) as task:
-        await eventually(lambda: printed.count("cannot be started") == 2)
+        await wait_until(lambda: printed.count("cannot be started") == 2)
     assert task.result() == 1
 
 
@@ -73,7 +73,7 @@ async def test_a_process_can_be_stopped_while_it_waits_to_start_again(
     printed = PrintedLines()
     crashing = supervise(printed, "raise SystemExit(3)")
     task = asyncio.create_task(crashing.run())
-    await eventually(lambda: bool(printed.count("ended with status 3, starts again in 60.0 s")))
+    await wait_until(lambda: bool(printed.count("ended with status 3, starts again in 60.0 s")))
     begin = time.monotonic()
     await crashing.stop(30)
     assert await task == 3
@@ -101,7 +101,7 @@ async def test_a_process_that_ran_steadily_starts_again_with_the_first_pause() -
     command = (sys.executable, "-S", "-c", "")
     process = SupervisedProcess("p", command, {}, printed.show, clock=FastClock())
     async with running(process):
-        await eventually(lambda: printed.count("starts again in") == 5)
+        await wait_until(lambda: printed.count("starts again in") == 5)
     pauses = [float(line.split()[-2]) for _, line in printed.lines if "starts again in" in line]
     assert max(pauses) <= 0.5
 
@@ -113,7 +113,7 @@ async def test_a_line_that_is_too_long_does_not_end_the_reading(
     printed = PrintedLines()
     program = "print('x' * 5000); print('behind it', flush=True); import time; time.sleep(60)"
     async with running(supervise(printed, program)):
-        await eventually(lambda: bool(printed.count("behind it")))
+        await wait_until(lambda: bool(printed.count("behind it")))
     assert printed.count("(a line of more than 1024 bytes)")
 
 
@@ -124,5 +124,5 @@ async def test_the_output_beside_the_log_can_be_left_out() -> None:
         "time.sleep(60)"
     )
     async with running(supervise(printed, program, with_output=False)):
-        await eventually(lambda: bool(printed.count("log")))
+        await wait_until(lambda: bool(printed.count("log")))
     assert not printed.count("document")

@@ -9,7 +9,7 @@ import signal
 from typing import Any
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from commands import Start
 
 from sematext_agent.agentctl.state import CommandError
@@ -101,9 +101,9 @@ async def test_a_restart_of_the_broker_neither_ends_the_tap_nor_repeats_an_event
     tap = await start("-m", "sematext_agent.agentctl", "tap", "--nats", nats_server.url)
     await tap.shows("container before")
     nats_server.signal(signal.SIGKILL)
-    await eventually(lambda: not events.is_connected)
+    await wait_until(lambda: not events.is_connected)
     nats_server.start()
-    await eventually(lambda: events.is_connected)
+    await wait_until(lambda: events.is_connected)
     await publish_start(events, "after")
     await tap.shows("container after")
     assert [line.split()[-2] for line in tap.out] == ["before", "after"]

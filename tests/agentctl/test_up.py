@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
-from broker import eventually
+from broker import wait_until
 from commands import Command, Start, start_commands
 
 # One loop for the module, because several tests share a running agent.
@@ -183,7 +183,7 @@ async def test_a_killed_agent_leaves_no_process_and_its_next_start_reports_the_e
     processes = await agent.processes(up)
     url = agent.url
     await up.end(signal.SIGKILL)
-    await eventually(lambda: not any(map(is_running, processes.values())))
+    await wait_until(lambda: not any(map(is_running, processes.values())))
     up = await agent.up()
     await up.shows("agent stopped without a word")
     await up.shows("agent started")
@@ -221,7 +221,7 @@ async def test_a_second_ctrl_c_ends_the_agent_at_once(agent: StubAgent) -> None:
     up.process.send_signal(signal.SIGINT)
     await up.shows("stopping (once more to stop at once)")
     assert await up.end(signal.SIGINT) == 1
-    await eventually(lambda: not any(map(is_running, processes.values())))
+    await wait_until(lambda: not any(map(is_running, processes.values())))
 
 
 async def test_a_second_agent_on_the_state_directory_ends_at_once(

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from broker_users import COLLECTORS, READERS, BrokerUser, LogIn, event_subject
 
 from sematext_agent.agentctl.broker import move_streams_to_account
@@ -185,7 +185,7 @@ async def test_an_unknown_user_gets_one_line(
         nats_url=(accounts_server.url,), nats_user="docker", nats_password=Secret("not-to-be-seen")
     )
     connecting = asyncio.create_task(bus.connect(settings, "test"))
-    await eventually(lambda: bool(caplog.records))
+    await wait_until(lambda: bool(caplog.records))
     await asyncio.sleep(0.7)  # another attempt
     connecting.cancel()
     (line,) = [record.getMessage() for record in caplog.records]

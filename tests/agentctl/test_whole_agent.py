@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from commands import Command, Start
 from receiver import TOKEN, Receiver, Reply
 
@@ -64,7 +64,7 @@ async def test_start_and_stop_are_delivered_though_everything_stops_together(
     up: Up, receiver: Receiver
 ) -> None:
     agent = await up()
-    await eventually(lambda: titles(receiver) == ["agent_started"], seconds=30)
+    await wait_until(lambda: titles(receiver) == ["agent_started"], seconds=30)
     assert await agent.end(signal.SIGINT) == 0
     assert titles(receiver) == ["agent_started", "agent_stopped"]
     assert set(receiver.stored.values()) == {1}
@@ -92,11 +92,11 @@ async def test_a_killed_agent_is_reported_by_its_next_start(
     up: Up, receiver: Receiver, tmp_path: Path
 ) -> None:
     agent = await up()
-    await eventually(lambda: titles(receiver) == ["agent_started"], seconds=30)
+    await wait_until(lambda: titles(receiver) == ["agent_started"], seconds=30)
     await wait_for_run_record(tmp_path / "state")
     await agent.end(signal.SIGKILL)
     agent = await up()
-    await eventually(lambda: len(titles(receiver)) == 3, seconds=30)
+    await wait_until(lambda: len(titles(receiver)) == 3, seconds=30)
     assert sorted(titles(receiver)[1:]) == ["agent_started", "agent_stopped"]
     assert await agent.end(signal.SIGINT) == 0
     assert set(receiver.stored.values()) == {1}
@@ -117,7 +117,7 @@ async def test_a_dead_letter_can_be_replayed(
     receiver.reply = Reply()
     replayed = await start("-m", "sematext_agent.agentctl", "dead", "replay", number, *state)
     assert await replayed.end() == 0
-    await eventually(lambda: "agent_started" in titles(receiver), seconds=30)
+    await wait_until(lambda: "agent_started" in titles(receiver), seconds=30)
     assert await agent.end(signal.SIGINT) == 0
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong between the forwarder and the receiver: one line a fault, all in `FAULTS`."""
+"""Faults between the forwarder and the receiver, all in `FAULTS`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Script = Reply | Callable[[Request], Reply]
 
 REPLY_SECONDS = 5.0
 HASTY_SECONDS = 3
-"""How long the forwarder waits for an answer, where the receiver lets it wait."""
+"""Request timeout of the forwarder where the receiver is slow."""
 JUMP_SECONDS = 3600
 _FAKETIME = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
 
 
 async def answers(stage: Stage, reply: Script) -> None:
-    """The receiver does so with every request, for a while."""
+    """Let the receiver answer every request with `reply` for a while."""
     await pause(stage)
     stage.receiver.reply = reply
     await asyncio.sleep(REPLY_SECONDS)
@@ -34,20 +34,20 @@ async def answers(stage: Stage, reply: Script) -> None:
 
 
 def refuses_some(request: Request) -> Reply:
-    """There are events that the receiver will never take, among others that it takes."""
+    """Refuse one event in sixteen for good, and accept the others."""
     return Reply(413 if request.document["event.id"].startswith("7") else 200)
 
 
 @contextlib.asynccontextmanager
 async def hasty(stage: Stage) -> AsyncIterator[None]:
-    """The forwarder waits for an answer for a short time only."""
+    """Give the forwarder a short request timeout."""
     stage.environ["REQUEST_TIMEOUT"] = f"{HASTY_SECONDS}s"
     yield
 
 
 @contextlib.asynccontextmanager
 async def over_tls(stage: Stage) -> AsyncIterator[None]:
-    """The receiver shows a certificate of an authority that the forwarder knows."""
+    """Give the receiver a certificate of an authority that the forwarder trusts."""
     if shutil.which("openssl") is None:
         raise Missing("it takes the openssl command")
     authority = Authority(stage.folder, "authority")
@@ -58,20 +58,20 @@ async def over_tls(stage: Stage) -> AsyncIterator[None]:
 
 
 async def certificate_expires(stage: Stage) -> None:
-    """Every new connection sees an expired certificate, until somebody renews it."""
+    """Show an expired certificate to every new connection for a while."""
     await pause(stage)
     assert stage.receiver.tls is not None
     for name, seconds in (("expired", REPLY_SECONDS), ("receiver", 0.0)):
         files = stage.folder / f"{name}.crt", stage.folder / f"{name}.key"
         stage.receiver.tls.load_cert_chain(*files)
-        await stage.receiver.close()  # the connections that stand
+        await stage.receiver.close()  # ends open connections
         await stage.receiver.open()
         await asyncio.sleep(seconds)
 
 
 @contextlib.asynccontextmanager
 async def by_name(stage: Stage) -> AsyncIterator[None]:
-    """The forwarder knows the receiver by a name, and has a hosts file of its own."""
+    """Give the forwarder a hosts file of its own, with a name for the receiver."""
     hosts, resolver = stage.folder / "hosts", stage.folder / "resolv.conf"
     hosts.write_text("127.0.0.1 receiver.test localhost\n")
     resolver.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
@@ -85,7 +85,7 @@ async def by_name(stage: Stage) -> AsyncIterator[None]:
 
 
 async def name_unknown(stage: Stage) -> None:
-    """Nobody knows the receiver's name any more, and no connection stands."""
+    """Remove the receiver's name and end all connections to it, for a while."""
     await pause(stage)
     hosts = stage.folder / "hosts"
     hosts.write_text("127.0.0.1 localhost\n")
@@ -97,7 +97,7 @@ async def name_unknown(stage: Stage) -> None:
 
 @contextlib.asynccontextmanager
 async def false_clock(stage: Stage) -> AsyncIterator[None]:
-    """The forwarder's wall clock is what a file says."""
+    """Let a file set the forwarder's wall clock."""
     if not _FAKETIME:
         raise Missing("it takes libfaketime")
     (stage.folder / "clock").write_text("+0")
@@ -111,7 +111,7 @@ async def false_clock(stage: Stage) -> AsyncIterator[None]:
 
 
 async def clock_jumps(stage: Stage) -> None:
-    """An hour forwards, two back, and to where it belongs."""
+    """Set the wall clock an hour forward, two hours back, and right again."""
     for offset in (JUMP_SECONDS, -JUMP_SECONDS, 0):
         await pause(stage)
         (stage.folder / "clock").write_text(f"{offset:+d}")

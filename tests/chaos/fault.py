@@ -1,4 +1,4 @@
-"""What can go wrong: how a fault is described."""
+"""The description of a fault."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from dataclasses import dataclass
 from chaos.stage import Stage
 
 Strike = Callable[[Stage], Awaitable[None]]
-"""Does the fault to a running stage and takes it back; the recovery is timed from its return."""
+"""Cause of a fault on a running stage, and its end; the recovery is timed from its return."""
 Scene = Callable[[Stage], AbstractAsyncContextManager[None]]
-"""Sets up what a fault needs before anything runs, such as a disk of its own."""
+"""Preparation that a fault needs before anything runs, such as a disk of its own."""
 
 IN_FLIGHT_MAX = 128
-"""How many POSTs a forwarder has in flight, at most."""
+"""Largest number of POSTs that a forwarder has in flight."""
 PAUSE_SECONDS = 1.0
-"""How long after one strike the next one comes, at most."""
+"""Longest pause before a strike."""
 
 
 class Missing(Exception):  # noqa: N818
-    """This machine has not what the fault takes; the text says what."""
+    """Something that a fault needs is not on this machine; the text names it."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong."""
+    """A fault that a stage can be struck with."""
 
     name: str
     strike: Strike
     ended: int = 0
-    """How many forwarders end, or are taken for dead, while answers are on their way to them. What
-    was in flight then may be told twice."""
+    """Number of forwarders that end, or lose their leases, while answers are under way to them.
+    The events in flight then may be delivered twice."""
     scene: Scene | None = None
     forwarders: int = 1
     quick: bool = False
-    """Whether `make test` has it too."""
+    """Whether `make test-all` causes it too."""
 
 
 async def pause(stage: Stage) -> None:
-    """Some of the load goes by."""
+    """Let some of the load pass."""
     await asyncio.sleep(stage.random.uniform(0.3, PAUSE_SECONDS))

@@ -1,8 +1,7 @@
-"""A collector whose source is a file: a log with one line an event, `<number> <time> <bytes>`.
+"""A collector whose source is a file: a log with a line per event, `<number> <time> <bytes>`.
 
-`python -m chaos.numbered` follows the file that NUMBERED_LOG names, with the same runner, window
-and cursor as every collector. The event of a line is made from the line alone, so that the oracle
-knows each by heart: its id, and every byte of the document that must come of it.
+`python -m chaos.numbered` follows the file NUMBERED_LOG with the runner, window and cursor of every
+collector. An event depends on its line alone, so the oracle can compute its id and its document.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class NumberedSettings(ServiceSettings, frozen=True, kw_only=True):
 
 
 def event_of(line: bytes) -> Event:
-    """The event that a line of the log stands for."""
+    """Return the event of a line of the log."""
     number, time_ns, size = line.split()
     body = DockerEvent(
         type="container",
@@ -43,17 +42,17 @@ def event_of(line: bytes) -> Event:
 async def watch(
     runtime: Runtime[NumberedSettings], cursor: bytes | None
 ) -> AsyncIterator[Observation]:
-    """Every event of the log from the cursor on, which is a place in the file."""
-    place = int(cursor or 0)
+    """Yield every event of the log from the cursor on, which is an offset in the file."""
+    offset = int(cursor or 0)
     with open(runtime.settings.numbered_log, "rb") as log:  # noqa: ASYNC230 - a local file
-        log.seek(place)
+        log.seek(offset)
         while not runtime.stopping.is_set():
             line = log.readline()
             if line.endswith(b"\n"):
-                place += len(line)
-                yield Observation(event_of(line), b"%d" % place)
+                offset += len(line)
+                yield Observation(event_of(line), b"%d" % offset)
             else:
-                log.seek(place)
+                log.seek(offset)
                 await asyncio.sleep(_LOOK_SECONDS)
 
 

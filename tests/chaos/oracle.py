@@ -1,8 +1,8 @@
-"""What must have come of everything that happened at the source, and how far it has.
+"""The oracle: a comparison of the events at the source with the documents of the receiver.
 
-The source is a log, so nothing in it may be lost: every event was stored by the receiver, with
-every byte as it must be, or is a dead letter. Nothing else was stored. A copy is excused where the
-receiver stored a document and its answer did not come: the forwarder cannot know then.
+The source is a log, so no event may be lost: the receiver has stored each with the exact bytes of
+its document, or it is a dead letter. Nothing else is stored. A copy is excused where the answer to
+a stored document did not arrive, as the forwarder cannot know then.
 """
 
 from __future__ import annotations
@@ -21,76 +21,75 @@ from sematext_agent.shared.bus import BusError
 from sematext_agent.shared.collector import _encode_within_bounds
 from sematext_agent.shared.events import Event
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 class Oracle:
-    """Compares what happened on a stage with what its receiver stored."""
+    """The events of a stage compared with the documents of its receiver."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._seen = 0  # lines of the source
-        self._owed: deque[str] = deque()
+        self._lines_read = 0
+        self._undelivered: deque[str] = deque()
         self.dead: set[str] = set()
-        """The ids of the dead letters, as far as they have been looked up."""
+        """The ids of the dead letters that were read so far."""
 
-    def _is_told(self, event: str) -> bool:
+    def _is_delivered(self, event: str) -> bool:
         return event in self._stage.receiver.stored or event in self.dead
 
-    def _note_what_happened(self) -> None:
+    def _read_source(self) -> None:
         lines = self._stage.source.lines
-        self._owed.extend(_event(line).id for line in lines[self._seen :])
-        self._seen = len(lines)
+        self._undelivered.extend(_event(line).id for line in lines[self._lines_read :])
+        self._lines_read = len(lines)
 
-    def untold(self) -> int:
-        """How many events of the source have not come through so far."""
-        self._note_what_happened()
-        self._owed = deque(event for event in self._owed if not self._is_told(event))
-        return len(self._owed)
+    def count_undelivered(self) -> int:
+        """Return the number of events of the source that are not delivered so far."""
+        self._read_source()
+        self._undelivered = deque(e for e in self._undelivered if not self._is_delivered(e))
+        return len(self._undelivered)
 
-    async def until_told(self, seconds: float) -> bool:
-        """Waits until all that has happened by now has come through; whether it did in time."""
-        self._note_what_happened()
+    async def wait_for_delivery(self, seconds: float) -> bool:
+        """Wait until all events until now are delivered; return whether they were in time."""
+        self._read_source()
         deadline = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < deadline:
-            # In the order in which it happened, so that each is looked at once.
-            while self._owed and self._is_told(self._owed[0]):
-                self._owed.popleft()
-            if not self._owed:
+            # In the order of the source, so that each event is looked up once.
+            while self._undelivered and self._is_delivered(self._undelivered[0]):
+                self._undelivered.popleft()
+            if not self._undelivered:
                 return True
-            await asyncio.sleep(_LOOK_SECONDS)
-            with contextlib.suppress(nats.errors.TimeoutError, BusError):  # it looks again
-                await self._look_at_dead_letters()
+            await asyncio.sleep(_POLL_SECONDS)
+            with contextlib.suppress(nats.errors.TimeoutError, BusError):  # the next poll repeats
+                await self._read_dead_letters()
         return False
 
-    async def until_acknowledged(self, seconds: float) -> bool:
-        """Waits until the stream waits for no acknowledgement; whether it came to that in time."""
+    async def wait_for_acknowledgements(self, seconds: float) -> bool:
+        """Wait until every message is acknowledged; return whether they were in time."""
         deadline = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < deadline:
             consumer = await self._stage.api("CONSUMER.INFO.EVENTS.forwarder")
             if not consumer["num_pending"] + consumer["num_ack_pending"]:
                 return True
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_POLL_SECONDS)
         return False
 
-    async def _look_at_dead_letters(self) -> None:
+    async def _read_dead_letters(self) -> None:
         last = (await self._stage.api("STREAM.INFO.DEAD"))["state"]["last_seq"]
         for sequence in range(len(self.dead) + 1, last + 1):
             letter = await self._stage.connection.manager.get_msg("DEAD", sequence)
             self.dead.add(letter.headers["Nats-Msg-Id"])
 
     def copies(self) -> tuple[int, int]:
-        """How many documents were stored more than once: all of them, and those not excused."""
+        """Return the number of documents stored again: of all, and of those without an excuse."""
         receiver = self._stage.receiver
         copies = Counter({event: times - 1 for event, times in receiver.stored.items()})
         copies += Counter(self.dead & receiver.stored.keys())
         return copies.total(), (copies - receiver.unanswered).total()
 
-    def untrue(self) -> int:
-        """How many of the stored documents are of no event that happened, or not as they must be.
+    def count_false_documents(self) -> int:
+        """Return the number of stored documents that differ from those of the events.
 
-        Facts of the host would be the only thing that comes to a document from elsewhere, and
-        nobody tells any here.
+        A document depends on its event alone: there are no facts of hosts here.
         """
         expected = {}
         for line in self._stage.source.lines:
@@ -101,6 +100,6 @@ class Oracle:
 
 
 def _event(line: bytes) -> Event:
-    """What the runner of collectors makes of a line: a gap, where it is too large an event."""
+    """Return the event that the runner publishes for a line: a gap for one that is too large."""
     event, _ = _encode_within_bounds(event_of(line))
     return event

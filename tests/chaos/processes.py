@@ -1,4 +1,4 @@
-"""What can go wrong with the processes and the broker: one function a fault, all in `FAULTS`."""
+"""Faults of the processes and the broker, a function each, all in `FAULTS`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FREEZE_SECONDS = 20.0
 
 
 async def ended(stage: Stage, part: str, number: signal.Signals, times: int = 2) -> None:
-    """The process ends; its supervisor starts it again."""
+    """End a process; its supervisor starts it again."""
     for _ in range(times):
         await pause(stage)
-        await getattr(stage, part).until_started_again(number)
+        await getattr(stage, part).restart_with(number)
 
 
 async def frozen(stage: Stage, part: str, index: int | None = None) -> None:
@@ -36,7 +36,7 @@ async def frozen(stage: Stage, part: str, index: int | None = None) -> None:
 
 
 async def everything_restarted(stage: Stage) -> None:
-    """In the order of `agentctl up` and of docker-compose: the broker goes last."""
+    """Stop and start all processes in the order of `agentctl up`: the broker stops last."""
     await pause(stage)
     for part in reversed(stage.parts):
         await part.end()
@@ -45,7 +45,7 @@ async def everything_restarted(stage: Stage) -> None:
 
 
 async def everything_ended_at_once(stage: Stage) -> None:
-    """In no order: the broker may be gone before the forwarder could tell it what is shipped."""
+    """Stop all at once: the broker may end before the forwarder could acknowledge."""
     await pause(stage)
     await asyncio.gather(*(part.end() for part in stage.parts))
     for part in stage.parts:
@@ -77,7 +77,7 @@ async def small_stream(stage: Stage) -> AsyncIterator[None]:
 
 
 async def stream_full(stage: Stage) -> None:
-    """The receiver is away until the stream takes no more, and then a little longer."""
+    """Stop the receiver until the stream is full, and a little longer."""
     await stage.receiver.close()
     stage.source.append(3_000)
     while (await stage.api("STREAM.INFO.EVENTS"))["state"]["bytes"] < 0.98 * 1024 * 1024:
@@ -88,7 +88,7 @@ async def stream_full(stage: Stage) -> None:
 
 @contextlib.asynccontextmanager
 async def small_disk(stage: Stage) -> AsyncIterator[None]:
-    """The broker's store is a disk of 400 MB of its own."""
+    """Give the broker's store a disk of 400 MB of its own."""
     mount = ("mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(stage.store))
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         raise Missing("a disk of its own takes root and the right to mount")
@@ -99,7 +99,7 @@ async def small_disk(stage: Stage) -> AsyncIterator[None]:
 
 
 async def disk_full(stage: Stage) -> None:
-    """Somebody else fills the disk, and makes room again some seconds later."""
+    """Fill the disk with a file, and remove it some seconds later."""
     await pause(stage)
     waste = stage.store / "waste"
     with waste.open("wb") as file, contextlib.suppress(OSError):
@@ -110,7 +110,7 @@ async def disk_full(stage: Stage) -> None:
 
 
 async def permissions_revoked(stage: Stage, permissions: str, password: str = "") -> None:
-    """The broker's administrator takes a right away, and gives it back some seconds later."""
+    """Revoke rights of the agent's user at the broker, and restore them some seconds later."""
     await pause(stage)
     stage.permit(permissions, **({"password": password} if password else {}))
     stage.broker.send(signal.SIGHUP)
@@ -126,7 +126,7 @@ async def one_of_two_killed(stage: Stage) -> None:
 
 
 async def backlog(stage: Stage, events: int = 20_000) -> None:
-    """A long outage of the receiver."""
+    """Stop the receiver until `events` events wait in the stream."""
     await stage.receiver.close()
     stage.source.append(events)
     while (await stage.api("STREAM.INFO.EVENTS"))["state"]["messages"] < events:
@@ -135,13 +135,13 @@ async def backlog(stage: Stage, events: int = 20_000) -> None:
 
 
 async def overtaken(stage: Stage, then: Strike) -> None:
-    """After a longer outage new events have begun to overtake the backlog when `then` strikes."""
+    """Strike with `then` once new events overtake the backlog of a longer outage."""
     await backlog(stage, 80_000)
     async with asyncio.timeout(120):
         while True:
             with contextlib.suppress(JetStreamError):
-                ahead = await stage.api(f"CONSUMER.INFO.EVENTS.{OVERTAKING_CONSUMER}")
-                if ahead["ack_floor"]["consumer_seq"]:
+                consumer = await stage.api(f"CONSUMER.INFO.EVENTS.{OVERTAKING_CONSUMER}")
+                if consumer["ack_floor"]["consumer_seq"]:
                     break
             await asyncio.sleep(0.1)
     await then(stage)
@@ -152,7 +152,7 @@ async def overtaking_consumer_deleted(stage: Stage) -> None:
 
 
 async def oversize(stage: Stage) -> None:
-    """Events that the stream does not take, and such as it just takes, more than are held."""
+    """Append events over the size limit, and more just under it than a window holds."""
     stage.source.append(20, size=300 * 1024)
     stage.source.append(200, size=250 * 1024)
 

@@ -1,7 +1,6 @@
-"""The agent that the faults strike: real processes and a real broker, under a steady load.
+"""The stage of a fault: real processes and a real broker, under a steady load.
 
-Every process is kept running by the supervisor of `agentctl up`, as in production: what a fault
-ends is started again by that, not by the suite.
+The supervisor of `agentctl up` starts every process again that a fault ends, as in production.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from broker import NATS_SERVER, free_port, until_streams_are_made, wait_for_port
+from broker import NATS_SERVER, free_port, wait_for_port, wait_for_streams
 from receiver import TOKEN, Receiver
 
 from sematext_agent.agentctl import disk_watchdog
@@ -27,16 +26,16 @@ from sematext_agent.agentctl.supervised_process import SupervisedProcess
 from sematext_agent.shared import bus
 from sematext_agent.shared.settings import Secret, ServiceSettings
 
-EVENTS_A_SECOND = 200
+EVENTS_PER_SECOND = 200
 USER, PASSWORD = "agent", "a-password"
 ORACLE_USER = "oracle"
 REQUEST_SECONDS = 10
-"""After so long the forwarder gives an answer up."""
+"""Request timeout of the forwarder."""
 _TESTS = Path(__file__).parents[1]
 
 
 class Part(SupervisedProcess):
-    """One process of the agent, whose log is kept in a file."""
+    """A supervised process of the agent, with its log in a file."""
 
     def __init__(
         self, name: str, command: tuple[str, ...], environ: Mapping[str, str], folder: Path
@@ -50,17 +49,17 @@ class Part(SupervisedProcess):
             log.write(line + "\n")
 
     def start(self) -> None:
-        """Starts it, and keeps it running from now on."""
+        """Start the process and keep it running."""
         self._stopping.clear()
         self._ended.clear()
         self.task = asyncio.create_task(self.run(), name=self.name)
 
     def send(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
+        """Send a signal to the process."""
         self.send_signal(number)
 
-    async def until_started_again(self, number: signal.Signals) -> None:
-        """Sends a signal that ends it, and waits until its supervisor has started it again."""
+    async def restart_with(self, number: signal.Signals) -> None:
+        """Send a signal that ends the process, and wait until the supervisor has restarted it."""
         before = self.condition.detail
         self.send(number)
         async with asyncio.timeout(60):
@@ -68,9 +67,9 @@ class Part(SupervisedProcess):
                 await asyncio.sleep(0.02)
 
     async def end(self) -> None:
-        """Stops it for good, or until the next `start`."""
+        """Stop the process until the next `start`."""
         if self.task is not None:
-            self.send(signal.SIGCONT)  # what a fault has frozen would not hear
+            self.send(signal.SIGCONT)  # a stopped process handles no SIGTERM
             await self.stop(15)
             await self.task
 
@@ -84,7 +83,7 @@ class Source:
         path.touch()
 
     def append(self, events: int = 1, size: int = 200) -> None:
-        """Lets so many more events happen, each with so many bytes of filler."""
+        """Append `events` events, each with `size` bytes of filler."""
         first = len(self.lines)
         lines = [
             b"%d %d %d\n" % (number, time.time_ns(), size)
@@ -96,7 +95,7 @@ class Source:
 
     @contextlib.asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
-        """Lets events happen at a steady rate while the block runs."""
+        """Append events at a steady rate while the block runs."""
         flow = asyncio.create_task(self._flow())
         try:
             yield
@@ -104,16 +103,16 @@ class Source:
             flow.cancel()
 
     async def _flow(self) -> None:
-        began, happened = time.monotonic(), 0
+        began, appended = time.monotonic(), 0
         while True:
-            due = int((time.monotonic() - began) * EVENTS_A_SECOND) - happened
-            self.append(due)
-            happened += due
+            behind = int((time.monotonic() - began) * EVENTS_PER_SECOND) - appended
+            self.append(behind)
+            appended += behind
             await asyncio.sleep(0.02)
 
 
 class Stage:
-    """A collector, a forwarder, a broker and a receiver, each for a fault to strike."""
+    """A collector, forwarders, a broker and a receiver that a fault can strike."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
@@ -124,11 +123,11 @@ class Stage:
         self.store.mkdir()
         self.broker_port = free_port()
         self.environ: dict[str, str] = {}
-        """What a fault adds to the environment of the forwarder."""
+        """Additions of a fault to the environment of the forwarder."""
         self.prefix: tuple[str, ...] = ()
-        """What a fault puts before the forwarder's command."""
+        """Words that a fault puts before the forwarder's command."""
         self.receiver_host = "127.0.0.1"
-        """What the forwarder calls the receiver."""
+        """The receiver's name in the forwarder's settings."""
         self.forwarders: list[Part] = []
         self.broker: Part
         self.collector: Part
@@ -141,7 +140,7 @@ class Stage:
 
     @contextlib.asynccontextmanager
     async def running(self, forwarders: int = 1) -> AsyncIterator[None]:
-        """Starts everything, and lets events happen; at the end nothing is left running."""
+        """Run all processes while the block runs."""
         async with self.receiver:
             self._make_parts(forwarders)
             try:
@@ -151,7 +150,7 @@ class Stage:
                 self.connection = await bus.connect(self._settings(ORACLE_USER), "oracle")
                 system = await bus.connect(self._settings(SYSTEM_USER), "agentctl up, disk")
                 guarding = asyncio.create_task(self._guard_disk(system))
-                await until_streams_are_made(self.connection)
+                await wait_for_streams(self.connection)
                 yield
                 guarding.cancel()
                 await system.close()
@@ -160,7 +159,7 @@ class Stage:
                 await asyncio.gather(*(part.end() for part in self.parts))
 
     async def _guard_disk(self, system: bus.Bus) -> None:
-        """As `agentctl up` does."""
+        """Restart the broker when its disk has room again, as `agentctl up` does."""
         await disk_watchdog.watch_disk(
             partial(disk_watchdog.read_broker_problem, system),
             lambda _: self.broker.restart(),
@@ -169,7 +168,7 @@ class Stage:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """In the order in which they start; they stop in the other."""
+        """All processes in the order of their start, which is the reverse of their stop."""
         return self.broker, *self.forwarders, self.collector
 
     def _make_parts(self, forwarders: int) -> None:
@@ -205,7 +204,7 @@ class Stage:
         ]
 
     def permit(self, permissions: str = "", password: str = PASSWORD) -> None:
-        """Writes down what the agent's user may do at the broker; by default everything."""
+        """Write the broker's configuration; by default the agent's user may do everything."""
         (self.folder / "nats.conf").write_text(f"""\
 listen: "127.0.0.1:{self.broker_port}"
 jetstream {{ store_dir: "{self.store}", sync_interval: always }}
@@ -221,7 +220,7 @@ accounts {{ $SYS {{ users: [ {{ user: {SYSTEM_USER}, password: "{PASSWORD}" }} ]
         return ServiceSettings(nats_url=(url,), nats_user=user, nats_password=Secret(PASSWORD))
 
     async def api(self, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One request to JetStream's API, tried until it is answered."""
+        """Send a request to JetStream's API until it is answered."""
         while True:
             try:
                 return await self.connection.request_api(call, request)

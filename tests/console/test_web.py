@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from broker import NatsServer, eventually, free_port
+from broker import NatsServer, free_port, wait_until
 from console_page import OpenPage, PageClient, container_event, publish_events
 
 from sematext_agent.console import live_feed, page_stream
@@ -168,8 +168,8 @@ async def test_without_an_open_page_nothing_is_followed_or_kept(
     assert (figure("pages_open"), figure("events_kept")) == (1, 1)
     assert await consumers() == 1
     await updates.aclose()
-    await eventually(lambda: figure("pages_open") == 0)
-    await eventually(lambda: figure("events_kept") == 0)
+    await wait_until(lambda: figure("pages_open") == 0)
+    await wait_until(lambda: figure("events_kept") == 0)
 
 
 async def test_the_number_of_open_pages_is_bounded(
@@ -320,7 +320,7 @@ async def test_the_page_reports_a_broker_that_is_away_and_goes_on_with_it(
     status, answer, _ = await page.request("/dead")
     assert (status, answer["problem"][:26]) == (503, "The broker does not answer")
     nats_server.start()
-    await eventually(lambda: streams.is_connected)
+    await wait_until(lambda: streams.is_connected)
     await publish_events(streams, container_event("late"))
     async for _, tick in updates:
         if tick.get("arrived"):
@@ -336,9 +336,9 @@ async def test_the_page_waits_for_its_port(
     port = free_port()
     occupant = listener.listen("127.0.0.1", port)
     page = await open_page(console_port=port)
-    await eventually(lambda: "page" in page.health.report().conditions)
+    await wait_until(lambda: "page" in page.health.report().conditions)
     condition = page.health.report().conditions["page"]
     assert (condition.ok, "set CONSOLE_PORT to another" in condition.detail) == (False, True)
     occupant.close()
-    await eventually(lambda: page.health.report().conditions["page"].ok)
+    await wait_until(lambda: page.health.report().conditions["page"].ok)
     assert (await page.request("/"))[0] == 200

@@ -1,4 +1,4 @@
-"""The Helm chart: rendered for several sets of values, and held to Kubernetes' rules and to ours.
+"""The Helm chart: rendered for several sets of values, and checked by Kubernetes' rules and ours.
 
 helm and kubernetes-validate come from `tests/chart_tools.sh .venv/chart-tools`, or from the PATH.
 """
@@ -102,9 +102,9 @@ def helm(*arguments: object) -> str:
 
 
 def render(folder: Path, values: dict[str, Any], version: str = NEWEST) -> str:
-    """What `helm install` would apply, as text; with these values."""
-    given = folder / "values.yaml"
-    given.write_text(yaml.safe_dump(values))
+    """Return the manifests that `helm install` would apply with `values`, as text."""
+    values_file = folder / "values.yaml"
+    values_file.write_text(yaml.safe_dump(values))
     return helm(
         "template",
         "agent",
@@ -112,7 +112,7 @@ def render(folder: Path, values: dict[str, Any], version: str = NEWEST) -> str:
         "--namespace",
         "sematext",
         "--values",
-        given,
+        values_file,
         "--kube-version",
         version,
     )
@@ -120,7 +120,7 @@ def render(folder: Path, values: dict[str, Any], version: str = NEWEST) -> str:
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifest]]:
-    """By the name of a set: its manifests."""
+    """Manifests by the name of a set of values."""
     folder = tmp_path_factory.mktemp("values")
     return {name: parse(render(folder, values)) for name, values in SETS.items()}
 
@@ -130,7 +130,7 @@ def parse(text: str) -> list[Manifest]:
 
 
 def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """The pods of all workloads, each with its component."""
+    """Yield the pod of each workload, with its component."""
     for manifest in manifests:
         template = manifest.get("spec", {}).get("template")
         if template:
@@ -146,28 +146,27 @@ def containers(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
 
 
 def environment(container: Manifest) -> dict[str, str]:
-    return {one["name"]: one.get("value", "") for one in container["env"]}
+    return {variable["name"]: variable.get("value", "") for variable in container["env"]}
 
 
 def settings_of(service: str) -> type[ServiceSettings]:
-    """The settings of a service by its name in the chart, `docker-collector`."""
-    module = importlib.import_module(f"{service.replace('-', '_')}.settings")
-    (found,) = (
-        thing
-        for thing in vars(module).values()
-        if isinstance(thing, type)
-        and issubclass(thing, ServiceSettings)
-        and thing is not ServiceSettings
+    """Return the settings class of a service by its name in the chart, `docker-collector`."""
+    module = importlib.import_module(f"sematext_agent.{service.replace('-', '_')}.settings")
+    (settings,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, ServiceSettings)
+        and value is not ServiceSettings
     )
-    return found
+    return settings
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_lint_has_nothing_to_say(name: str, tmp_path: Path) -> None:
+def test_lint_finds_nothing(name: str, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump(SETS[name]))
-    said = helm("lint", "--strict", CHART, "--values", values)
-    assert "WARNING" not in said
+    assert "WARNING" not in helm("lint", "--strict", CHART, "--values", values)
 
 
 @pytest.mark.skipif(not VALIDATE, reason=f"no kubernetes-validate: {_FETCH}")
@@ -176,8 +175,8 @@ def test_the_schemas_of_kubernetes_hold(version: str, tmp_path: Path) -> None:
     sets = SETS if version == NEWEST else {"all": SETS["all"]}
     for number, values in enumerate(sets.values()):
         manifests = parse(render(tmp_path, values, version))
-        known = [one for one in manifests if one["kind"] != "ServiceMonitor"]
-        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump_all(known))
+        of_kubernetes = [m for m in manifests if m["kind"] != "ServiceMonitor"]
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump_all(of_kubernetes))
     files = sorted(tmp_path.glob("[0-9].yaml"))
     done = subprocess.run(
         [VALIDATE, "--strict", "-k", version, *files], capture_output=True, text=True
@@ -187,38 +186,38 @@ def test_the_schemas_of_kubernetes_hold(version: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_names_are_unique_and_every_reference_leads_somewhere(
+def test_names_are_unique_and_references_resolve(
     name: str, rendered: dict[str, list[Manifest]]
 ) -> None:
     manifests = rendered[name]
-    names = [(one["kind"], one["metadata"]["name"]) for one in manifests]
-    places = [
-        (kind, name, one["metadata"].get("namespace"))
-        for (kind, name), one in zip(names, manifests, strict=True)
+    names = [(m["kind"], m["metadata"]["name"]) for m in manifests]
+    paths = [
+        (kind, name, m["metadata"].get("namespace"))
+        for (kind, name), m in zip(names, manifests, strict=True)
     ]
-    assert len(set(places)) == len(places)
-    given = {SETS[name].get("existingSecret"), SETS[name].get("nats", {}).get("existingSecret")}
+    assert len(set(paths)) == len(paths)
+    existing = {SETS[name].get("existingSecret"), SETS[name].get("nats", {}).get("existingSecret")}
     for _, pod in pods(manifests):
         volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
         mounted = {m["name"] for c in pod["containers"] for m in c.get("volumeMounts", ())}
         assert mounted - {"data"} == volumes.keys()
         for volume in volumes.values():
-            if "secret" in volume and (secret := volume["secret"]["secretName"]) not in given:
+            if "secret" in volume and (secret := volume["secret"]["secretName"]) not in existing:
                 assert ("Secret", secret) in names
         assert ("ServiceAccount", pod.get("serviceAccountName")) in names or (
             "serviceAccountName" not in pod and not pod["automountServiceAccountToken"]
         )
 
 
-def test_named_namespaces_are_all_that_the_collector_may_read(
+def test_the_collector_may_read_the_configured_namespaces_only(
     rendered: dict[str, list[Manifest]],
 ) -> None:
     manifests = rendered["some namespaces"]
-    assert "ClusterRole" not in [one["kind"] for one in manifests]
+    assert "ClusterRole" not in [m["kind"] for m in manifests]
     granted = [
-        one["metadata"]["namespace"]
-        for one in manifests
-        if one["kind"] == "Role" and one["rules"][0]["resources"] == ["events"]
+        m["metadata"]["namespace"]
+        for m in manifests
+        if m["kind"] == "Role" and m["rules"][0]["resources"] == ["events"]
     ]
     assert granted == ["shop", "back"]
 
@@ -231,7 +230,7 @@ def test_no_container_has_more_rights_than_it_needs(
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"]
         if service == "host-collector" and security.get("privileged"):
-            # Nothing else lets a container of Kubernetes read the kernel's log.
+            # Kubernetes has no other way to let a container read the kernel's log.
             assert name != "the least"
             continue
         assert "privileged" not in security
@@ -250,7 +249,7 @@ def test_no_container_has_more_rights_than_it_needs(
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_only_the_kubernetes_collector_talks_to_the_cluster_and_the_forwarder_has_the_token(
+def test_only_the_kubernetes_collector_has_an_account_and_only_the_forwarder_the_token(
     name: str, rendered: dict[str, list[Manifest]]
 ) -> None:
     for component, pod in pods(rendered[name]):
@@ -263,7 +262,7 @@ def test_only_the_kubernetes_collector_talks_to_the_cluster_and_the_forwarder_ha
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_probes_ask_the_pages_that_a_service_has_on_a_port_that_is_its_own(
+def test_probes_use_existing_pages_on_a_port_of_the_service(
     name: str, rendered: dict[str, list[Manifest]]
 ) -> None:
     pages = {getattr(route, "path", "") for route in build_health_app(Health("x", "y")).routes}
@@ -276,7 +275,7 @@ def test_probes_ask_the_pages_that_a_service_has_on_a_port_that_is_its_own(
             assert container["resources"]["limits"]["memory"]
             if container["name"] == "nats":
                 continue
-            (port,) = (one["containerPort"] for one in container["ports"])
+            (port,) = (entry["containerPort"] for entry in container["ports"])
             assert [probe["path"] for probe in probes] == ["/healthz", "/readyz"]
             assert {probe["path"] for probe in probes} <= pages
             assert {probe["port"] for probe in probes} == {port}
@@ -284,12 +283,12 @@ def test_probes_ask_the_pages_that_a_service_has_on_a_port_that_is_its_own(
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_services_can_use_what_the_chart_sets(
+def test_the_services_accept_the_settings_of_the_chart(
     name: str, rendered: dict[str, list[Manifest]], tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_text("a-secret")
-    asked = {
+    from_values = {
         variable
         for values in (SETS[name], *SETS[name].values())
         if isinstance(values, dict)
@@ -301,14 +300,14 @@ def test_the_services_can_use_what_the_chart_sets(
         assert (ROOT / "services" / service.replace("-", "_")).is_dir()
         environ = environment(container)
         fields = {f.name.upper(): f for f in msgspec.structs.fields(settings_of(service))}
-        for variable in environ.keys() - asked:
+        for variable in environ.keys() - from_values:
             secrets = {f"{n}_FILE" for n, f in fields.items() if isinstance(f.default, Secret)}
             assert variable in fields.keys() | secrets
         files = {n: str(secret) for n in environ if n.endswith("_FILE")}
         load_settings(settings_of(service), environ | files)
 
 
-def test_a_services_settings_win_and_numbers_and_switches_arrive_as_they_were(
+def test_settings_of_a_service_take_precedence_and_keep_numbers_and_booleans(
     rendered: dict[str, list[Manifest]],
 ) -> None:
     services = dict(containers(rendered["all"]))
@@ -341,7 +340,7 @@ def test_a_mistake_in_the_values_is_refused(
         render(tmp_path, values)
 
 
-def test_policies_and_budgets_select_pods_that_there_are(
+def test_policies_and_budgets_select_existing_pods(
     rendered: dict[str, list[Manifest]],
 ) -> None:
     for manifests in rendered.values():
@@ -352,16 +351,16 @@ def test_policies_and_budgets_select_pods_that_there_are(
             if manifest["kind"] in ("PodDisruptionBudget", "Service", "NetworkPolicy"):
                 labels = selector.get("matchLabels", selector)
                 assert labels.get("app.kubernetes.io/component") in components | {None}
-    kinds = [one["kind"] for one in rendered["the least"]]
+    kinds = [m["kind"] for m in rendered["the least"]]
     assert not {"NetworkPolicy", "PodDisruptionBudget", "StatefulSet", "Secret"} & set(kinds)
-    assert "DaemonSet" not in [one["kind"] for one in rendered["some namespaces"]]
+    assert "DaemonSet" not in [m["kind"] for m in rendered["some namespaces"]]
 
 
-async def test_the_brokers_configuration_is_one_and_asks_for_the_password(
+async def test_the_brokers_configuration_is_valid_and_requires_the_password(
     rendered: dict[str, list[Manifest]], tmp_path: Path
 ) -> None:
-    (given,) = (one for one in rendered["defaults"] if one["kind"] == "ConfigMap")
-    text = given["data"]["nats.conf"].replace("/data", str(tmp_path)).replace("http: 8222", "")
+    (config,) = (m for m in rendered["defaults"] if m["kind"] == "ConfigMap")
+    text = config["data"]["nats.conf"].replace("/data", str(tmp_path)).replace("http: 8222", "")
     configuration = tmp_path / "nats.conf"
     configuration.write_text(text)
     command = (NATS_SERVER, "-t", "-c", configuration)

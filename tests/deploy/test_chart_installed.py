@@ -1,7 +1,7 @@
 """The chart installed, upgraded and removed by helm on a real kube-apiserver, and its rights there.
 
-No kubelet and no controller runs, so no pod does: what is shown is that the API takes everything,
-and what the account of the Kubernetes collector may do.
+No pod runs, as there is no kubelet and no controller: the tests show that the API accepts all
+manifests, and the rights of the Kubernetes collector's account.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def password(plane: ControlPlane) -> str:
 async def test_it_is_installed_upgraded_and_removed(plane: ControlPlane) -> None:
     chart = str(ROOT / "deploy/helm")
     await helm(plane, "install", "agent", chart, "--create-namespace")
-    made = password(plane)
-    assert len(made) == 41
+    first_password = password(plane)
+    assert len(first_password) == 41
     daemons = plane.call("GET", "/apis/apps/v1/namespaces/monitoring/daemonsets")["items"]
-    assert [one["metadata"]["name"] for one in daemons] == ["agent-node"]
+    assert [daemon["metadata"]["name"] for daemon in daemons] == ["agent-node"]
 
     await helm(plane, "upgrade", "agent", chart, "--set", "clusterName=prod,forwarder.replicas=2")
-    assert password(plane) == made
+    assert password(plane) == first_password
     scaled = plane.call("GET", "/apis/apps/v1/namespaces/monitoring/deployments/agent-forwarder")
     assert scaled["spec"]["replicas"] == 2
 
@@ -83,7 +83,7 @@ async def test_it_is_installed_upgraded_and_removed(plane: ControlPlane) -> None
         assert plane.call("GET", path)["items"] == [], path
 
 
-async def test_its_rights_are_just_enough(plane: ControlPlane) -> None:
+async def test_the_collector_has_the_rights_it_needs_and_no_other(plane: ControlPlane) -> None:
     if not plane.has("kubectl"):
         pytest.skip("KUBEBUILDER_ASSETS has no kubectl")
     chart = str(ROOT / "deploy/helm")
@@ -114,7 +114,7 @@ async def test_its_rights_are_just_enough(plane: ControlPlane) -> None:
     await asyncio.to_thread(check)
 
 
-async def test_with_one_namespace_it_reads_no_other(plane: ControlPlane) -> None:
+async def test_a_collector_of_a_single_namespace_reads_no_other(plane: ControlPlane) -> None:
     if not plane.has("kubectl"):
         pytest.skip("KUBEBUILDER_ASSETS has no kubectl")
     await asyncio.to_thread(plane.kubectl, "create", "namespace", "shop")
@@ -135,7 +135,6 @@ async def test_with_one_namespace_it_reads_no_other(plane: ControlPlane) -> None
         assert not may(plane, "list", "events", "-n", "default")
         assert not may(plane, "get", "namespaces/kube-system")
         roles = plane.call("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles")["items"]
-        ours = [one for one in roles if "sematext" in json.dumps(one["metadata"])]
-        assert ours == []
+        assert [role for role in roles if "sematext" in json.dumps(role["metadata"])] == []
 
     await asyncio.to_thread(check)

@@ -44,6 +44,7 @@ needs_install = pytest.mark.skipif(
     not (UV.exists() and PYTHONS), reason="no .venv/bin/uv, or no python3 outside of /root"
 )
 
+
 BROKER = "sematext-agent-nats.service"
 EXPOSURE_MAX = {
     BROKER: 1.5,
@@ -52,14 +53,14 @@ EXPOSURE_MAX = {
     "sematext-agent@docker-collector.service": 2.0,  # root, for the engine's socket
     "sematext-agent@host-collector.service": 3.0,  # three capabilities, and the kernel's log
 }
-"""By unit: the most that `systemd-analyze security` may find, of 10."""
+"""The largest exposure of a unit by `systemd-analyze security`, of 10."""
 SERVICES = [unit for unit in EXPOSURE_MAX if unit != BROKER]
 DYNAMIC_USER = 64321
-"""One of those that systemd takes for DynamicUser=yes."""
+"""A user id of the range that systemd uses for DynamicUser=yes."""
 
 
 class Unit:
-    """What a unit and its drop-ins say, as systemd reads them."""
+    """The settings of a unit and its drop-ins, read as systemd reads them."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
@@ -68,24 +69,24 @@ class Unit:
         self._values: dict[str, list[str]] = defaultdict(list)
         for file in (folder / template, *sorted((folder / f"{name}.d").glob("*.conf"))):
             for line in file.read_text().splitlines():
-                if found := re.fullmatch(r"([A-Za-z]+)=(.*)", line):
-                    self._set(found[1], found[2].replace("%i", self.instance))
+                if setting := re.fullmatch(r"([A-Za-z]+)=(.*)", line):
+                    self._set(setting[1], setting[2].replace("%i", self.instance))
 
     def _set(self, key: str, value: str) -> None:
         if not value:
-            self._values[key].clear()  # an empty assignment takes back those before it
+            self._values[key].clear()  # an empty assignment resets the list
         else:
             self._values[key].append(value)
 
     def __getitem__(self, key: str) -> list[str]:
-        """All that was assigned, in its order."""
+        """Return all assignments to `key` in their order."""
         return self._values[key]
 
     def words(self, key: str) -> list[str]:
         return " ".join(self[key]).split()
 
     def environment(self, root: Path) -> dict[str, str]:
-        """What its process gets, with /etc below `root`."""
+        """Return the environment of the unit's process, with /etc below `root`."""
         environ = dict(pair.split("=", 1) for pair in self["Environment"])
         for path in self["EnvironmentFile"]:
             file = root / path.lstrip("-/")
@@ -95,20 +96,22 @@ class Unit:
         return {n: v for n, v in environ.items() if n not in self.words("UnsetEnvironment")}
 
     def privileges(self) -> list[str]:
-        """The command before its own, that gives away what the unit takes away."""
+        """Return a command prefix that drops the privileges that the unit drops."""
         if os.geteuid() != 0 or not shutil.which("setpriv"):
             return []
-        kept = ",".join(f"+{name.lower()[4:]}" for name in self.words("CapabilityBoundingSet"))
+        capabilities = ",".join(
+            f"+{name.lower()[4:]}" for name in self.words("CapabilityBoundingSet")
+        )
         command = ["setpriv", "--no-new-privs", "--clear-groups"]
         if self["DynamicUser"][-1] == "yes":
             command += [f"--reuid={DYNAMIC_USER}", f"--regid={DYNAMIC_USER}"]
-        sets = f"-all,{kept}".rstrip(",")
+        sets = f"-all,{capabilities}".rstrip(",")
         return [*command, f"--bounding-set={sets}", f"--inh-caps={sets}", f"--ambient-caps={sets}"]
 
 
 @pytest.fixture(scope="module")
 def installed() -> Iterator[Path]:
-    """What `make install DESTDIR=…` leaves, at a place that every user may enter."""
+    """Root of a `make install DESTDIR=…`, in a directory that every user may enter."""
     folder = Path(tempfile.mkdtemp(prefix="installed-"))
     folder.chmod(0o755)
     run_installer(folder, "install")
@@ -116,11 +119,11 @@ def installed() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def run_installer(folder: Path, what: str, **environ: str) -> str:
-    known = {"DESTDIR": str(folder), "UV": str(UV), "PYTHON": PYTHONS[0]}
-    environ = {**os.environ, **known, **environ}
+def run_installer(folder: Path, action: str, **environ: str) -> str:
+    defaults = {"DESTDIR": str(folder), "UV": str(UV), "PYTHON": PYTHONS[0]}
+    environ = {**os.environ, **defaults, **environ}
     done = subprocess.run(
-        [UNITS / "install.sh", what], env=environ, capture_output=True, text=True, check=False
+        [UNITS / "install.sh", action], env=environ, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -128,8 +131,9 @@ def run_installer(folder: Path, what: str, **environ: str) -> str:
 
 @needs_systemd
 @needs_install
-def test_systemd_has_nothing_to_say_about_the_units(installed: Path, tmp_path: Path) -> None:
-    """With the commands where they are installed, or it would miss them."""
+@pytest.mark.install
+def test_systemd_verifies_the_units(installed: Path, tmp_path: Path) -> None:
+    """The commands are those of the installation, as systemd looks for them."""
     shutil.copytree(installed / "etc/systemd/system", tmp_path, dirs_exist_ok=True)
     for file in tmp_path.rglob("*.service"):
         if file.is_file():
@@ -154,13 +158,13 @@ def test_a_unit_is_no_more_exposed_than_its_service_needs(unit: str) -> None:
     )
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze has no --offline (before systemd 250)")
-    found = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
-    assert found, done.stdout + done.stderr
-    assert float(found[1]) <= EXPOSURE_MAX[unit]
+    exposure = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
+    assert exposure, done.stdout + done.stderr
+    assert float(exposure[1]) <= EXPOSURE_MAX[unit]
 
 
-def test_a_stop_goes_from_the_collectors_to_the_forwarder_to_the_broker() -> None:
-    """systemd stops in the reverse order of After=, all in one transaction by PartOf=."""
+def test_collectors_stop_before_the_forwarder_and_the_forwarder_before_the_broker() -> None:
+    """Stops have the reverse order of After=, all in one transaction by PartOf=."""
     units = {name: Unit(UNITS, name) for name in EXPOSURE_MAX}
     for name, unit in units.items():
         assert unit["PartOf"] == ["sematext-agent.target"]
@@ -176,12 +180,12 @@ def test_a_stop_goes_from_the_collectors_to_the_forwarder_to_the_broker() -> Non
 def test_a_second_install_keeps_the_configuration_and_uninstall_leaves_only_that(
     tmp_path: Path,
 ) -> None:
-    """The program itself is left out: `installed` has it."""
+    """Without the program itself, which `installed` has."""
     for name in ("agent.env", "nats.conf"):
         (tmp_path / "etc/sematext-agent").mkdir(parents=True, exist_ok=True)
         (tmp_path / "etc/sematext-agent" / name).write_text("mine\n")
-    said = run_installer(tmp_path, "install", PREFIX="/srv/agent", UV="true")
-    assert "systemctl enable --now" in said
+    printed = run_installer(tmp_path, "install", PREFIX="/srv/agent", UV="true")
+    assert "systemctl enable --now" in printed
     template = tmp_path / "etc/systemd/system/sematext-agent@.service"
     assert "ExecStart=/srv/agent/bin/%i\n" in template.read_text()
     run_installer(tmp_path, "uninstall", PREFIX="/srv/agent")
@@ -232,7 +236,7 @@ class Host:
         raise AssertionError(await self.stop(name))
 
     async def stop(self, name: str) -> str:
-        """Asks it to end, and returns what it logged."""
+        """Stop a process and return its log."""
         process = self.processes[name]
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
@@ -256,7 +260,8 @@ async def host(installed: Path, tmp_path: Path) -> AsyncIterator[Host]:
 
 
 @needs_install
-async def test_every_unit_starts_with_the_rights_it_has_and_is_ready(host: Host) -> None:
+@pytest.mark.install
+async def test_every_unit_gets_ready_with_its_rights(host: Host) -> None:
     async with asyncio.timeout(120):
         for name in EXPOSURE_MAX:
             await host.start(name)
@@ -268,7 +273,8 @@ async def test_every_unit_starts_with_the_rights_it_has_and_is_ready(host: Host)
 
 
 @needs_install
-def test_only_the_forwarder_is_given_the_token(installed: Path) -> None:
+@pytest.mark.install
+def test_only_the_forwarder_gets_the_token(installed: Path) -> None:
     with (installed / "etc/sematext-agent/agent.env").open("a") as file:
         file.write("INFRA_TOKEN=t0ken\nPROXY_PASSWORD=word\n")
     units = {name: Unit(UNITS, name).environment(installed) for name in EXPOSURE_MAX}

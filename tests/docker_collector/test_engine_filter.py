@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from broker import NatsServer, eventually, free_port, wait_for_port
+from broker import NatsServer, free_port, wait_for_port, wait_until
 from private_engine import PrivateEngine, missing
 
 from sematext_agent.shared.bus import Bus, StreamConfig
@@ -98,7 +98,7 @@ async def test_events_pass_the_filter_also_after_a_restart_of_the_engine(
 ) -> None:
     for name in ("before", "after"):
         engine.client.containers.run("box:1", ["true"], name=name, network_mode="none")
-        await eventually(partial(has_died, docker_bodies, name), seconds=30)
+        await wait_until(partial(has_died, docker_bodies, name), seconds=30)
         if name == "before":
             await asyncio.to_thread(engine.stop)
             await asyncio.to_thread(engine.start)

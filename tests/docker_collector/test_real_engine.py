@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import NatsServer, eventually
-from documents import assert_tells_of
+from broker import NatsServer, wait_until
+from documents import assert_describes
 from engine_actions import do_everything
 from private_engine import EventsOracle, PrivateEngine, missing
 from receiver import TOKEN, Receiver
@@ -147,7 +147,7 @@ async def assert_complete(collector: DockerCollectorProcess, oracle: EventsOracl
     """Wait until every event of the oracle is in the stream; assert that none is there twice."""
     await asyncio.sleep(0.2)
     expected = [key_of(line) for line in oracle.lines()]
-    await eventually(lambda: set(keys_of(collector)) >= set(expected), seconds=30)
+    await wait_until(lambda: set(keys_of(collector)) >= set(expected), seconds=30)
     keys = keys_of(collector)
     assert len(keys) == len(set(keys))
 
@@ -175,11 +175,11 @@ async def test_every_recorded_action_is_produced_and_arrives_at_the_receiver(
     with EventsOracle(engine) as oracle:
         await asyncio.to_thread(do_everything, engine)
         await assert_complete(collector, oracle)
-    await eventually(lambda: len(receiver.stored) >= len(collector.events), seconds=30)
+    await wait_until(lambda: len(receiver.stored) >= len(collector.events), seconds=30)
     assert set(receiver.stored.values()) == {1}
     documents = {document["event.id"]: document for document in receiver.documents}
     for event in collector.events:
-        assert_tells_of(documents[event.id], event)
+        assert_describes(documents[event.id], event)
     recorded = [json.loads(x) for x in (FIXTURES / "engine-20.10.jsonl").read_text().splitlines()]
     recorded_actions = {(line["Type"], line["Action"].partition(":")[0]) for line in recorded}
     produced = {(body.type, body.action.partition(":")[0]) for body in collector.bodies()}
@@ -202,7 +202,7 @@ async def test_every_recorded_action_is_produced_and_arrives_at_the_receiver(
 async def until_more_events(collector: DockerCollectorProcess) -> None:
     """Wait for 25 events more."""
     count = len(collector.events) + 25
-    await eventually(lambda: len(collector.events) > count)
+    await wait_until(lambda: len(collector.events) > count)
 
 
 class TagLoad(threading.Thread):
@@ -272,11 +272,11 @@ async def test_a_killed_broker_costs_no_event(
 ) -> None:
     with EventsOracle(shared_engine) as oracle:
         with TagLoad(shared_engine, pause_seconds=0):
-            await eventually(lambda: len(shared_collector.events) > 40)
+            await wait_until(lambda: len(shared_collector.events) > 40)
             nats_server.signal(signal.SIGKILL)
             produced = len(oracle.lines())
             # More than the engine remembers: only the collector's memory holds them.
-            await eventually(lambda: len(oracle.lines()) > produced + 400, seconds=30)
+            await wait_until(lambda: len(oracle.lines()) > produced + 400, seconds=30)
             nats_server.start()
         await assert_complete(shared_collector, oracle)
     assert shared_collector.gaps() == []
@@ -300,13 +300,13 @@ async def test_a_container_that_ends_while_the_engine_is_away_becomes_a_syntheti
         )
         for seconds in (3, 1000)
     )
-    await eventually(lambda: sum(b.action == "start" for b in collector.bodies()) == 2)
-    await eventually(lambda: any(b.action == "reload" for b in collector.bodies()))
+    await wait_until(lambda: sum(b.action == "start" for b in collector.bodies()) == 2)
+    await wait_until(lambda: any(b.action == "reload" for b in collector.bodies()))
     await asyncio.to_thread(engine.stop, number)
     pid = container_process(engine, "sleep 3;")
-    await eventually(lambda: not Path(f"/proc/{pid}").exists(), seconds=20)
+    await wait_until(lambda: not Path(f"/proc/{pid}").exists(), seconds=20)
     await asyncio.to_thread(engine.start)
-    await eventually(lambda: any(b.synthetic for b in collector.bodies()), seconds=30)
+    await wait_until(lambda: any(b.synthetic for b in collector.bodies()), seconds=30)
     (died,) = [event for event in collector.events if getattr(event.body, "synthetic", False)]
     assert isinstance(died.body, DockerEvent)
     assert (died.body.action, died.body.actor_id) == ("die", short.id)
@@ -315,7 +315,7 @@ async def test_a_container_that_ends_while_the_engine_is_away_becomes_a_syntheti
     assert collector.gaps() == ["engine_restarted"]
     # The one that lived on is followed as before.
     engine.client.containers.get(long.id).kill()
-    await eventually(
+    await wait_until(
         lambda: any(b.action == "die" and b.actor_id == long.id for b in collector.bodies())
     )
 
@@ -337,12 +337,12 @@ async def test_an_engine_that_restarts_without_live_restore_has_no_synthetic_eve
     engine.client.containers.run(
         "box:1", ["sleep", "1000"], detach=True, network_mode="none", stop_signal="SIGKILL"
     )
-    await eventually(lambda: any(b.action == "start" for b in collector.bodies()))
+    await wait_until(lambda: any(b.action == "start" for b in collector.bodies()))
     await asyncio.to_thread(engine.stop)
-    await eventually(lambda: any(b.action == "stop" for b in collector.bodies()), seconds=20)
+    await wait_until(lambda: any(b.action == "stop" for b in collector.bodies()), seconds=20)
     await asyncio.to_thread(engine.start)
     engine.client.images.get("box:1").tag("after", "1")
-    await eventually(lambda: any(b.action == "tag" for b in collector.bodies()), seconds=20)
+    await wait_until(lambda: any(b.action == "tag" for b in collector.bodies()), seconds=20)
     await asyncio.sleep(1.5)
     assert not any(body.synthetic for body in collector.bodies())
     assert sum(body.action == "die" for body in collector.bodies()) == 1

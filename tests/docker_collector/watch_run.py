@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from fake_engine import FakeEngine
 
 from sematext_agent.docker_collector.settings import DockerSettings
@@ -68,12 +68,12 @@ class WatchRun:
 
     async def until_count(self, count: int) -> list[str]:
         """Wait for so many events, and return their actions."""
-        await eventually(lambda: len(self.events) >= count, seconds=10)
+        await wait_until(lambda: len(self.events) >= count, seconds=10)
         return self.actions()
 
     async def until_exactly(self, *actions: str) -> None:
         """Wait for these actions, and a moment in which any further one would show; assert none."""
-        await eventually(lambda: set(self.actions()) >= set(actions), seconds=10)
+        await wait_until(lambda: set(self.actions()) >= set(actions), seconds=10)
         await asyncio.sleep(0.1)
         assert self.actions() == list(actions)
 
@@ -88,7 +88,7 @@ class WatchRun:
 
     async def connected(self, engine: FakeEngine) -> WatchRun:
         """Wait until the watch has opened a stream of `engine`."""
-        await eventually(lambda: bool(engine.streams), seconds=10)
+        await wait_until(lambda: bool(engine.streams), seconds=10)
         return self
 
 

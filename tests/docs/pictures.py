@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from broker import NatsServer, free_port, until_streams_are_made, wait_for_port
+from broker import NatsServer, free_port, wait_for_port, wait_for_streams
 from browser import Browser, chromium
 
 from sematext_agent.shared import AGENT_VERSION, bus
@@ -118,7 +118,7 @@ def gap(now_ns: int) -> Event:
 async def fill(url: str, draw: random.Random) -> None:
     """Publish an hour of events, and store two dead letters."""
     connection = await bus.connect(ServiceSettings(nats_url=(url,)), "test")
-    await until_streams_are_made(connection)
+    await wait_for_streams(connection)
     now_ns = time.time_ns()
     ages = sorted((draw.uniform(2, HOUR_SECONDS) for _ in range(EVENTS)), reverse=True)
     for past in [event(draw, now_ns - int(age * NS_PER_SECOND)) for age in ages] + [gap(now_ns)]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from broker import NatsServer, eventually, until_streams_are_made
+from broker import NatsServer, wait_for_streams, wait_until
 
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import Event, PackageChange, encode, format_rfc3339
@@ -112,7 +112,7 @@ async def test_the_collector_publishes_changes_also_those_while_it_was_killed(
     log.write_text("2026-11-29 15:00:00 install before:amd64 <none> 1\n")
     settings = {"dpkg_log": log, "dpkg_interval": "50ms"}
     start("forwarder")
-    await until_streams_are_made(connection)
+    await wait_for_streams(connection)
 
     def values(field: str) -> list[str]:
         return [document[field] for document in lines(documents) if field in document]
@@ -120,14 +120,14 @@ async def test_the_collector_publishes_changes_also_those_while_it_was_killed(
     collector = start("dpkg_collector", **settings)
     await until_cursor_is_stored(connection)
     append(log, "2026-11-29 15:04:05 install nginx:amd64 <none> 1.27-1\n")
-    await eventually(lambda: values("package.version") == ["1.27-1"], SECONDS_MAX)
+    await wait_until(lambda: values("package.version") == ["1.27-1"], SECONDS_MAX)
     collector.send_signal(signal.SIGKILL)
     collector.wait()
     append(log, "2026-11-29 15:04:06 upgrade nginx:amd64 1.27-1 1.28-1\n")
     start("dpkg_collector", **settings)
-    await eventually(lambda: values("package.version") == ["1.27-1", "1.28-1"], SECONDS_MAX)
+    await wait_until(lambda: values("package.version") == ["1.27-1", "1.28-1"], SECONDS_MAX)
     log.write_text("")
-    await eventually(lambda: values("gap.reason") == ["rotated"], SECONDS_MAX)
+    await wait_until(lambda: values("gap.reason") == ["rotated"], SECONDS_MAX)
 
 
 async def test_the_destination_writes_an_event_once(
@@ -135,12 +135,12 @@ async def test_the_destination_writes_an_event_once(
 ) -> None:
     file = tmp_path / "events.jsonl"
     start("forwarder", json_lines=file)
-    await until_streams_are_made(connection)
+    await wait_for_streams(connection)
     body = PackageChange(change="installed", manager="deb", name="nginx", version="1.27-1")
     event = Event(id="1", time=format_rfc3339(1), origin="web-01", agent="0.1.0", body=body)
     for _ in range(2):
         await connection.publish(subject_of(event), encode(event), event.id)
-    await eventually(lambda: bool(lines(file)), SECONDS_MAX)
+    await wait_until(lambda: bool(lines(file)), SECONDS_MAX)
     assert lines(file) == [json.loads(encode(event))]
 
 

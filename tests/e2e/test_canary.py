@@ -1,22 +1,24 @@
-"""Secrets that are easy to find, through a run of the whole agent in which everything goes wrong.
+"""Canary secrets through a run of the whole agent in which every request fails in some way.
 
-They may be in the forwarder's environment and in the files that are for them: nowhere else.
+They may stand in the forwarder's environment and in the files made for them, and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import signal
 import sys
 from asyncio.subprocess import PIPE
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
-from broker import eventually, free_port
+from broker import free_port, wait_until
 from forwarding import an_event
 from receiver import Receiver, Reply, Request
 
@@ -43,32 +45,34 @@ RUN = {
 }
 
 
-def answer(request: Request) -> Reply:
-    """Another fault every other time, with the token in whatever can carry it.
+_ERROR = f'{{"error": "no application for {TOKEN}"}}'.encode()
+FAULTS = (
+    Reply(403, _ERROR),
+    Reply(500, _ERROR),
+    Reply(302, b"", {"Location": f"http://x/{TOKEN}"}),
+    Reply(429, _ERROR),
+    Reply(how="hang"),
+    Reply(how="cut"),
+    Reply(how="garbage"),
+    Reply(how="reset"),
+    Reply(404, _ERROR),
+    Reply(400, _ERROR),
+    Reply(400, _ERROR),
+)
+"""With the token in every answer that can carry it."""
 
-    In between it takes what it is sent, or the forwarder would soon leave it alone.
+
+def faulty_replies() -> Callable[[Request], Reply]:
+    """Return a script that answers with a fault every second time, with each in turn.
+
+    In between it accepts the document: otherwise the forwarder would stop sending.
     """
-    said = f'{{"error": "no application for {TOKEN}"}}'.encode()
-    faults = [
-        Reply(403, said),
-        Reply(500, said),
-        Reply(302, b"", {"Location": f"http://x/{TOKEN}"}),
-        Reply(429, said),
-        Reply(how="hang"),
-        Reply(how="cut"),
-        Reply(how="garbage"),
-        Reply(how="reset"),
-        Reply(404, said),
-        Reply(400, said),
-        Reply(400, said),
-    ]
-    answer.number += 1  # type: ignore[attr-defined]
-    turn, is_fault = divmod(answer.number, 2)  # type: ignore[attr-defined]
-    return faults[turn % len(faults)] if is_fault else Reply()
+    turns = itertools.cycle(reply for fault in FAULTS for reply in (fault, Reply()))
+    return lambda _: next(turns)
 
 
-async def tell(state: Path, events: int) -> None:
-    """Publishes so many events, as the Docker collector may."""
+async def publish(state: Path, events: int) -> None:
+    """Publish `events` events as the user of the Docker collector."""
     broker = urlsplit((state / "nats-url").read_text().strip())
     password = (state / "users/docker/password").read_text().strip()
     settings = ServiceSettings(
@@ -84,8 +88,8 @@ async def tell(state: Path, events: int) -> None:
     await connection.close()
 
 
-async def output(*arguments: object, **environ: str) -> str:
-    """What a command of agentctl prints."""
+async def run_agentctl(*arguments: object) -> str:
+    """Return the output of a command of agentctl; `tap` runs until it is killed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -93,12 +97,12 @@ async def output(*arguments: object, **environ: str) -> str:
         *map(str, arguments),
         stdout=PIPE,
         stderr=PIPE,
-        env=os.environ | {"NATS_URL": ""} | environ,
+        env=os.environ | {"NATS_URL": ""},
     )
     try:
         async with asyncio.timeout(3 if "tap" in arguments else 60):
             out, err = await process.communicate()
-    except TimeoutError:  # a tap goes on for ever
+    except TimeoutError:
         process.kill()
         out, err = await process.communicate()
     return (out + err).decode()
@@ -106,14 +110,13 @@ async def output(*arguments: object, **environ: str) -> str:
 
 @pytest.mark.parametrize("way", ["receiver", "proxy"])
 async def test_secrets_are_where_they_are_needed_and_nowhere_else(way: str, tmp_path: Path) -> None:
-    answer.number = 0  # type: ignore[attr-defined]
     state = tmp_path / "state"
     log = tmp_path / "log"
     async with Receiver() as receiver:
-        receiver.reply = answer
+        receiver.reply = faulty_replies()
         to = {"EVENTS_RECEIVER_URL": receiver.url}
         if way == "proxy":
-            # To itself as a proxy: it answers CONNECT with its faults.
+            # The receiver plays the proxy: it answers CONNECT with its faults.
             to = {"EVENTS_RECEIVER_URL": f"https://127.0.0.1:{free_port()}"}
             to |= {"PROXY_HOST": "127.0.0.1", "PROXY_PORT": str(receiver.port)}
         with log.open("wb") as out:
@@ -129,33 +132,39 @@ async def test_secrets_are_where_they_are_needed_and_nowhere_else(way: str, tmp_
                 env=os.environ | RUN | to,
             )
         try:
-            await eventually(lambda: "streams: made" in log.read_text(), seconds=30)
-            enough = 30 if way == "receiver" else 4
-            await tell(state, enough)
-            await eventually(lambda: len(receiver.requests) >= enough, seconds=60)
-            processes = processes_of(log.read_text(), agent.pid)
+            await wait_until(lambda: "streams: made" in log.read_text(), seconds=30)
+            requests_min = 30 if way == "receiver" else 4
+            await publish(state, requests_min)
+            await wait_until(lambda: len(receiver.requests) >= requests_min, seconds=60)
+            processes = processes_of(agent.pid)
             assert set(processes) >= {"agentctl", "nats", "lifecycle", "forwarder"}
             canaries = [TOKEN, PROXY_PASSWORD, *passwords(state)]
-            commands = ("status", "dead list", "dead show 1", "tap --json", "dead replay --all")
-            texts = {c: await output(*c.split(), "--state", state) for c in commands}
+            tap = asyncio.create_task(run_agentctl("tap", "--json", "--state", state))
+            commands = ["status", "dead list", "dead show 1"]
+            outputs = await asyncio.gather(
+                *(run_agentctl(*command.split(), "--state", state) for command in commands)
+            )
+            texts = dict(zip(commands, outputs, strict=True))
+            texts["replay"] = await run_agentctl("dead", "replay", "--all", "--state", state)
             for port in re.findall(r"health on 127.0.0.1 port (\d+)", log.read_text()):
                 for page in ("healthz", "readyz", "metrics"):
                     texts[f"{port}/{page}"] = await asyncio.to_thread(read, port, page)
             for name, pid in processes.items():
-                texts[f"arguments of {name}"] = of_process(pid, "cmdline")
+                texts[f"arguments of {name}"] = read_process_file(pid, "cmdline")
                 if name not in ("forwarder", "agentctl"):
-                    texts[f"environment of {name}"] = of_process(pid, "environ")
-            assert TOKEN in of_process(processes["forwarder"], "environ")
+                    texts[f"environment of {name}"] = read_process_file(pid, "environ")
+            assert TOKEN in read_process_file(processes["forwarder"], "environ")
+            texts["tap"] = await tap
         finally:
             agent.send_signal(signal.SIGINT)
             await agent.wait()
     texts["log"] = log.read_text()
-    kept = [f for f in state.rglob("*") if f.is_file() and f.name not in SECRET_FILES]
-    texts |= {str(file): file.read_bytes().decode(errors="replace") for file in kept}
+    files = [f for f in state.rglob("*") if f.is_file() and f.name not in SECRET_FILES]
+    texts |= {str(file): file.read_bytes().decode(errors="replace") for file in files}
     assert "arguments of nats" in texts
     assert len(texts) > 20
-    found = [(where, c) for where, text in texts.items() for c in canaries if c in text]
-    assert found == []
+    leaks = [(where, c) for where, text in texts.items() for c in canaries if c in text]
+    assert leaks == []
     assert all((state / name).stat().st_mode & 0o077 == 0 for name in ("nats.conf", "nats-url"))
 
 
@@ -163,13 +172,13 @@ SECRET_FILES = ("password", "nats-url", "nats.conf")
 
 
 def passwords(state: Path) -> list[str]:
-    found = [file.read_text().strip() for file in state.glob("users/*/password")]
-    assert len(found) > 5
-    return found
+    texts = [file.read_text().strip() for file in state.glob("users/*/password")]
+    assert len(texts) > 5
+    return texts
 
 
-def processes_of(log: str, agent: int) -> dict[str, int]:
-    """By name of a part: its process, a child of agentctl."""
+def processes_of(agent: int) -> dict[str, int]:
+    """Return the process ids of `agentctl up` and of its children, by the name of the service."""
     names = {
         "nats-server": "nats",
         "lifecycle_collector": "lifecycle",
@@ -178,15 +187,15 @@ def processes_of(log: str, agent: int) -> dict[str, int]:
         "docker_collector": "docker",
     }
     children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-    found = {"agentctl": agent}
+    processes = {"agentctl": agent}
     for pid in children:
         command = Path(f"/proc/{pid}/cmdline").read_text()
-        found |= {name: int(pid) for module, name in names.items() if module in command[:400]}
-    return found
+        processes |= {name: int(pid) for module, name in names.items() if module in command[:400]}
+    return processes
 
 
-def of_process(pid: int, what: str) -> str:
-    return Path(f"/proc/{pid}/{what}").read_text()
+def read_process_file(pid: int, name: str) -> str:
+    return Path(f"/proc/{pid}/{name}").read_text()
 
 
 def read(port: str, page: str) -> str:
@@ -199,14 +208,9 @@ def read(port: str, page: str) -> str:
 
 
 async def test_a_bad_setting_shows_no_secret(tmp_path: Path) -> None:
-    """The line for one that cannot be used; of a crash see tests/shared/test_faults_shown.py."""
-    for environ in (
-        {"INFRA_TOKEN": f"{TOKEN} with a blank"},
-        {"EVENTS_RECEIVER_URL": f"https://user:{PROXY_PASSWORD}@127.0.0.1/{TOKEN}/event"},
-        {"PROXY_HOST": f"http://agent:{PROXY_PASSWORD}@proxy:1"},
-        {"TAGS": "a:b", "REGION": "MARS"},
-        {"NATS_URL": f"http://agent:{PROXY_PASSWORD}@x"},
-    ):
+    """Of the output of a crash see tests/shared/test_faults_shown.py."""
+
+    async def check(environ: dict[str, str]) -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -220,3 +224,12 @@ async def test_a_bad_setting_shows_no_secret(tmp_path: Path) -> None:
         assert len(err.splitlines()) == 1
         assert TOKEN not in (out + err).decode()
         assert PROXY_PASSWORD not in (out + err).decode()
+
+    environments: list[dict[str, str]] = [
+        {"INFRA_TOKEN": f"{TOKEN} with a blank"},
+        {"EVENTS_RECEIVER_URL": f"https://user:{PROXY_PASSWORD}@127.0.0.1/{TOKEN}/event"},
+        {"PROXY_HOST": f"http://agent:{PROXY_PASSWORD}@proxy:1"},
+        {"TAGS": "a:b", "REGION": "MARS"},
+        {"NATS_URL": f"http://agent:{PROXY_PASSWORD}@x"},
+    ]
+    await asyncio.gather(*map(check, environments))

@@ -1,6 +1,6 @@
-"""`docker-compose up` on a real engine: everything healthy, events arrive, a stop is told.
+"""`docker-compose up` on a real engine: everything healthy, events arrive, a stop is an event.
 
-Without a token the forwarder runs dry and prints each document, which is where they are read here.
+Without a token the forwarder prints each document, and the tests read them there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ SERVICES = {
     "lifecycle-collector",
 }
 USERS = {"engine-filter": "0:0", "host-collector": "0:10002"}
-"""Who is not 10001. The host collector is root for the moment in which it takes its capability."""
+"""Users other than 10001. The host collector is root until it has taken its capability."""
 CAP_SYSLOG = 34  # capabilities(7)
 HEALTHY_SECONDS_MAX = 30
 
@@ -67,7 +67,7 @@ class Composed:
         return done.stdout
 
     def states(self) -> dict[str, str]:
-        """By service: what the engine says of its health."""
+        """Return the state of each service's container, with its health."""
         label = "com.docker.compose.service"
         listed = docker(
             "ps",
@@ -79,24 +79,24 @@ class Composed:
         return dict(line.split(" ", 1) for line in listed.splitlines())
 
     def violations(self) -> list[str]:
-        """The subjects that the broker refused to anyone."""
+        """Return the subjects that the broker has refused to any user."""
         return re.findall(r'Violation - Subject "(.*?)"', self.run("logs", "--no-color", "nats"))
 
     def container(self, service: str) -> dict[str, Any]:
-        """What the engine says of a service's container."""
-        (found,) = json.loads(docker("inspect", f"{self.name}_{service}_1"))
-        return dict(found)
+        """Return the engine's description of a service's container."""
+        (description,) = json.loads(docker("inspect", f"{self.name}_{service}_1"))
+        return dict(description)
 
-    def inside(self, service: str, code: str) -> str:
-        """What Python code prints in a service's container, with the rights of the service."""
-        becoming = self.container(service)["Config"]["Entrypoint"][:-1]  # setpriv, or nothing
-        return docker("exec", f"{self.name}_{service}_1", *becoming, "python3", "-c", code)
+    def run_python(self, service: str, code: str) -> str:
+        """Return the output of Python code in a service's container, with the service's rights."""
+        prefix = self.container(service)["Config"]["Entrypoint"][:-1]  # setpriv, or nothing
+        return docker("exec", f"{self.name}_{service}_1", *prefix, "python3", "-c", code)
 
     def documents(self) -> list[dict[str, Any]]:
-        """What the forwarder has printed so far."""
+        """Return the documents that the forwarder has printed so far."""
         lines = self.run("logs", "--no-color", "forwarder").splitlines()
-        found = (line.partition("| ")[2] for line in lines)
-        return [json.loads(text) for text in found if text.startswith("{")]
+        texts = (line.partition("| ")[2] for line in lines)
+        return [json.loads(text) for text in texts if text.startswith("{")]
 
 
 def docker(*arguments: str) -> str:
@@ -107,16 +107,16 @@ def docker(*arguments: str) -> str:
 
 @pytest.fixture
 def packages() -> Iterator[Path]:
-    """A directory of this machine that everybody may read and that holds Python packages: one."""
-    with tempfile.TemporaryDirectory() as made:
-        Path(made).chmod(0o755)
-        folder = Path(made, "site-packages")
+    """A world-readable directory of this machine with a single Python package."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        folder = Path(directory, "site-packages")
         install(folder, "first", "1.0")
         yield folder
 
 
 def install(folder: Path, name: str, version: str) -> None:
-    """What pip leaves of a package."""
+    """Write the metadata of a package as pip does."""
     info = folder / f"{name}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "RECORD").touch()
@@ -131,21 +131,21 @@ def composed(packages: Path) -> Iterator[Composed]:
     project.run("down", "--volumes", "--timeout", "20")
 
 
-def is_confined(composed: Composed, service: str) -> None:
-    """Read-only, without capabilities, privileges or a published port that is not needed."""
-    found = composed.container(service)
-    host = found["HostConfig"]
+def check_confinement(composed: Composed, service: str) -> None:
+    """Check for a read-only root, no needless capabilities, privileges or published ports."""
+    container = composed.container(service)
+    host = container["HostConfig"]
     assert host["ReadonlyRootfs"]
     assert not host["Privileged"]
     assert host["CapDrop"] == ["ALL"]
     assert host["CapAdd"] == (["SYSLOG", "SETUID"] if service == "host-collector" else None)
     assert "no-new-privileges:true" in host["SecurityOpt"]
-    assert found["Config"]["User"] == USERS.get(service, "10001:10001")
+    assert container["Config"]["User"] == USERS.get(service, "10001:10001")
     published = [port for ports in (host["PortBindings"] or {}).values() for port in ports]
     assert [port["HostIp"] for port in published] == ["127.0.0.1"] * (
         service in ("nats", "console")
     )
-    assert not any("INFRA_TOKEN" in e for e in found["Config"]["Env"] if service != "forwarder")
+    assert not any("INFRA_TOKEN" in e for e in container["Config"]["Env"] if service != "forwarder")
     status = docker("exec", f"{composed.name}_{service}_1", "cat", "/proc/1/status")
     effective = int(re.search(r"CapEff:\s+(\w+)", status)[1], 16)  # type: ignore[index]
     assert effective == (1 << CAP_SYSLOG if service == "host-collector" else 0)
@@ -154,19 +154,19 @@ def is_confined(composed: Composed, service: str) -> None:
     if service not in ("nats", "engine-filter"):
         sockets = ["/var/run/docker.sock", "/host/run/docker.sock"]
         code = f"import os; print(*filter(os.path.exists, {sockets}))"
-        assert composed.inside(service, code) == ""
+        assert composed.run_python(service, code) == ""
 
 
-def each_sees_its_own_password_alone(composed: Composed) -> None:
+def check_that_each_service_has_its_own_password_only(composed: Composed) -> None:
     code = "print(open('/run/nats/password').read(), *__import__('os').listdir('/run/nats'))"
     collectors = [s for s in SERVICES if s not in ("nats", "engine-filter")]
-    seen = [composed.inside(service, code).split() for service in collectors]
-    assert len({password for password, *_ in seen}) == len(collectors)
-    assert all(files == ["password"] for _, *files in seen)
+    outputs = [composed.run_python(service, code).split() for service in collectors]
+    assert len({password for password, *_ in outputs}) == len(collectors)
+    assert all(files == ["password"] for _, *files in outputs)
 
 
-def the_host_collector_reads_what_everybody_may(composed: Composed) -> None:
-    """All of the host's file system is mounted there, with what belongs to root and to others."""
+def check_that_the_host_collector_reads_world_readable_files_only(composed: Composed) -> None:
+    """Check it against secrets in the host's file system, all of which is mounted there."""
     volumes = docker("volume", "ls", "--quiet", "--filter", f"name={composed.name}_users-").split()
     places = docker("volume", "inspect", "--format", "{{.Mountpoint}}", *volumes).split()
     store = docker("volume", "inspect", "--format", "{{.Mountpoint}}", f"{composed.name}_nats")
@@ -189,12 +189,12 @@ def the_host_collector_reads_what_everybody_may(composed: Composed) -> None:
                 print(path)
             except PermissionError:
                 pass
-        # Whoever writes it is root on the host.
+        # A process that can write it can become root on the host.
         print(os.access("/host/proc/sys/kernel/core_pattern", os.W_OK, effective_ids=True))
         print(os.access("/host/etc/os-release", os.R_OK, effective_ids=True))
         """
-    assert composed.inside("host-collector", code).split() == ["False", "True"]
-    seen = docker(
+    assert composed.run_python("host-collector", code).split() == ["False", "True"]
+    listing = docker(
         "run",
         "--rm",
         "--volume",
@@ -207,11 +207,11 @@ def the_host_collector_reads_what_everybody_may(composed: Composed) -> None:
         "--directory",
         *(f"/host{path}" for path in secrets),
     )
-    assert len(seen.splitlines()) == len(secrets)  # all of it is there
+    assert len(listing.splitlines()) == len(secrets)  # every secret exists
 
 
-def the_filter_lets_nothing_else_through(composed: Composed) -> None:
-    """As whoever takes over the Docker collector would try it."""
+def check_that_the_engine_filter_refuses_other_requests(composed: Composed) -> None:
+    """Check it with requests that an attacker in the Docker collector could make."""
     code = """if True:
         import http.client
         for line in LINES:
@@ -230,12 +230,12 @@ def the_filter_lets_nothing_else_through(composed: Composed) -> None:
         "GET //v1.41/containers/json",
     ]
     lines = [*refused, "GET /version"]
-    answers = composed.inside("docker-collector", code.replace("LINES", repr(lines)))
+    answers = composed.run_python("docker-collector", code.replace("LINES", repr(lines)))
     assert answers.split() == ["403"] * len(refused) + ["200"]
 
 
-def a_tap_without_a_password_hears_and_says_nothing(composed: Composed) -> None:
-    """As `nats sub` on the host: the protocol by hand, so that no client is needed."""
+def check_that_a_tap_without_a_password_may_only_listen(composed: Composed) -> None:
+    """Check it as `nats sub` on the host would, with the protocol by hand."""
     with socket.create_connection(("127.0.0.1", composed.port), timeout=10) as wire:
         wire.sendall(b"CONNECT {}\r\nSUB events.> 1\r\nPUB never.allowed 1\r\nx\r\nPING\r\n")
         answer = b""
@@ -245,8 +245,8 @@ def a_tap_without_a_password_hears_and_says_nothing(composed: Composed) -> None:
     assert answer.count(b"-ERR") == 1
 
 
-def what_an_older_version_stored_is_taken_over(composed: Composed) -> None:
-    """It had all users, and so the streams, in the server's own account."""
+def check_that_the_streams_of_an_older_version_are_kept(composed: Composed) -> None:
+    """Check it with the streams in the default account, where an older version had all users."""
     docker(
         "run",
         "--rm",
@@ -265,14 +265,14 @@ def what_an_older_version_stored_is_taken_over(composed: Composed) -> None:
     wait_until(lambda: restored.search(composed.run("logs", "--no-color", "nats")), 30)
 
 
-def wait_until(condition: Any, seconds: float) -> None:
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, condition
         time.sleep(0.3)
 
 
-def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
+def test_services_get_healthy_deliver_events_and_publish_their_stop(
     composed: Composed, packages: Path
 ) -> None:
     composed.run("up", "--detach")
@@ -286,14 +286,14 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
         assert "<title>Events" in page.read().decode()
 
     for service in SERVICES:
-        is_confined(composed, service)
-    each_sees_its_own_password_alone(composed)
-    the_host_collector_reads_what_everybody_may(composed)
-    the_filter_lets_nothing_else_through(composed)
-    a_tap_without_a_password_hears_and_says_nothing(composed)
+        check_confinement(composed, service)
+    check_that_each_service_has_its_own_password_only(composed)
+    check_that_the_host_collector_reads_world_readable_files_only(composed)
+    check_that_the_engine_filter_refuses_other_requests(composed)
+    check_that_a_tap_without_a_password_may_only_listen(composed)
     install(packages, "second", "2.0")
-    name = f"{composed.name}-seen"
-    greedy = "x = bytearray(100 * 1024 * 1024)"
+    name = f"{composed.name}-killed"
+    allocation = "x = bytearray(100 * 1024 * 1024)"
     image = "python:3.11-slim-bookworm"
     subprocess.run(
         [
@@ -307,12 +307,12 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
             image,
             "python3",
             "-c",
-            greedy,
+            allocation,
         ],
-        check=False,  # it is killed
+        check=False,  # the kernel kills it
     )
 
-    def told() -> set[str]:
+    def delivered() -> set[str]:
         documents = composed.documents()
         return {d["message"].split(" with pid")[0] for d in documents} | {
             d["container.status"] for d in documents if d.get("container.name") == name
@@ -321,7 +321,7 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
     host = docker("info", "--format", "{{.Name}}")
     package = f"Package second, version 2.0 has been installed on host {host}"
     expected = {"create", "start", "die", "destroy", "python3 process", package}
-    wait_until(lambda: told() >= expected, 10)
+    wait_until(lambda: delivered() >= expected, 10)
 
     assert composed.violations() == ["never.allowed"]
     composed.run("stop", "--timeout", "20")
@@ -337,4 +337,4 @@ def test_all_are_healthy_events_arrive_and_down_tells_the_stop(
     ended = docker("ps", "--all", "--filter", label, "--format", "{{.Names}} {{.Status}}")
     assert len(ended.splitlines()) == len(SERVICES | {"users"})
     assert [line for line in ended.splitlines() if " Exited (0) " not in line] == []
-    what_an_older_version_stored_is_taken_over(composed)
+    check_that_the_streams_of_an_older_version_are_kept(composed)

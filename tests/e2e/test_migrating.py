@@ -1,4 +1,4 @@
-"""docs/migrating.md is true: its tables, and every service in the Sematext Agent's environment."""
+"""Claims of docs/migrating.md: its tables, and the services in the Sematext Agent's environment."""
 
 from __future__ import annotations
 
@@ -100,50 +100,52 @@ SET_BY_THE_TEST = {
 
 
 def settings_of(service: str) -> type[ServiceSettings]:
-    module = importlib.import_module(f"{service}.settings")
-    found: type[ServiceSettings] = getattr(module, SETTINGS[service])
-    return found
+    module = importlib.import_module(f"sematext_agent.{service}.settings")
+    settings: type[ServiceSettings] = getattr(module, SETTINGS[service])
+    return settings
 
 
-def known(service: str) -> set[str]:
+def variables_of(service: str) -> set[str]:
     return {field.name.upper() for field in msgspec.structs.fields(settings_of(service))}
 
 
 def rows(*titles: str) -> dict[str, str]:
-    """By variable: the second column, of the tables under these titles."""
+    """Return the second column of the tables under `titles`, by variable."""
     parts = re.split(r"\n## (.*)\n", PAGE.read_text())
-    found: dict[str, str] = {}
+    table: dict[str, str] = {}
     for title in titles:
         body = parts[parts.index(title) + 1]
         for first, second in re.findall(r"^\| (`.*?) \| (.*?) \|", body, re.MULTILINE):
-            found |= dict.fromkeys(re.findall(r"`([A-Z_]+)`", first), second)
-    return found
+            table |= dict.fromkeys(re.findall(r"`([A-Z_]+)`", first), second)
+    return table
 
 
-WORKS = rows("Works unchanged", "Works, with a difference")
-HAS_NONE = rows("Has no counterpart")
+SUPPORTED = rows("Works unchanged", "Works, with a difference")
+UNSUPPORTED = rows("Has no counterpart")
 
 
-@pytest.mark.parametrize("variable", sorted(WORKS))
-def test_what_is_said_to_work_is_a_setting_of_the_service_that_is_named(variable: str) -> None:
-    service = WORKS[variable].replace("-", "_")
-    assert all(variable in known(name) for name in (SETTINGS if service == "all" else [service]))
+@pytest.mark.parametrize("variable", sorted(SUPPORTED))
+def test_a_supported_variable_is_a_setting_of_the_service_in_its_row(variable: str) -> None:
+    service = SUPPORTED[variable].replace("-", "_")
+    assert all(
+        variable in variables_of(name) for name in (SETTINGS if service == "all" else [service])
+    )
 
 
-@pytest.mark.parametrize("variable", sorted(HAS_NONE))
-def test_what_is_said_to_have_no_counterpart_is_named_by_one_service(variable: str) -> None:
-    naming = [
+@pytest.mark.parametrize("variable", sorted(UNSUPPORTED))
+def test_an_unsupported_variable_is_logged_by_a_single_service(variable: str) -> None:
+    services = [
         name for name in SETTINGS if find_unknown_variables(settings_of(name), {variable: "x"})
     ]
-    assert len(naming) == (variable not in OF_OTHER_PROGRAMS)
+    assert len(services) == (variable not in OF_OTHER_PROGRAMS)
 
 
-def test_the_page_speaks_of_every_documented_variable() -> None:
-    assert WORKS.keys() | HAS_NONE.keys() == DOCUMENTED.keys() | SET_BY_THE_TEST
+def test_the_page_has_every_documented_variable() -> None:
+    assert SUPPORTED.keys() | UNSUPPORTED.keys() == DOCUMENTED.keys() | SET_BY_THE_TEST
 
 
-def test_only_the_service_that_a_variable_belongs_to_complains_of_it() -> None:
-    ours = {variable for name in SETTINGS for variable in known(name)}
+def test_no_service_logs_a_variable_of_another_service_as_unknown() -> None:
+    ours = {variable for name in SETTINGS for variable in variables_of(name)}
     secrets = {"INFRA_TOKEN_FILE", "PROXY_PASSWORD_FILE", "KUBERNETES_SERVICE_HOST"}
     pod = secrets | {"KUBERNETES_PORT_443_TCP_PROTO", "KUBERNETES_PORT"}
     for name in SETTINGS:
@@ -151,7 +153,7 @@ def test_only_the_service_that_a_variable_belongs_to_complains_of_it() -> None:
 
 
 class Services:
-    """All services as processes, each with its port."""
+    """Every service as a process of its own, with its health port."""
 
     def __init__(self, environ: dict[str, str]) -> None:
         self._environ = environ
@@ -171,22 +173,22 @@ class Services:
     async def until_ready(self, name: str) -> None:
         url = f"http://127.0.0.1:{self.ports[name]}/readyz"
         while True:
-            assert self.processes[name].returncode is None, await self._said(name)
+            assert self.processes[name].returncode is None, await self._wait_for_log(name)
             with contextlib.suppress(OSError, urllib.error.HTTPError):
                 await asyncio.to_thread(urllib.request.urlopen, url, timeout=5)
                 return
             await asyncio.sleep(0.1)
 
     async def stop(self) -> list[str]:
-        """Stops them, the forwarder last; returns what each logged."""
-        said = []
+        """Stop the services, the forwarder last, and return the log of each."""
+        logs = []
         for name in reversed(SETTINGS):
             self.processes[name].send_signal(signal.SIGTERM)
-            said.append(await self._said(name))
-            assert self.processes[name].returncode == 0, said[-1]
-        return said
+            logs.append(await self._wait_for_log(name))
+            assert self.processes[name].returncode == 0, logs[-1]
+        return logs
 
-    async def _said(self, name: str) -> str:
+    async def _wait_for_log(self, name: str) -> str:
         _, errors = await self.processes[name].communicate()
         return errors.decode()
 
@@ -220,7 +222,7 @@ async def services(
                 "DOCKER_TRANSPORT": f"unix://{tmp_path}/docker.sock",
                 "DOCKER_CERT_PATH": str(certificates),
             }
-            # What the Sematext Agent does not have: the broker, and here a cluster.
+            # The Sematext Agent has no broker, and there is no cluster here.
             | {
                 "NATS_URL": nats_server.url,
                 "KUBECONFIG": str(kubeconfig(tmp_path / "kubeconfig", cluster.url)),
@@ -238,8 +240,8 @@ async def test_every_service_starts_in_the_sematext_agents_environment_and_is_re
 ) -> None:
     async with asyncio.timeout(60):
         await asyncio.gather(*map(services.until_ready, SETTINGS))
-        said = await services.stop()
+        logs = await services.stop()
     assert receiver.documents[0]["os.host"] == "web-01"
     assert {"env:dev", "role:web"} <= set(receiver.documents[0]["tags"])
-    named = re.findall(r"without effect: (.*)", "\n".join(said))
-    assert sorted(", ".join(named).split(", ")) == sorted(HAS_NONE.keys() - OF_OTHER_PROGRAMS)
+    logged = re.findall(r"without effect: (.*)", "\n".join(logs))
+    assert sorted(", ".join(logged).split(", ")) == sorted(UNSUPPORTED.keys() - OF_OTHER_PROGRAMS)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import docker
 import pytest
-from broker import NatsServer, free_port, until_streams_are_made, wait_for_port
+from broker import NatsServer, free_port, wait_for_port, wait_for_streams
 from browser import CHROMIUM, DRIVER, Browser, Keys, chromium
-from console_page import container_event, publish_events
+from console_page import container_event
+from console_page import publish_events as publish_events
 
 from sematext_agent.shared import bus
 from sematext_agent.shared.events import Event, Gap, encode, format_rfc3339
@@ -29,9 +30,11 @@ from sematext_agent.shared.subjects import (
 )
 
 SOCKET = Path("/var/run/docker.sock")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="no chromium with its driver on this machine"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None or DRIVER is None, reason="no chromium with its driver on this machine"
+    ),
+]
 SCRIPT = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 
 
@@ -53,7 +56,7 @@ class Agent:
         }
         names = ["forwarder", "console"] + ["docker_collector"] * SOCKET.exists()
         with self.printed.open("wb") as out, (directory / "log").open("wb") as log:
-            self._parts = [
+            self._processes = [
                 subprocess.Popen(
                     [sys.executable, "-m", f"sematext_agent.{name}"],
                     env=environ,
@@ -64,37 +67,36 @@ class Agent:
             ]
         wait_for_port(self.port, seconds=30)
 
-    def tell(self, *events: Event) -> None:
-        """Publishes the events as a collector does."""
-        asyncio.run(self._tell(events))
+    def publish(self, *events: Event) -> None:
+        """Publish the events as a collector does."""
+        asyncio.run(self._publish(events))
 
-    async def _tell(self, events: tuple[Event, ...]) -> None:
+    async def _publish(self, events: tuple[Event, ...]) -> None:
         connection = await bus.connect(ServiceSettings(nats_url=(self.broker.url,)), "test")
-        await until_streams_are_made(connection)
+        await wait_for_streams(connection)
         await publish_events(connection, *events)
         await connection.close()
 
-    async def bury(self, event: Event) -> None:
-        """Stores a dead letter as the forwarder does."""
+    async def dead_letter(self, event: Event) -> None:
+        """Store a dead letter as the forwarder does."""
         connection = await bus.connect(ServiceSettings(nats_url=(self.broker.url,)), "test")
         headers = {DEAD_REASON_HEADER: "tags must be a list", DEAD_STATUS_HEADER: "400"}
         await connection.publish(dead_subject(subject_of(event)), encode(event), event.id, headers)
         await connection.close()
 
     def stop(self) -> None:
-        for part in self._parts:
-            part.kill()
-            part.wait()
+        for process in self._processes:
+            process.kill()
+            process.wait()
         self.broker.stop()
 
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     running = Agent(tmp_path_factory.mktemp("agent"))
-    died = {"exitCode": "1"}
-    running.tell(
+    running.publish(
         *(container_event(f"shop-{number}") for number in range(5)),
-        container_event("payments", "die", attributes=died),
+        container_event("payments", "die", attributes={"exitCode": "1"}),
         container_event(SCRIPT),
     )
     yield running
@@ -109,7 +111,7 @@ def opened(agent: Agent) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(opened: Browser) -> Browser:
-    """The page as it is at first, in a wide and light window; without a complaint so far."""
+    """The page as first opened, in a wide and light window, with an empty console."""
     opened.resize(1280, 860)
     opened.prefer("light")
     opened.open()
@@ -118,7 +120,7 @@ def page(opened: Browser) -> Browser:
 
 
 def has(page: Browser, *words: str) -> bool:
-    """Whether a row holds all the words."""
+    """Return whether a row holds all the words."""
     return any(all(word in text for word in words) for text in page.texts("#rows li"))
 
 
@@ -136,7 +138,7 @@ def test_a_container_starts_and_its_row_appears(agent: Agent, page: Browser) -> 
         client.close()
 
 
-def test_an_event_says_what_is_shipped_to_the_letter(agent: Agent, page: Browser) -> None:
+def test_an_opened_event_shows_its_document_exactly(agent: Agent, page: Browser) -> None:
     page.type("#q", "payments")
     page.until(
         lambda: page.texts("#rows .text") == ["container payments die (image nginx, exit code 1)"]
@@ -172,7 +174,7 @@ def test_filters_stand_in_the_address(page: Browser) -> None:
     page.log_entries()
 
 
-def test_what_an_event_says_is_never_markup(page: Browser) -> None:
+def test_text_of_an_event_is_never_markup(page: Browser) -> None:
     page.type("#q", "onerror")
     page.until(lambda: page.texts("#rows .text") == [f"container {SCRIPT} start (image nginx)"])
     page.find("#rows a").click()
@@ -182,7 +184,7 @@ def test_what_an_event_says_is_never_markup(page: Browser) -> None:
         == 0
     )
     assert page.driver.title != "taken"
-    # Not even the page itself may run what stands in it: its policy stops that.
+    # Its security policy keeps even the page itself from running inline code.
     page.script("document.body.setAttribute('onclick', 'document.title=\"taken\"')")
     page.script("document.body.click()")
     assert page.driver.title != "taken"
@@ -198,7 +200,7 @@ def test_a_gap_is_marked_where_it_happened(agent: Agent, page: Browser) -> None:
         until=format_rfc3339(now - 300 * 10**9),
         detail="the engine forgot",
     )
-    agent.tell(container_event(body=gap, id="gap"))
+    agent.publish(container_event(body=gap, id="gap"))
     page.until(lambda: has(page, "GAP in docker", "the engine forgot"))
     band = page.until(
         lambda: page.script(
@@ -244,16 +246,16 @@ def test_it_can_be_used_with_the_keyboard_alone(page: Browser) -> None:
     assert page.script("return document.activeElement.matches('#rows a')")
     page.script("document.querySelector('#timeline').focus()")
     page.press(Keys.HOME)
-    told = page.find("#timeline").get_attribute("aria-valuetext")
-    assert str(told).endswith(": nothing")
+    description = page.find("#timeline").get_attribute("aria-valuetext")
+    assert str(description).endswith(": nothing")
     page.press(Keys.ENTER)
     page.until(lambda: "since=" in page.query and "until=" in page.query)
     page.until(lambda: page.find("#window").is_displayed())
     page.until(lambda: page.texts("#rows li") == [])
 
 
-def test_nothing_stands_in_the_way_of_a_screen_reader(agent: Agent, page: Browser) -> None:
-    asyncio.run(agent.bury(container_event("refused")))
+def test_every_view_passes_the_accessibility_rules_of_axe(agent: Agent, page: Browser) -> None:
+    asyncio.run(agent.dead_letter(container_event("refused")))
     views = [(view, "light") for view in ("?q=shop-1", "?view=health", "?view=dead", "?event=1")]
     for view, scheme in [*views, ("?q=shop-1", "dark")]:
         page.prefer(scheme)
@@ -262,7 +264,7 @@ def test_nothing_stands_in_the_way_of_a_screen_reader(agent: Agent, page: Browse
         assert page.violations() == [], (scheme, view)
 
 
-def test_a_dead_letter_is_seen_and_replayed(agent: Agent, page: Browser) -> None:
+def test_a_dead_letter_is_listed_and_replayed(agent: Agent, page: Browser) -> None:
     page.open("?view=dead")
     page.until(lambda: page.texts("#letters .why"))
     assert "rejected with 400: tags must be a list" in page.text("#letters .why")
@@ -273,8 +275,10 @@ def test_a_dead_letter_is_seen_and_replayed(agent: Agent, page: Browser) -> None
     page.until(lambda: has(page, "container refused start"))
 
 
-def test_it_stays_calm_at_ten_thousand_events(agent: Agent, page: Browser) -> None:
-    agent.tell(*(container_event(f"flood-{number}") for number in range(10_000)))
+def test_ten_thousand_events_are_sampled_and_leave_the_browser_responsive(
+    agent: Agent, page: Browser
+) -> None:
+    agent.publish(*(container_event(f"flood-{number}") for number in range(10_000)))
     page.until(lambda: "A sample:" in page.text("#sampled"))
     counted = "return parseInt(document.querySelector('#counted').textContent.replace(',', ''))"
     page.until(lambda: page.script(counted) >= 10_000, seconds=30)
@@ -291,6 +295,6 @@ def test_a_broker_that_is_away_and_back_needs_no_reload(agent: Agent, page: Brow
     assert page.text("#link") == "the broker is away"
     agent.broker.start()
     page.until(lambda: page.text("#link") == "live", seconds=30)
-    agent.tell(container_event("after-the-restart"))
+    agent.publish(container_event("after-the-restart"))
     page.until(lambda: has(page, "after-the-restart"), seconds=30)
     assert not page.find("#banner").is_displayed()

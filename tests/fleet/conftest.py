@@ -12,14 +12,14 @@ from receiver import Receiver, Reply
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
-    made.start()
-    yield made
-    made.kill()
+    hub = Cluster(tmp_path)
+    hub.start()
+    yield hub
+    hub.kill()
 
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    async with Receiver() as opened:
-        opened.reply = Reply(seconds=0.02)
-        yield opened
+    async with Receiver() as listening:
+        listening.reply = Reply(seconds=0.02)
+        yield listening

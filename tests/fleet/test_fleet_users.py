@@ -1,4 +1,4 @@
-"""A user per service also at a hub and its sites: what `agentctl users --domain` gives suffices."""
+"""Users per service at a hub and its sites: the rights of `agentctl users --domain` suffice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import msgspec
-from broker import eventually, free_port
+from broker import free_port, wait_until
 from fleet_origins import an_event, start_forwarder
 from fleet_servers import Server
 from receiver import Receiver
@@ -24,11 +24,11 @@ from sematext_agent.shared.subjects import CURSORS_BUCKET, HOSTS_BUCKET, subject
 SITE = "site-a"
 
 
-def server(name: str, folder: Path, leafnodes: str) -> Server:
-    """One end, as docs/scaling.md says, with users of its own."""
+def start_server(name: str, folder: Path, leafnodes: str) -> Server:
+    """Start a hub or a site as in docs/scaling.md, with users of its own."""
     ports = {"client": free_port(), "http": free_port()}
     server = Server(name, folder, "", **ports)
-    made = [
+    command = [
         sys.executable,
         "-m",
         "sematext_agent.agentctl",
@@ -37,7 +37,7 @@ def server(name: str, folder: Path, leafnodes: str) -> Server:
         "--domain",
         SITE,
     ]
-    subprocess.run(made, check=True)
+    subprocess.run(command, check=True)
     (folder / "server.conf").write_text(f"""
         server_name: {name}
         listen: "127.0.0.1:{ports["client"]}"
@@ -58,17 +58,17 @@ async def log_in(server: Server, user: str) -> bus.Bus:
     return await bus.connect(settings, user)
 
 
-async def test_a_forwarder_at_the_hub_ships_what_a_site_tells(
+async def test_a_forwarder_at_the_hub_delivers_the_events_of_a_site(
     receiver: Receiver, tmp_path: Path
 ) -> None:
     leaf_port = free_port()
-    hub = server(
+    hub = start_server(
         "hub",
         tmp_path / "hub",
         f"""listen: "127.0.0.1:{leaf_port}"
             authorization {{ user: leaf, password: secret, account: AGENT }}""",
     )
-    site = server(
+    site = start_server(
         SITE,
         tmp_path / SITE,
         f"""reconnect: 1s, remotes: [ {{
@@ -94,33 +94,35 @@ async def test_a_forwarder_at_the_hub_ships_what_a_site_tells(
         events = [an_event("web-01", number) for number in range(20)]
         for event in events:
             await docker.publish(subject_of(event), encode(event), event.id)
-        await eventually(lambda: receiver.stored.keys() >= {event.id for event in events}, 60)
-        await eventually(lambda: _everything_is_acknowledged(site), 60)
+        await wait_until(lambda: receiver.stored.keys() >= {event.id for event in events}, 60)
+        await wait_until(lambda: _everything_is_acknowledged(site), 60)
         tap = await log_in(site, "tap")
-        taking = f"$JS.API.CONSUMER.MSG.NEXT.EVENTS.forwarder-{SITE}"
-        await tap.send(taking, b"", tap.new_inbox())
+        forbidden = f"$JS.API.CONSUMER.MSG.NEXT.EVENTS.forwarder-{SITE}"
+        await tap.send(forbidden, b"", tap.new_inbox())
         for connection in (docker, lifecycle, tap):
             await connection.close()
     finally:
         for forwarder in forwarders:
             forwarder.terminate()
             await asyncio.to_thread(forwarder.wait)
-        for one in (site, hub):
-            one.kill()
+        for server in (site, hub):
+            server.kill()
     assert set(receiver.stored.values()) == {1}
-    refused = {one: _refused(one) for one in (site, hub)}
-    assert refused == {site: [taking], hub: []}
+    assert (_violations(site), _violations(hub)) == ([forbidden], [])
 
 
-def _refused(one: Server) -> list[str]:
-    return re.findall(r'Violation.*Subject "(.*?)"', (one.folder / "log").read_text())
+def _violations(server: Server) -> list[str]:
+    """Return the subjects that the server has refused to a user."""
+    return re.findall(r'Violation.*Subject "(.*?)"', (server.folder / "log").read_text())
 
 
 def _everything_is_acknowledged(site: Server) -> bool:
     (account,) = [
-        one for one in site.ask("jsz?consumers=1")["account_details"] if one["name"] == "AGENT"
+        account
+        for account in site.read_page("jsz?consumers=1")["account_details"]
+        if account["name"] == "AGENT"
     ]
-    (events,) = [one for one in account["stream_detail"] if one["name"] == "EVENTS"]
+    (events,) = [stream for stream in account["stream_detail"] if stream["name"] == "EVENTS"]
     return [
         consumer["num_ack_pending"] + consumer["num_pending"]
         for consumer in events["consumer_detail"]

@@ -1,6 +1,6 @@
-"""A site with a server of its own: it keeps accepting while the hub is away, and loses nothing.
+"""Sites with a server of their own: they accept events while the hub is away, and lose none.
 
-`FLEET_OUTAGE_SECONDS` says for how long the hub is away; docs/scaling.md has what minutes give.
+`FLEET_OUTAGE_SECONDS` is the length of the outage; docs/scaling.md has figures for minutes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import msgspec
-from broker import eventually
+from broker import wait_until
 from fleet_origins import Origins, settings_for, start_forwarder
 from fleet_servers import Cluster
 from forwarding import dead_letters
@@ -24,14 +24,14 @@ from sematext_agent.shared.subjects import HOSTS_BUCKET
 OUTAGE_SECONDS = float(os.environ.get("FLEET_OUTAGE_SECONDS", "5"))
 HOSTS_OF_A_SITE = 20
 SECONDS = 2.0
-"""How often each host tells an event."""
-KNOWN, REFUSED = "host-a-0000", "host-b-0001"
-"""A host whose facts are known at its site, and one whose first events the receiver refuses."""
+"""Interval between two events of a host."""
+WITH_FACTS, REFUSED = "host-a-0000", "host-b-0001"
+"""A host with facts at its site, and a host whose first events the receiver refuses."""
 REFUSED_EVENTS = 5
 
 
 async def write_facts(url: str, origin: str) -> None:
-    """What the lifecycle collector of a host writes at its start, once there is a bucket."""
+    """Write the facts of a host as its lifecycle collector does, once there is a bucket."""
     connection = await bus.connect(settings_for([url]), "facts")
     await connection.wait_until_ready(HOSTS_BUCKET)
     facts = HostFacts(hostname=origin, distro_name="leafian")
@@ -39,16 +39,16 @@ async def write_facts(url: str, origin: str) -> None:
     await connection.close()
 
 
-async def refused_ids(connection: bus.Bus) -> list[str]:
-    """The ids of the dead letters at the hub, each as often as it is there."""
+async def read_dead_letter_ids(connection: bus.Bus) -> list[str]:
+    """Return the ids of the dead letters at the hub, each as often as it is there."""
     letters = await dead_letters(connection)
     return sorted(letter["headers"]["Nats-Msg-Id"] for letter in letters)
 
 
-async def test_sites_go_on_while_the_hub_is_away(
+async def test_sites_accept_events_while_the_hub_is_away(
     cluster: Cluster, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """Two sites and the hub itself have the same names for everything, and nothing crosses."""
+    """Two sites and the hub use the same names, and no message crosses between them."""
     refused: set[str] = set()
 
     def reply(request: Request) -> Reply:
@@ -78,27 +78,27 @@ async def test_sites_go_on_while_the_hub_is_away(
     origins_b = Origins([sites[1].url], HOSTS_OF_A_SITE, SECONDS, "host-b")
     direct = Origins(cluster.urls, HOSTS_OF_A_SITE, SECONDS, "host-c")
     try:
-        await write_facts(sites[0].url, KNOWN)
+        await write_facts(sites[0].url, WITH_FACTS)
         async with origins_a, origins_b, direct:
-            await eventually(lambda: len(receiver.stored) > HOSTS_OF_A_SITE * 6, 60)
+            await wait_until(lambda: len(receiver.stored) > HOSTS_OF_A_SITE * 6, 60)
             await asyncio.to_thread(cluster.kill)
             before = len(receiver.stored)
             await asyncio.sleep(OUTAGE_SECONDS)
-            # The sites have taken the events meanwhile: their collectors may stop and be gone.
+            # The site has stored the events meanwhile: its collectors can stop.
             await origins_a.stop()
             await asyncio.to_thread(cluster.start)
-            back = time.monotonic()
+            restarted = time.monotonic()
             await origins_b.stop()
             await direct.stop()
-            told = origins_a.told | origins_b.told | direct.told
-            # Some may be refused only now.
-            await eventually(lambda: receiver.stored.keys() >= told.keys() - refused, 120)
+            obligations = origins_a.obligations | origins_b.obligations | direct.obligations
+            # The receiver may refuse some only now.
+            await wait_until(lambda: receiver.stored.keys() >= obligations.keys() - refused, 120)
             print(
-                f"away {OUTAGE_SECONDS:.0f} s, {len(told) - before} events behind, "
-                f"all shipped {time.monotonic() - back:.1f} s after the hub was back"
+                f"outage of {OUTAGE_SECONDS:.0f} s, {len(obligations) - before} events behind, "
+                f"all delivered {time.monotonic() - restarted:.1f} s after the restart of the hub"
             )
             connection = await bus.connect(settings_for(cluster.urls), "test")
-            assert await refused_ids(connection) == sorted(refused)
+            assert await read_dead_letter_ids(connection) == sorted(refused)
             await connection.close()
     finally:
         for forwarder in forwarders:
@@ -106,7 +106,7 @@ async def test_sites_go_on_while_the_hub_is_away(
             await asyncio.to_thread(forwarder.wait)
         for site in sites:
             site.kill()
-    assert receiver.stored.keys() == told.keys() - refused
+    assert receiver.stored.keys() == obligations.keys() - refused
     assert {event for event, times in receiver.stored.items() if times > 1} == set()
-    of_known = [one for one in receiver.documents if one["os.host"] == KNOWN]
-    assert of_known[-1]["os.distro.name"] == "leafian"
+    documents = [d for d in receiver.documents if d["os.host"] == WITH_FACTS]
+    assert documents[-1]["os.distro.name"] == "leafian"

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from forwarding import Forwarder, Oracle, Publisher, Start
 from receiver import TOKEN, Receiver
 
@@ -68,7 +68,7 @@ async def start(
         forwarder = Forwarder(Runtime(forwarder_settings, health, connection, asyncio.Event()))
         running.append(forwarder)
         await asyncio.sleep(0)  # its task begins
-        await eventually(lambda: health.report().conditions["streams"].ok)
+        await wait_until(lambda: health.report().conditions["streams"].ok)
         return forwarder
 
     yield begin

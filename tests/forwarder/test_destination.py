@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from forwarding import Publisher, until_acknowledged
 
 from sematext_agent.forwarder.destination import Answer, Judgement, OnAnswer, Outcome
@@ -57,7 +57,7 @@ async def test_events_are_delivered_to_the_destination_that_is_handed_in(
     memory = Memory()
     forwarding = asyncio.create_task(forward(runtime, lambda _: memory, lambda low, high: 0.01))
     ids = await publisher.publish(30)
-    await eventually(lambda: len(memory.documents) == len(ids))
+    await wait_until(lambda: len(memory.documents) == len(ids))
     assert sorted(memory.documents) == sorted(ids)
     await until_acknowledged(connection)
     runtime.stopping.set()

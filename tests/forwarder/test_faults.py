@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from broker import NatsServer, free_port, until_streams_are_made
+from broker import NatsServer, free_port, wait_for_streams
 from forwarding import Oracle, Publisher
 from receiver import TOKEN, Receiver, Reply
 
@@ -144,7 +144,7 @@ async def test_forwarder_stopped_and_started(
     forwarder: ForwarderProcess, publisher: Publisher, verify: Oracle, connection: bus.Bus
 ) -> None:
     """An orderly stop delivers nothing twice, and exits with 0."""
-    await until_streams_are_made(connection)
+    await wait_for_streams(connection)
     async with load(publisher):
         for _ in range(2):
             await forwarder.until_ready()
@@ -193,7 +193,7 @@ async def test_readiness_follows_the_receiver(
     receiver: Receiver,
     connection: bus.Bus,
 ) -> None:
-    await until_streams_are_made(connection)
+    await wait_for_streams(connection)
     await forwarder.until_ready()
     receiver.reply = Reply(401)
     await publisher.publish(3)

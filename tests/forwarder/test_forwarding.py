@@ -10,7 +10,7 @@ import asyncio
 
 import msgspec
 import pytest
-from broker import eventually
+from broker import wait_until
 from forwarding import (
     Oracle,
     Publisher,
@@ -51,7 +51,7 @@ async def test_a_duplicate_is_not_sent_while_the_event_is_in_flight_nor_after_it
     receiver.replies.append(Reply(seconds=0.3))
     for _ in range(3):
         await connection.send("events.x", body)
-    await eventually(lambda: receiver.stored["x"] == 1)
+    await wait_until(lambda: receiver.stored["x"] == 1)
     await until_acknowledged(connection)
     await connection.send("events.x", body)
     async with asyncio.timeout(5):
@@ -66,14 +66,14 @@ async def test_host_facts_come_with_the_events(
 ) -> None:
     forwarder = await start()
     await publisher.publish()
-    await eventually(lambda: len(receiver.documents) == 1)
+    await wait_until(lambda: len(receiver.documents) == 1)
     await forwarder.stop()
     assert "os.kernel" not in receiver.documents[0]
     facts = HostFacts(hostname="web-01", kernel="6.1.0")
     await connection.put(HOSTS_BUCKET, bucket_key("web-01"), msgspec.json.encode(facts))
     await start()
     await publisher.publish()
-    await eventually(lambda: len(receiver.documents) == 2)
+    await wait_until(lambda: len(receiver.documents) == 2)
     assert receiver.documents[1]["os.kernel"] == "6.1.0"
 
 
@@ -104,7 +104,7 @@ async def test_a_long_backlog_waits_in_the_stream(
     receiver.reply = Reply(403)
     forwarder = await start()
     await publisher.publish(1500)
-    await eventually(lambda: forwarder.figure("events_in_flight") > 500)
+    await wait_until(lambda: forwarder.figure("events_in_flight") > 500)
     await asyncio.sleep(0.5)
     info = await connection.request_api("CONSUMER.INFO.EVENTS.forwarder")
     assert info["num_ack_pending"] <= 512
@@ -160,7 +160,7 @@ async def test_events_whose_lease_expired_are_left_to_the_stream(
     await verify()
     monkeypatch.setattr(lease, "LEASE_SECONDS", -1.0)
     await publisher.publish(20)
-    await eventually(
+    await wait_until(
         lambda: 'events_released_total{service="forwarder"} 20.0' in forwarder.metrics()
     )
     assert len(receiver.stored) == 1
@@ -178,10 +178,10 @@ async def test_events_in_flight_are_bounded_in_bytes(
         event = an_event(number, body=large)
         await connection.publish(subject_of(event), encode(event), event.id)
         publisher.acknowledged.add(event.id)
-    await eventually(lambda: forwarder.figure("events_in_flight_bytes") > in_flight.BYTES_MAX / 2)
+    await wait_until(lambda: forwarder.figure("events_in_flight_bytes") > in_flight.BYTES_MAX / 2)
     await asyncio.sleep(0.5)
     assert forwarder.figure("events_in_flight_bytes") < 1.5 * in_flight.BYTES_MAX
     assert forwarder.figure("events_in_flight") < 100
     receiver.reply = Reply()
     await verify(seconds=30)
-    await eventually(lambda: forwarder.figure("events_in_flight_bytes") == 0)
+    await wait_until(lambda: forwarder.figure("events_in_flight_bytes") == 0)

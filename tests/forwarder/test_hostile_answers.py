@@ -6,7 +6,7 @@ import json
 import logging
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from forwarding import Publisher, Start, an_event, dead_letters
 from receiver import Receiver, Reply
 
@@ -33,7 +33,7 @@ async def test_a_printed_document_is_one_printable_line(
         out += capsys.readouterr().out
         return out.endswith("\n")
 
-    await eventually(printed)
+    await wait_until(printed)
     (line,) = out.removesuffix("\n").split("\n")
     assert line.isprintable()
     assert json.loads(line)["container.name"] == HOSTILE
@@ -54,7 +54,7 @@ async def test_an_answer_of_the_receiver_is_one_printable_line(
     receiver.reply = Reply(400, HOSTILE.encode())
     forwarder = await start()
     await publisher.publish()
-    await eventually(lambda: "dead letter" in forwarder.health.report().last_error)
+    await wait_until(lambda: "dead letter" in forwarder.health.report().last_error)
     (letter,) = await dead_letters(connection)
     assert "FORGED" in letter["headers"][DEAD_REASON_HEADER]
     assert letter["headers"][DEAD_REASON_HEADER].isprintable()

@@ -8,7 +8,7 @@ import json
 import time
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from forwarding import (
     Oracle,
     Publisher,
@@ -74,7 +74,7 @@ async def test_retry_after_is_obeyed_by_the_whole_flow(
     at = email.utils.formatdate(time.time() + 3, usegmt=True)
     receiver.replies.append(Reply(429, headers={"Retry-After": "2" if form == "seconds" else at}))
     await publisher.publish(1)
-    await eventually(lambda: len(receiver.requests) == 2)
+    await wait_until(lambda: len(receiver.requests) == 2)
     began = time.monotonic()
     await publisher.publish(20)
     await asyncio.sleep(0.8)
@@ -89,9 +89,9 @@ async def test_refused_event_becomes_a_dead_letter_after_one_confirmation(
     forwarder = await start()
     receiver.replies.extend([Reply(400, b'{"error": "no such field"}')] * 2)
     (refused,) = await publisher.publish()
-    await eventually(lambda: len(receiver.requests) == 2)
+    await wait_until(lambda: len(receiver.requests) == 2)
     (good,) = await publisher.publish()
-    await eventually(lambda: set(receiver.stored) == {good})
+    await wait_until(lambda: set(receiver.stored) == {good})
     await until_acknowledged(connection)
     (letter,) = await dead_letters(connection)
     assert letter["subject"] == "dead.events.lifecycle.web-01.agent.started"
@@ -121,15 +121,15 @@ async def test_replayed_dead_letter_is_sent_again(
     await start()
     receiver.replies.extend([Reply(422)] * 2)
     (refused,) = await publisher.publish()
-    await eventually(lambda: len(receiver.requests) == 2)
+    await wait_until(lambda: len(receiver.requests) == 2)
     await until_acknowledged(connection)
     (letter,) = await dead_letters(connection)
     subject = letter["subject"].removeprefix("dead.")
     await connection.publish(subject, letter["data"], replay_id(refused, 1))
-    await eventually(lambda: receiver.stored[refused] == 1)
+    await wait_until(lambda: receiver.stored[refused] == 1)
     # A second replay is a wish, too, although the event was delivered meanwhile.
     await connection.publish(subject, letter["data"], replay_id(refused, 2))
-    await eventually(lambda: receiver.stored[refused] == 2)
+    await wait_until(lambda: receiver.stored[refused] == 2)
 
 
 async def test_a_receiver_that_refuses_everything_gets_few_dead_letters(
@@ -138,13 +138,13 @@ async def test_a_receiver_that_refuses_everything_gets_few_dead_letters(
     receiver.reply = Reply(400)
     forwarder = await start()
     await publisher.publish(300)
-    await eventually(lambda: not forwarder.receiver_condition[0])
+    await wait_until(lambda: not forwarder.receiver_condition[0])
     await asyncio.sleep(1.5)
     assert "refuses every event" in forwarder.receiver_condition[1]
     letters = len(await dead_letters(connection))
     assert letters <= 5
     receiver.reply = Reply()
-    await eventually(lambda: len(receiver.stored) + letters >= 295, 30)
+    await wait_until(lambda: len(receiver.stored) + letters >= 295, 30)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 407, 302])
@@ -163,7 +163,7 @@ async def test_a_wrong_token_or_address_holds_everything_until_it_is_corrected(
     receiver.reply = Reply(status, headers={"Location": "http://127.0.0.1:1/"})
     forwarder = await start()
     await publisher.publish(50)
-    await eventually(lambda: not forwarder.receiver_condition[0])
+    await wait_until(lambda: not forwarder.receiver_condition[0])
     await asyncio.sleep(0.5)
     # Those in flight at first, and after them one at a time.
     assert len(receiver.requests) <= 20
@@ -187,7 +187,7 @@ async def test_receiver_away_and_back(
     await verify()
     await receiver.close()
     await publisher.publish(40)
-    await eventually(lambda: not forwarder.receiver_condition[0])
+    await wait_until(lambda: not forwarder.receiver_condition[0])
     assert "no answer" in forwarder.receiver_condition[1]
     await receiver.open()
     await verify(seconds=30)
@@ -230,7 +230,7 @@ async def test_a_message_without_an_id_or_on_an_odd_subject_is_delivered_or_dead
     """Anybody may publish by hand, also what is no event."""
     await start()
     await connection.send("events.by.hand", an_encoded_event())
-    await eventually(lambda: receiver.stored["x"] == 1)
+    await wait_until(lambda: receiver.stored["x"] == 1)
     await connection.send("events.o\x7fd$d", b"?")
     async with asyncio.timeout(5):
         while not (letters := await dead_letters(connection)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from forwarding import (
     Publisher,
     Start,
@@ -49,7 +49,7 @@ async def test_sent_documents_are_printed_where_the_setting_asks_for_it(
     body = {"event": "docker", "type": "container", "actor_id": "x", "action": action}
     await connection.publish("events.docker.x", an_encoded_event(body=body), "x")
     await publisher.publish(2)
-    await eventually(lambda: len(receiver.stored) == 3)
+    await wait_until(lambda: len(receiver.stored) == 3)
     await until_acknowledged(connection)
     out = capsys.readouterr().out
     printed = [json.loads(line) for line in out.splitlines()]
@@ -99,7 +99,7 @@ async def test_the_token_shows_nowhere(
     await connection.publish("events.docker.x", event, "with-token")
     await publisher.publish(40)
     await connection.publish("events.docker.x", TOKEN.encode(), "unreadable")
-    await eventually(lambda: len(receiver.requests) > 48, 20)  # every mode four times
+    await wait_until(lambda: len(receiver.requests) > 48, 20)  # every mode four times
     report = repr(forwarder.health.report())
     metrics = forwarder.metrics()
     letters = [letter["headers"] for letter in await dead_letters(connection)]

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from forwarding import Forwarder, Oracle, Publisher, Start
 from receiver import Receiver, Reply
 
@@ -82,13 +82,13 @@ async def test_new_events_do_not_wait_for_the_backlog(
 ) -> None:
     forwarder = await after_an_outage(start, publisher, receiver)
     new = await publish_new(publisher, connection)
-    await eventually(lambda: set(new) <= receiver.stored.keys(), 20)
+    await wait_until(lambda: set(new) <= receiver.stored.keys(), 20)
     assert len(receiver.stored) < BACKLOG
-    await eventually(lambda: 0 < forwarder.figure("lag_events") < BACKLOG, 20)
+    await wait_until(lambda: 0 < forwarder.figure("lag_events") < BACKLOG, 20)
     receiver.reply = Reply()
     await verify(seconds=60)
     await until_caught_up(connection)
-    await eventually(lambda: forwarder.figure("lag_events") == 0)
+    await wait_until(lambda: forwarder.figure("lag_events") == 0)
     assert await read_backlog(connection) == Backlog(waiting=0, in_flight=0)
     await publisher.publish(20)
     await verify()
@@ -111,7 +111,7 @@ async def test_while_the_receiver_is_away_there_is_nothing_to_overtake(
     await start()
     await publisher.publish(BACKLOG)
     before = len(receiver.requests)
-    await eventually(lambda: len(receiver.requests) > before + 3, 20)
+    await wait_until(lambda: len(receiver.requests) > before + 3, 20)
     assert await overtaking_info(connection) is None
 
 
@@ -121,7 +121,7 @@ async def test_an_event_that_overtook_is_not_delivered_again_after_a_restart(
     """The next forwarder has no memory of its ids: it has the overtaking consumer alone."""
     forwarder = await after_an_outage(start, publisher, receiver, drain_seconds=Duration(0.5))
     new = await publish_new(publisher, connection)
-    await eventually(lambda: set(new) <= receiver.stored.keys(), 20)
+    await wait_until(lambda: set(new) <= receiver.stored.keys(), 20)
     await forwarder.stop()
     assert len(receiver.stored) < BACKLOG
     receiver.reply = Reply()

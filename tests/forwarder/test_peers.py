@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from forwarding import Forwarder, Oracle, Publisher, Start
 from receiver import Receiver, Reply
 
@@ -31,12 +31,12 @@ async def test_an_event_that_another_has_delivered_is_not_sent_again(
     """A consumer that forgets everything delivers every event again, half of them to the other."""
     forwarders = [await start()]
     await publisher.publish(EVENTS)
-    await eventually(lambda: receiver.stored.keys() >= publisher.acknowledged)
+    await wait_until(lambda: receiver.stored.keys() >= publisher.acknowledged)
     forwarders.append(await start())
     while (await connection.request_api("CONSUMER.INFO.EVENTS.forwarder"))["num_waiting"] < 2:
         await asyncio.sleep(0.05)
     await connection.request_api("CONSUMER.RESET.EVENTS.forwarder", {"seq": 1})
-    await eventually(lambda: deduplicated(forwarders) >= EVENTS, 30)
+    await wait_until(lambda: deduplicated(forwarders) >= EVENTS, 30)
     assert set(receiver.stored.values()) == {1}
 
 

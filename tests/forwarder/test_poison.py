@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 import pytest
-from broker import NatsServer, eventually, frame, raw_publish
+from broker import NatsServer, frame, raw_publish, wait_until
 from forwarding import Publisher, Start, dead_letters
 from receiver import Receiver
 
@@ -75,7 +75,7 @@ def deduplicated(metrics: str) -> int:
 
 async def good_event_arrives(publisher: Publisher, receiver: Receiver) -> None:
     (good,) = await publisher.publish()
-    await eventually(lambda: good in receiver.stored, GOOD_SECONDS_MAX)
+    await wait_until(lambda: good in receiver.stored, GOOD_SECONDS_MAX)
 
 
 async def test_after_any_poison_the_next_good_event_arrives(

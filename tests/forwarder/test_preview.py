@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from broker import eventually, until_streams_are_made
+from broker import wait_for_streams, wait_until
 from forwarding import Start, an_event
 from receiver import TOKEN, Receiver
 
@@ -18,9 +18,9 @@ async def test_the_preview_is_the_document_that_is_sent(
 ) -> None:
     await start(tags=("env:dev", f"oops:{TOKEN}"))
     event = an_event(1)
-    await until_streams_are_made(connection)
+    await wait_for_streams(connection)
     await connection.publish(subject_of(event), encode(event), event.id)
-    await eventually(lambda: bool(receiver.documents))
+    await wait_until(lambda: bool(receiver.documents))
     preview = await connection.request(DOCUMENT_SUBJECT, encode(event), 5)
     assert preview is not None
     assert TOKEN not in preview.decode()
@@ -29,6 +29,6 @@ async def test_the_preview_is_the_document_that_is_sent(
 
 async def test_a_message_that_is_no_event_has_no_preview(start: Start, connection: Bus) -> None:
     await start()
-    await until_streams_are_made(connection)
+    await wait_for_streams(connection)
     assert await connection.request(DOCUMENT_SUBJECT, b"{}", 5) == b""
     assert await connection.request("agent.nobody", b"", 0.2) is None

@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from certificates import Authority
 from forwarding import Oracle, Publisher, Start
 from receiver import TOKEN, Receiver
@@ -78,8 +78,8 @@ async def test_events_wait_until_tls_is_corrected(
         connect_timeout=Duration(1),
     )
     await publisher.publish(20)
-    await eventually(lambda: not forwarder.receiver_condition[0])
-    await eventually(lambda: words in forwarder.receiver_condition[1])
+    await wait_until(lambda: not forwarder.receiver_condition[0])
+    await wait_until(lambda: words in forwarder.receiver_condition[1])
     detail = forwarder.receiver_condition[1]
     assert "\n" not in detail
     assert TOKEN not in detail
@@ -93,4 +93,4 @@ async def test_events_wait_until_tls_is_corrected(
     receiver.tls.maximum_version = ssl.TLSVersion.TLSv1_2  # the oldest that is enough
     await receiver.open()
     await verify()
-    await eventually(lambda: forwarder.receiver_condition[0])
+    await wait_until(lambda: forwarder.receiver_condition[0])

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from forwarding import (
     Oracle,
     Publisher,
@@ -39,7 +39,7 @@ async def test_stop_waits_for_answers_and_gives_the_rest_back(
     receiver.reply = Reply(seconds=0.8)
     forwarder = await start(drain_seconds=Duration(0.5))
     await publisher.publish(100)
-    await eventually(lambda: receiver.in_flight == 16)
+    await wait_until(lambda: receiver.in_flight == 16)
     await forwarder.stop()
     assert len(receiver.stored) == 16
     # Given back: they are delivered at once, not when the stream tires of waiting.
@@ -54,7 +54,7 @@ async def test_stop_while_holding_does_not_wait(
     receiver.reply = Reply(403)
     forwarder = await start(drain_seconds=Duration(30))
     await publisher.publish(20)
-    await eventually(lambda: not forwarder.receiver_condition[0])
+    await wait_until(lambda: not forwarder.receiver_condition[0])
     began = time.monotonic()
     await forwarder.stop()
     assert time.monotonic() - began < 3
@@ -74,10 +74,10 @@ async def test_a_stop_without_a_broker_sends_nothing_more(
     receiver.replies.append(Reply(503, headers={"Retry-After": "3"}))
     forwarder = await start(drain_seconds=Duration(6))
     await publisher.publish()
-    await eventually(lambda: not forwarder.receiver_condition[0])
+    await wait_until(lambda: not forwarder.receiver_condition[0])
     await publisher.publish(50)
-    await eventually(lambda: forwarder.figure("events_in_flight") == 51)
+    await wait_until(lambda: forwarder.figure("events_in_flight") == 51)
     nats_server.signal(signal.SIGKILL)
-    await eventually(lambda: not connection.is_connected)
+    await wait_until(lambda: not connection.is_connected)
     await forwarder.stop()
     assert receiver.stored.total() == 0

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 
 from sematext_agent.forwarder import stream_configs, trimmer
 from sematext_agent.forwarder import streams as streams_module
@@ -140,7 +140,7 @@ async def test_a_consumer_that_vanishes_begins_again_where_it_was(
     kept: bus.Puller, connection: bus.Bus, streams: StreamKeeper
 ) -> None:
     await fill(connection, 50)
-    await eventually(lambda: streams.trimmer.first_undelivered == 51)
+    await wait_until(lambda: streams.trimmer.first_undelivered == 51)
     await connection.request_api("CONSUMER.DELETE.EVENTS.forwarder")
     async with asyncio.timeout(10):
         while True:
@@ -158,12 +158,12 @@ async def test_a_consumer_of_a_new_stream_begins_at_its_first_event(
 ) -> None:
     """Its sequences count from 1 again: beginning at the old one would skip events."""
     await fill(connection, 50)
-    await eventually(lambda: streams.trimmer.first_undelivered == 51)
+    await wait_until(lambda: streams.trimmer.first_undelivered == 51)
     await connection.request_api("STREAM.DELETE.EVENTS")
-    await eventually(lambda: streams.trimmer.first_undelivered == 1)
+    await wait_until(lambda: streams.trimmer.first_undelivered == 1)
     assert consumer_config(1)["deliver_policy"] == "all"
     await connection.publish("events.test", b"y", "new")
-    await eventually(lambda: streams.trimmer.first_undelivered == 2)
+    await wait_until(lambda: streams.trimmer.first_undelivered == 2)
 
 
 async def test_delivered_events_are_trimmed_where_space_is_short(
@@ -196,7 +196,7 @@ async def test_history_is_kept_for_taps_and_then_trimmed(
     kept: bus.Puller, connection: bus.Bus, streams: StreamKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(connection, 100)
-    await eventually(lambda: streams.trimmer.first_undelivered == 101)
+    await wait_until(lambda: streams.trimmer.first_undelivered == 101)
     assert (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 100
     monkeypatch.setattr(trimmer, "HISTORY_EVENTS_MIN", 30)
     assert (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 100
@@ -251,7 +251,7 @@ async def test_a_disk_that_is_too_small_shows_in_health(on_a_small_disk: bus.Bus
     def detail() -> str:
         return health.report().conditions["streams"].detail
 
-    await eventually(lambda: "no room" in detail())
+    await wait_until(lambda: "no room" in detail())
     assert detail() == (
         "the broker's disk has no room for the 1073741824 bytes of the stream DEAD; make room, or "
         "set STREAM_BYTES_MAX and DEAD_BYTES_MAX lower (500)"

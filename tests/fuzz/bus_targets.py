@@ -1,4 +1,4 @@
-"""What comes over the bus: from a message's bytes to the document, the dead letter, the tap."""
+"""Targets on the bus: from the bytes of a message to the document, the dead letter, the tap."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DELIVERED = "$JS.ACK.EVENTS.forwarder.1.7.7.1700000000000000000.0"
 
 
 class StrictBus:
-    """Stands for the bus, and holds whoever uses it to what the broker takes."""
+    """A bus that asserts on every call what a real broker accepts."""
 
     is_connected = True
 
@@ -68,7 +68,7 @@ class StrictBus:
 
 
 class _Posts:
-    """Stands for the transport: every document is delivered."""
+    """A transport that delivers every document."""
 
     def __init__(self) -> None:
         self.documents: list[dict[str, Any]] = []
@@ -80,11 +80,11 @@ class _Posts:
 
 class _Tasks:
     def __init__(self) -> None:
-        self.made: list[asyncio.Task[None]] = []
+        self.started: list[asyncio.Task[None]] = []
 
     def create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        self.made.append(asyncio.create_task(work))
-        return self.made[-1]
+        self.started.append(asyncio.create_task(work))
+        return self.started[-1]
 
 
 class _NoPuller:
@@ -95,13 +95,14 @@ class _NoPuller:
 
 
 def runtime(settings: Any, stored: bytes | None = None) -> Any:
-    """A runtime that is not of a process: its bus has `stored` under every key."""
+    """Return a runtime without a process, whose bus has `stored` under every key."""
     name = type(settings).__name__.removesuffix("Settings").lower()
-    return Runtime(settings, Health(name, "web-01"), StrictBus(stored), asyncio.Event())
+    strict: Any = StrictBus(stored)
+    return Runtime(settings, Health(name, "web-01"), strict, asyncio.Event())
 
 
 async def ship(message: Message) -> None:
-    """The forwarder's whole way: a message ends as a document or as a dead letter, as one."""
+    """Run a message through the forwarder: it becomes one document or one dead letter."""
     at = runtime(ForwarderSettings())
     facts, posts, tasks = HostFactsCache(at.bus), _Posts(), _Tasks()
     puller: Any = _NoPuller()
@@ -110,15 +111,15 @@ async def ship(message: Message) -> None:
     pipeline.intake.receive(message, puller)
     while not facts._stale_keys.empty():
         await facts._read(facts._stale_keys.get_nowait())
-    for burial in tasks.made:
-        await burial
+    for task in tasks.started:
+        await task
     assert len(posts.documents) + len(at.bus.published) == 1
     for document in posts.documents:
         assert {"timestamp", "type", "title", "message", "severity"} <= set(document)
 
 
 def event(data: bytes) -> None:
-    """A payload on `events.>`: told by the forwarder, shown by the tap, listed as a dead letter."""
+    """Deliver a payload on `events.>`, and show it in a tap and as a dead letter."""
     message = Message("events.a", data, {}, 7, 1, 0, 0, _DELIVERED)
     asyncio.run(ship(message))
     assert tap.format_message_line(message).isprintable()
@@ -126,7 +127,7 @@ def event(data: bytes) -> None:
 
 
 def message(data: bytes) -> None:
-    """A whole message: its subject, its reply, its header and, after a line `---`, its payload."""
+    """Receive a message of subject, reply, header and, after a line `---`, payload."""
     subject, _, rest = data.partition(b"\n")
     reply, _, rest = rest.partition(b"\n")
     header, _, payload = rest.partition(b"\n---\n")
@@ -153,7 +154,7 @@ async def _receive(subject: bytes, reply: bytes, header: bytes, payload: bytes) 
 
 
 def control(data: bytes) -> None:
-    """The server's own words on a request for messages: a status and its headers."""
+    """Handle a status of the server on a request for messages."""
 
     async def receive() -> None:
         client = TolerantClient()
@@ -166,7 +167,7 @@ def control(data: bytes) -> None:
 
 
 def host_facts(data: bytes) -> None:
-    """What the bucket of hosts holds."""
+    """Read a value of the bucket of hosts."""
 
     async def read() -> None:
         facts = HostFactsCache(runtime(ForwarderSettings(), data).bus)
@@ -176,14 +177,14 @@ def host_facts(data: bytes) -> None:
 
 
 def answer(data: bytes) -> None:
-    """The body of the receiver's answer."""
+    """Judge an answer of the receiver with this body."""
     for code in (0, 200, 400, 401, 429, 503):
         judgement = judge(Answer(code, data.decode(errors="replace")))
         assert "\n" not in judgement.detail
 
 
 def report(data: bytes) -> None:
-    """What somebody answers on `agent.status`."""
+    """Show an answer on `agent.status`."""
     report = decode_report(data)
     if report is not None:
         lines = status.format_overview(Overview(connected=True, now=0.0, reports=[report]))
@@ -191,7 +192,7 @@ def report(data: bytes) -> None:
 
 
 def nanoseconds_of(data: bytes) -> None:
-    """A time, as anybody may write one."""
+    """Parse a time and format it again."""
     from sematext_agent.shared.events import format_rfc3339, parse_rfc3339
 
     with contextlib.suppress(ValueError):

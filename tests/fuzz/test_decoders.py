@@ -1,8 +1,8 @@
-"""Every decoder of bytes that somebody else wrote: whatever they are, it answers as it promises.
+"""Every decoder of foreign bytes: for any input it returns, or raises its documented error.
 
-`corpus/<decoder>/` holds what each is tried with: true input, and one small example of each fault
-that was found. Every file is tried as it is, and then many times with something changed in it.
-`make fuzz` does that for longer. A failure prints the changed input: keep it as one more file.
+`corpus/<decoder>/` has real inputs, and a small example of each fault found so far. Each file is
+decoded as it is, and then with many changes; `make fuzz` tries more of them. A failure prints the
+changed input: keep it as a further file.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 CORPUS = Path(__file__).parent / "corpus"
 FILES = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 SECONDS_MAX = 1.0
-"""Of CPU, for one input: more than a hundred times of what the slowest takes."""
+"""CPU time for an input: over a hundred times that of the slowest."""
 
-# What has broken decoders before, as pieces of JSON: types, bounds, depth, encodings, times.
+# Pieces of JSON that have broken decoders before: types, bounds, depth, encodings, times.
 _PIECES = [
     b"null",
     b"true",
@@ -75,15 +75,15 @@ _CHANGES = settings(
 
 @st.composite
 def inputs(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """A seed with something changed in it; or any bytes at all."""
+    """Draw a changed seed, or any bytes at all."""
     data = draw(st.sampled_from(seeds))
     try:
-        thing = json.loads(data)
+        value = json.loads(data)
     except (ValueError, RecursionError):
         pass
     else:
         if draw(st.integers(0, 3)):
-            data = draw(_with_another_value(thing))
+            data = draw(_with_another_value(value))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(data)))
         length = draw(st.sampled_from([0, 1, 4, 40]))
@@ -93,16 +93,16 @@ def inputs(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
 
 
 @st.composite
-def _with_another_value(draw: st.DrawFn, thing: object) -> bytes:
-    """JSON in which one value is another, or is gone."""
-    holder = {"": thing}
+def _with_another_value(draw: st.DrawFn, value: object) -> bytes:
+    """Draw JSON in which a value is replaced or removed."""
+    holder = {"": value}
     inside: object = holder
     key: object = ""
-    while (here := inside[key]) and isinstance(here, dict | list):  # type: ignore[index]
+    while (node := inside[key]) and isinstance(node, dict | list):  # type: ignore[index]
         if not draw(st.integers(0, 9)):
             break
-        inside = here
-        key = draw(st.sampled_from(list(here) if isinstance(here, dict) else range(len(here))))
+        inside = node
+        key = draw(st.sampled_from(list(node) if isinstance(node, dict) else range(len(node))))
     if draw(st.integers(0, 9)):
         inside[key] = _HOLE  # type: ignore[index]
     else:
@@ -113,7 +113,7 @@ def _with_another_value(draw: st.DrawFn, thing: object) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _no_log() -> Iterator[None]:
-    """What is skipped is logged, which here would be thousands of entries."""
+    """Disable logging: skipped inputs would make thousands of entries."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -127,7 +127,7 @@ def test_every_file_of_the_corpus(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_whatever_is_changed_in_it(name: str) -> None:
+def test_changed_inputs(name: str) -> None:
     seeds = [path.read_bytes() for path in FILES if path.parent.name == name]
     assert seeds, f"no corpus for {name}"
 

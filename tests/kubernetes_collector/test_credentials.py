@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from certificates import Authority
 from kubernetes.config import incluster_config
 from kubernetes_api import ApiServer, api_server, kubeconfig
@@ -102,7 +102,7 @@ async def test_a_token_file_that_changes_costs_one_refused_request(
     cluster.tokens = {"first"}
     path = kubeconfig(tmp_path / "rotating", cluster.url, tokenFile=str(token))
     running = start_collector(KUBECONFIG=str(path))
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     token.write_text("second")
     cluster.tokens = {"second"}
     before = len(cluster.requests)
@@ -124,12 +124,12 @@ async def test_an_expired_token_makes_unready_until_there_is_a_new_one(
     running = start_collector(
         KUBECONFIG=str(kubeconfig(tmp_path / "rotating", cluster.url, tokenFile=str(token)))
     )
-    await eventually(lambda: "401" in running.cluster.detail)
+    await wait_until(lambda: "401" in running.cluster.detail)
     assert not running.task.done()
     cluster.add("one")
     token.write_text("new")
     await wait_for_events(streams, 1)
-    await eventually(lambda: running.cluster.ok)
+    await wait_until(lambda: running.cluster.ok)
 
 
 async def test_a_pod_uses_its_service_account(

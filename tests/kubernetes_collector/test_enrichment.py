@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
-from broker import eventually
+import yaml
+from broker import wait_until
 from kubernetes_api import ApiServer, Exchange, error_answer
 from kubernetes_running import RunningCollector, revisions, wait_for_cursor, wait_for_events
 
@@ -88,9 +88,9 @@ async def test_the_event_id_does_not_depend_on_enrichment(
 
     monkeypatch.setattr(streams, "replace", never)
     collectors = [start_collector(), start_collector(**ON)]
-    await eventually(lambda: len(deployment.watches()) == 2)
+    await wait_until(lambda: len(deployment.watches()) == 2)
     deployment.add("one")
-    await eventually(lambda: sum(c.count("events_published") for c in collectors) == 2)
+    await wait_until(lambda: sum(c.count("events_published") for c in collectors) == 2)
     assert len(await wait_for_events(streams, 1)) == 1
     for collector in collectors:
         await collector.kill()
@@ -103,7 +103,7 @@ async def test_a_slow_answer_delays_events_briefly_and_serves_the_next_event(
     await answers_late(deployment, monkeypatch, answered)
     monkeypatch.setattr(enrichment, "HELD_SECONDS", 0.1)
     start_collector(**ON)
-    await eventually(lambda: len(deployment.watches()) == 1)
+    await wait_until(lambda: len(deployment.watches()) == 1)
     expected = [deployment.add(f"e{number}") for number in range(5)]
     events = await wait_for_events(streams, 5)
     assert not answered.is_set()
@@ -111,7 +111,7 @@ async def test_a_slow_answer_delays_events_briefly_and_serves_the_next_event(
     assert {body.owner for body in bodies(events)} == {""}
     await wait_for_cursor(streams, expected[-1])
     answered.set()
-    await eventually(lambda: bool(requests_to(deployment, REPLICAS)))
+    await wait_until(lambda: bool(requests_to(deployment, REPLICAS)))
     expected.append(deployment.add("later"))
     await wait_for_events(streams, 6)
     assert len(requests_to(deployment, POD)) == 1
@@ -138,7 +138,7 @@ async def test_the_number_of_held_events_is_bounded_and_their_order_kept(
     monkeypatch.setattr(enrichment, "HELD_SECONDS", 3600)
     monkeypatch.setattr(enrichment, "HELD_MAX", 10)
     start_collector(**ON, DRAIN_SECONDS="100ms")
-    await eventually(lambda: len(deployment.watches()) == 1)
+    await wait_until(lambda: len(deployment.watches()) == 1)
     expected = [deployment.add(f"e{number}") for number in range(100)]
     events = await wait_for_events(streams, 90)
     assert revisions(events) == expected[:90]
@@ -151,9 +151,9 @@ async def test_a_stop_releases_held_events(
 ) -> None:
     await answers_late(deployment, monkeypatch, asyncio.Event())
     running = start_collector(**ON)
-    await eventually(lambda: len(deployment.watches()) == 1)
+    await wait_until(lambda: len(deployment.watches()) == 1)
     revision = deployment.add("one")
-    await eventually(lambda: bool(requests_to(deployment, POD)))
+    await wait_until(lambda: bool(requests_to(deployment, POD)))
     await running.stop()
     assert revisions(await wait_for_events(streams, 1)) == [revision]
     assert (await wait_for_cursor(streams, revision)).revision == revision
@@ -179,7 +179,7 @@ async def test_an_empty_answer_is_cached(
     else:
         deployment.denied.add(POD)
     running = start_collector(**ON)
-    await eventually(lambda: len(deployment.watches()) == 1)
+    await wait_until(lambda: len(deployment.watches()) == 1)
     for number in range(3):
         deployment.add(f"e{number}")
         await wait_for_events(streams, number + 1)
@@ -196,7 +196,7 @@ async def test_a_forbidden_kind_is_requested_once(
     paths = {POD.replace("web", f"web-{number}") for number in range(5)}
     deployment.denied |= paths
     running = start_collector(**ON)
-    await eventually(lambda: len(deployment.watches()) == 1)
+    await wait_until(lambda: len(deployment.watches()) == 1)
     for number in range(5):
         subject = {
             "kind": "Pod",
@@ -215,7 +215,7 @@ async def test_a_storm_of_objects_stays_within_the_budget(
     monkeypatch.setattr(enrichment, "REQUESTS_PER_SECOND", 0.0)
     monkeypatch.setattr(enrichment, "REQUESTS_BURST", 7.0)
     running = start_collector(**ON)
-    await eventually(lambda: len(deployment.watches()) == 1)
+    await wait_until(lambda: len(deployment.watches()) == 1)
     for number in range(200):
         subject = {"kind": "Pod", "namespace": "default", "name": f"p{number}", "uid": f"{number}"}
         deployment.add(f"e{number}", involvedObject=subject)
@@ -238,7 +238,7 @@ async def test_an_event_cannot_choose_an_arbitrary_path_to_request(
 ) -> None:
     """Writers of events must not choose the paths that the collector requests."""
     running = start_collector(**ON)
-    await eventually(lambda: len(deployment.watches()) == 1)
+    await wait_until(lambda: len(deployment.watches()) == 1)
     deployment.add("one", involvedObject=subject)
     await wait_for_events(streams, 1)
     assert running.count("object_lookups") == 0
@@ -254,7 +254,7 @@ async def test_a_failed_lookup_does_not_delay_the_event_or_readiness(
 
     monkeypatch.setattr(deployment, "_answer", failing)
     running = start_collector(**ON)
-    await eventually(lambda: len(deployment.watches()) == 1)
+    await wait_until(lambda: len(deployment.watches()) == 1)
     deployment.add("one")
     await wait_for_events(streams, 1)
     assert running.count("object_lookups", result="failed") == 1

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import (
     EXPIRED,
     ApiServer,
@@ -72,7 +72,7 @@ async def test_after_410_only_newer_events_are_published(
     assert again.count("relists", reason="expired") == 1
     assert (await wait_for_cursor(streams, cluster.revision)).revision == cluster.revision
     # At once: the expired cursor is requested once.
-    await eventually(lambda: len(cluster.watches()) == before + 2)
+    await wait_until(lambda: len(cluster.watches()) == before + 2)
     places = [int(watch.params["resourceVersion"]) for watch in cluster.watches()[before:]]
     assert places == [103, cluster.revision]
 
@@ -95,10 +95,10 @@ async def test_410_during_a_list_continues_or_restarts_it(
     assert set(revisions(events)) == set(range(101, 1302))
     assert [request.params["limit"] for request in cluster.lists()[:3]] == ["500", "500", "1000"]
     assert cluster.lists()[2].params.get("continue", "") == token
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     # What the newer state shows is published again by the watch, and stored once.
     assert int(cluster.watches()[0].params["resourceVersion"]) == 1300
-    await eventually(lambda: running.count("events_duplicate") == (1 if token else 501))
+    await wait_until(lambda: running.count("events_duplicate") == (1 if token else 501))
     assert running.cluster.ok
 
 
@@ -110,12 +110,12 @@ async def test_410_to_every_list_is_retried_with_backoff(
     with monkeypatch.context() as broken:
         broken.setattr(cluster, "_list", expired_status)
         running = start_collector()
-        await eventually(lambda: running.count("api_failures", status="410") >= 4)
+        await wait_until(lambda: running.count("api_failures", status="410") >= 4)
         # Each but the first was followed by a pause, and the first is retried at once.
         assert len(cluster.lists()) <= running.count("api_failures", status="410") + 2
         assert not running.cluster.ok
     await wait_for_events(streams, 1)
-    await eventually(lambda: running.cluster.ok)
+    await wait_until(lambda: running.cluster.ok)
 
 
 async def test_410_to_every_second_page_is_retried_with_backoff(
@@ -134,7 +134,7 @@ async def test_410_to_every_second_page_is_retried_with_backoff(
     cluster.next_list.extend([cluster._list, expired_status] * 5)
     monkeypatch.setattr(RetryPolicy, "pause", pause)
     running = start_collector()
-    await eventually(lambda: len(waits) == 4)
+    await wait_until(lambda: len(waits) == 4)
     # The first retry is immediate.
     assert len(cluster.lists()) == 10
     assert not running.cluster.ok

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import (
     ApiServer,
     Exchange,
@@ -38,7 +38,7 @@ async def test_a_silent_watch_is_closed_at_its_deadline(
     monkeypatch.setattr(events_resource, "WATCH_SECONDS", (0.2, 0.2))
     cluster.next_watch.append(watch_answer(end=False))
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) >= 2, 5)
+    await wait_until(lambda: len(cluster.watches()) >= 2, 5)
     waited = cluster.watches()[1].at - cluster.watches()[0].at
     assert 0.7 <= waited < 2.5
     cluster.add("one")
@@ -51,11 +51,11 @@ async def test_403_is_retried_until_the_right_is_granted(
 ) -> None:
     cluster.next_list.extend([error_answer(403)] * 2)
     running = start_collector()
-    await eventually(lambda: "403" in running.cluster.detail)
+    await wait_until(lambda: "403" in running.cluster.detail)
     assert not running.cluster.ok
     cluster.add("one")
     await wait_for_events(streams, 1)
-    await eventually(lambda: running.cluster.ok)
+    await wait_until(lambda: running.cluster.ok)
     assert cluster.lists()[2].at - cluster.lists()[0].at >= 0.2
 
 
@@ -64,9 +64,9 @@ async def test_429_waits_for_the_retry_after_time(
 ) -> None:
     cluster.next_watch.append(error_answer(429, Retry_After="1"))
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 2)
+    await wait_until(lambda: len(cluster.watches()) == 2)
     assert cluster.watches()[1].at - cluster.watches()[0].at >= 1
-    await eventually(lambda: running.cluster.ok)
+    await wait_until(lambda: running.cluster.ok)
 
 
 async def test_500_and_504_are_retried_with_growing_backoff(
@@ -75,13 +75,13 @@ async def test_500_and_504_are_retried_with_growing_backoff(
     """The readiness changes, the backoff grows, nothing is lost."""
     waits = count_backoffs(monkeypatch)
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     cluster.next_watch.extend([error_answer(500), error_answer(504)] * 5)
     cluster.end_watches()
-    await eventually(lambda: not running.cluster.ok)
+    await wait_until(lambda: not running.cluster.ok)
     cluster.add("one")
     await wait_for_events(streams, 1)
-    await eventually(lambda: running.cluster.ok)
+    await wait_until(lambda: running.cluster.ok)
     assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
     assert running.count("api_failures", status="500") == 5
     assert running.count("api_failures", status="504") == 5
@@ -91,13 +91,13 @@ async def test_an_unreachable_server_is_waited_for(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     await cluster.stop()
-    await eventually(lambda: not running.cluster.ok)
+    await wait_until(lambda: not running.cluster.ok)
     cluster.add("one")
     await cluster.start()
     assert revisions(await wait_for_events(streams, 1)) == [101]
-    await eventually(lambda: running.cluster.ok)
+    await wait_until(lambda: running.cluster.ok)
 
 
 async def test_a_list_that_fails_twenty_times_keeps_the_cursor(
@@ -119,7 +119,7 @@ async def test_a_list_that_fails_twenty_times_keeps_the_cursor(
 
     cluster.next_list.extend([*[error_answer(500)] * 19, held])
     running = start_collector()
-    await eventually(lambda: running.count("api_failures", status="500") == 19)
+    await wait_until(lambda: running.count("api_failures", status="500") == 19)
     place = await stored_cursor(streams)
     assert place is not None
     assert place.revision == 100

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from kubernetes_api import ApiServer
 from kubernetes_running import (
     FastWallClock,
@@ -49,14 +49,14 @@ async def test_killed_between_publish_and_acknowledgement(
     first = start_collector()
     for number in range(50):
         cluster.add(f"e{number}")
-    await eventually(lambda: len(stored) == 50)
+    await wait_until(lambda: len(stored) == 50)
     await first.kill()
     monkeypatch.setattr(streams, "begin_publish", begin)
     assert (
         await stored_cursor(streams) is None or (await wait_for_cursor(streams, 0)).revision == 100
     )
     second = start_collector()
-    await eventually(lambda: second.count("events_published") == 50)
+    await wait_until(lambda: second.count("events_published") == 50)
     assert second.count("events_duplicate") == 50
     assert revisions(await published_events(streams)) == list(range(101, 151))
 
@@ -74,7 +74,7 @@ async def test_killed_between_acknowledgement_and_cursor(
     first = start_collector()
     for number in range(50):
         cluster.add(f"e{number}")
-    await eventually(lambda: first.count("events_published") == 50)
+    await wait_until(lambda: first.count("events_published") == 50)
     await asyncio.wait_for(storing.wait(), 5)
     await first.kill()
     monkeypatch.setattr(streams, "replace", replace)
@@ -98,7 +98,7 @@ async def test_killed_in_the_middle_of_a_list(
 
     monkeypatch.setattr(streams, "begin_publish", slow)
     first = start_collector()
-    await eventually(lambda: first.count("events_published") > 100)
+    await wait_until(lambda: first.count("events_published") > 100)
     await first.kill()
     monkeypatch.setattr(streams, "begin_publish", begin)
     assert await stored_cursor(streams) is None
@@ -117,14 +117,14 @@ async def test_a_broker_outage_loses_no_event_that_the_cluster_still_has(
     """The wall clock jumps; 5 minutes are compacted away, and an hour is the life of an event."""
     clock = FastWallClock()
     running = start_collector(clock)
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     before = cluster.add("before")
     await wait_for_events(streams, 1)
     await wait_for_cursor(streams, before)
     nats_server.signal(signal.SIGKILL)
     # More than the window and all buffers on the way hold, so that reading really stops.
     during = [cluster.add(f"e{number}", message="x" * 500) for number in range(8000)]
-    await eventually(lambda: running.count("events_unacknowledged") > 0)
+    await wait_until(lambda: running.count("events_unacknowledged") > 0)
     cluster.delete("before")
     if minutes > 5:
         await running.kill()
@@ -160,7 +160,7 @@ async def test_lost_acknowledgements_are_retried_without_duplicates(
     running = start_collector()
     for number in range(100):
         cluster.add(f"e{number}")
-    await eventually(lambda: running.count("events_published") == 100)
+    await wait_until(lambda: running.count("events_published") == 100)
     assert running.count("events_duplicate") == 60
     assert revisions(await published_events(streams)) == list(range(101, 201))
 
@@ -187,10 +187,10 @@ async def test_a_full_publish_window_stops_the_reading_of_the_watch(
 
     monkeypatch.setattr(frames, "decode_frame", count)
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     for number in range(5_000):
         cluster.add(f"e{number}")
-    await eventually(lambda: running.count("events_unacknowledged") == 1024)
+    await wait_until(lambda: running.count("events_unacknowledged") == 1024)
     await asyncio.sleep(0.2)
     assert running.count("events_unacknowledged") == 1024
     assert running.count("watch_frames") <= 1025
@@ -204,10 +204,10 @@ async def test_a_stop_during_a_broker_outage_ends_and_the_next_start_resumes(
 ) -> None:
     await store_cursor(streams, 100)
     running = start_collector(DRAIN_SECONDS="200ms")
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     nats_server.signal(signal.SIGKILL)
     cluster.add("one")
-    await eventually(lambda: running.count("events_unacknowledged") == 1)
+    await wait_until(lambda: running.count("events_unacknowledged") == 1)
     running.runtime.stopping.set()
     await asyncio.wait([running.task], timeout=5)
     assert running.task.done()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import ApiServer, Exchange
 from kubernetes_running import RunningCollector, revisions, wait_for_events
 
@@ -66,8 +66,8 @@ async def test_the_kernel_probes_the_connection_of_an_idle_watch(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     start_collector()
-    await eventually(lambda: len(cluster.watches()) == 1)
-    await eventually(lambda: KEEPALIVE in timers(cluster.port))
+    await wait_until(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: KEEPALIVE in timers(cluster.port))
 
 
 def timers(port: int) -> list[int]:

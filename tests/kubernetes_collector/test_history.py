@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import ApiServer, Exchange, encode_frame, error_answer, watch_answer
 from kubernetes_running import RunningCollector, gaps, published_events, revisions
 
@@ -155,7 +155,7 @@ async def test_a_random_history_is_published_completely_and_once(
     cluster.next_list.clear()
     cluster.next_watch.clear()
     last = cluster.add("the last")
-    await eventually(lambda: world.running.count("resource_version") >= last, 20)
+    await wait_until(lambda: world.running.count("resource_version") >= last, 20)
     await world.running.stop()
     events = await published_events(streams)
     once = revisions(events)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import ApiServer, Exchange, error_answer
 from kubernetes_running import (
     RunningCollector,
@@ -70,16 +70,16 @@ async def test_a_standby_takes_over_when_the_active_replica_stops(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     first = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     second = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: "standby" in detail(second))
+    await wait_until(lambda: "standby" in detail(second))
     assert detail(first) == "active"
     cluster.add("one")
     await wait_for_events(streams, 1)
     await asyncio.sleep(1.2)  # longer than the lease: it is being renewed
     assert len(cluster.watches()) == 1
     await first.stop()
-    await eventually(lambda: detail(second) == "active", 0.8)  # given back, not run out
+    await wait_until(lambda: detail(second) == "active", 0.8)  # given back, not run out
     cluster.add("two")
     expected = [cluster.revision_of("one"), cluster.revision_of("two")]
     assert revisions(await wait_for_events(streams, 2)) == expected
@@ -90,9 +90,9 @@ async def test_a_killed_holder_is_replaced_when_its_lease_has_run_out(
     cluster: ApiServer, streams: Bus, start_collector: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     second = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: "standby" in detail(second))
+    await wait_until(lambda: "standby" in detail(second))
 
     async def nothing(_: lease.Lease) -> None:
         """Release nothing, as a killed process does."""
@@ -110,7 +110,7 @@ async def test_a_stolen_lease_ends_the_holder_at_once(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     running = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     steal(cluster, "thief")
     error = await outcome(running)
     assert isinstance(error, BaseExceptionGroup)
@@ -125,7 +125,7 @@ async def test_a_lease_that_cannot_be_renewed_ends_the_holder_before_another_may
 ) -> None:
     """The server does not answer at all: the request itself must not outlast the lease."""
     running = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
 
     async def silent(exchange: Exchange) -> None:
         await asyncio.sleep(3600)
@@ -142,7 +142,7 @@ async def test_the_lease_is_kept_over_a_few_failures(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     running = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     cluster.answer_all = error_answer(500)
     await asyncio.sleep(0.3)
     cluster.answer_all = None
@@ -156,7 +156,7 @@ async def test_a_wrong_wall_clock_does_not_move_the_lease(
 ) -> None:
     """The times in the record are never compared with ours: only that they change."""
     first = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
 
     async def old_times(exchange: Exchange) -> None:
         lease_object = cluster.leases.get("kubernetes-collector")
@@ -177,7 +177,7 @@ async def test_two_replicas_that_start_at_once_share_one_lease(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     replicas = [start_collector(KUBERNETES_LEASE=NAME) for _ in range(2)]
-    await eventually(lambda: sorted(details(replicas)) == ["active", "standby"])
+    await wait_until(lambda: sorted(details(replicas)) == ["active", "standby"])
     assert len(cluster.watches()) <= 1
 
 
@@ -196,7 +196,7 @@ async def test_two_replicas_that_write_an_abandoned_lease_at_once_leave_one_acti
 
     cluster._lease = together  # type: ignore[method-assign]
     replicas = [start_collector(KUBERNETES_LEASE=NAME) for _ in range(2)]
-    await eventually(lambda: sorted(details(replicas)) == ["active", "standby"])
+    await wait_until(lambda: sorted(details(replicas)) == ["active", "standby"])
     assert cluster.leases["kubernetes-collector"]["spec"]["leaseTransitions"] == 4
 
 
@@ -213,10 +213,10 @@ async def test_a_forbidden_lease_makes_unready_until_it_is_granted(
 
     cluster.answer_all = forbid
     running = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: "403" in detail(running))
+    await wait_until(lambda: "403" in detail(running))
     assert not running.health.report().ready
     cluster.answer_all = None
-    await eventually(lambda: detail(running) == "active")
+    await wait_until(lambda: detail(running) == "active")
 
 
 async def test_two_active_replicas_store_each_event_once_and_one_ends(
@@ -231,10 +231,10 @@ async def test_two_active_replicas_store_each_event_once_and_one_ends(
 
     monkeypatch.setattr(streams, "replace", held)
     replicas = [start_collector() for _ in range(2)]
-    await eventually(lambda: len(cluster.watches()) == 2)
+    await wait_until(lambda: len(cluster.watches()) == 2)
     for number in range(200):
         cluster.add(f"e{number}")
-    await eventually(lambda: sum(replica.count("events_published") for replica in replicas) == 400)
+    await wait_until(lambda: sum(replica.count("events_published") for replica in replicas) == 400)
     assert revisions(await published_events(streams)) == list(range(101, 301))
     assert sum(replica.count("events_duplicate") for replica in replicas) == 200
     published.set()
@@ -280,7 +280,7 @@ async def test_a_resumed_replica_does_not_overwrite_its_successors_cursor(
     await wait_for_events(streams, 2)
     suspended.send_signal(signal.SIGSTOP)
     successor = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: detail(successor) == "active", 30)
+    await wait_until(lambda: detail(successor) == "active", 30)
     three = cluster.add("three")
     await wait_for_cursor(streams, three)
     suspended.send_signal(signal.SIGCONT)
@@ -299,10 +299,10 @@ async def test_the_stop_of_a_standby_leaves_the_lease_alone(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     active = holder(cluster)
     second = start_collector(KUBERNETES_LEASE=NAME)
-    await eventually(lambda: "standby" in detail(second))
+    await wait_until(lambda: "standby" in detail(second))
     with contextlib.suppress(asyncio.CancelledError):
         await second.stop()
     assert holder(cluster) == active

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import ApiServer, Exchange, error_answer
 from kubernetes_running import (
     RunningCollector,
@@ -83,7 +83,7 @@ async def test_a_cluster_without_kube_system_yet_is_waited_for(
     """The API answers a moment before there is a namespace kube-system."""
     cluster.answer_all = error_answer(404)
     running = start_collector()
-    await eventually(lambda: "no namespace kube-system yet" in running.cluster.detail)
+    await wait_until(lambda: "no namespace kube-system yet" in running.cluster.detail)
     cluster.answer_all = None
     cluster.add("one")
     await wait_for_events(streams, 1)
@@ -94,7 +94,7 @@ async def test_a_disabled_collector_idles_and_is_ready(
     cluster: ApiServer, streams: Bus, start_collector: Start, variable: str
 ) -> None:
     running = start_collector(**{variable: "false"}, KUBECONFIG="/nowhere")
-    await eventually(lambda: running.cluster.detail == f"switched off by {variable}")
+    await wait_until(lambda: running.cluster.detail == f"switched off by {variable}")
     assert running.health.report().ready
     await running.stop()
     assert cluster.requests == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import CLUSTER_UID, ApiServer, error_answer, kubelet_event
 from kubernetes_running import RunningCollector, published_events, revisions, wait_for_events
 
@@ -35,7 +35,7 @@ async def test_only_the_configured_namespaces_are_listed_and_watched(
     expected = [add(cluster, "one", "a"), add(cluster, "two", "b")]
     add(cluster, "elsewhere", "c")
     running = start_collector(KUBERNETES_EVENTS_NAMESPACE="a, b,a")
-    await eventually(lambda: len(cluster.watches()) == 2)
+    await wait_until(lambda: len(cluster.watches()) == 2)
     assert {watch.path for watch in cluster.watches()} == {A, B}
     expected += [add(cluster, "three", "b"), add(cluster, "four", "a")]
     add(cluster, "elsewhere too", "c")
@@ -54,14 +54,14 @@ async def test_each_namespace_resumes_from_its_own_cursor(
 ) -> None:
     """A namespace that joins later begins for itself; the first keeps its place."""
     first = start_collector(KUBERNETES_EVENTS_NAMESPACE="a")
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     expected = [add(cluster, "one", "a")]
     await wait_for_events(streams, 1)
     await first.stop()
     expected += [add(cluster, "two", "a"), add(cluster, "three", "b")]
     second = start_collector(KUBERNETES_EVENTS_NAMESPACE="a,b")
     await wait_for_events(streams, 3)
-    await eventually(lambda: len(cluster.watches()) == 3)
+    await wait_until(lambda: len(cluster.watches()) == 3)
     assert sorted(revisions(await published_events(streams))) == expected
     assert second.count("events_duplicate") == 0
     assert second.count("relists", reason="first start") == 1
@@ -74,7 +74,7 @@ async def test_a_denied_namespace_does_not_delay_another(
     running = start_collector(KUBERNETES_EVENTS_NAMESPACE="a,b")
     first = add(cluster, "one", "a")
     await wait_for_events(streams, 1)
-    await eventually(lambda: not running.cluster.ok)
+    await wait_until(lambda: not running.cluster.ok)
     assert running.cluster.detail.startswith("namespace b: 403")
     second = add(cluster, "two", "a")
     await wait_for_events(streams, 2)
@@ -82,7 +82,7 @@ async def test_a_denied_namespace_does_not_delay_another(
     third = add(cluster, "three", "b")
     cluster.denied.clear()
     assert revisions(await wait_for_events(streams, 3)) == [first, second, third]
-    await eventually(lambda: running.cluster.ok)
+    await wait_until(lambda: running.cluster.ok)
 
 
 async def test_a_fatal_failure_in_one_namespace_ends_the_process(
@@ -90,7 +90,7 @@ async def test_a_fatal_failure_in_one_namespace_ends_the_process(
 ) -> None:
     """Of several watches, too, another cluster at the address is noticed."""
     running = start_collector(KUBERNETES_EVENTS_NAMESPACE="a,b")
-    await eventually(lambda: len(cluster.watches()) == 2)
+    await wait_until(lambda: len(cluster.watches()) == 2)
     cluster.revision, cluster.cluster_uid = 5, "99999999-0000-0000-0000-000000000000"
     cluster.next_watch.append(error_answer(500))
     cluster.end_watches()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from control_plane import ControlPlane, missing_assets
 from kubernetes_running import RunningCollector
-from real_cluster import contains, post_event, select_test_events, wait_until
+from real_cluster import contains, post_event, select_test_events, wait_for_published
 
 from sematext_agent.shared.bus import Bus
 from sematext_agent.shared.events import Event, KubernetesEvent
@@ -74,9 +74,9 @@ async def test_events_of_every_kind_are_published_from_list_and_watch(
 ) -> None:
     listed = [post_event(plane, f"listed-{kind.lower()}", kind) for kind in KINDS]
     running = start_on_plane()
-    await wait_until(streams, contains(*listed))
+    await wait_for_published(streams, contains(*listed))
     watched = [post_event(plane, f"watched-{kind.lower()}", kind) for kind in KINDS]
-    events = await wait_until(streams, contains(*watched))
+    events = await wait_for_published(streams, contains(*watched))
     bodies = select_test_events(events)
     assert sorted(int(body.resource_version) for body in bodies) == [*listed, *watched]
     assert {body.kind for body in bodies} == set(KINDS)
@@ -106,7 +106,7 @@ async def test_both_apis_show_the_same_event_once(
     version = int(plane.call("POST", path, event)["metadata"]["resourceVersion"])
     events = [
         e
-        for e in await wait_until(streams, contains(version))
+        for e in await wait_for_published(streams, contains(version))
         if isinstance(e.body, KubernetesEvent)
     ]
     (newer,) = [e for e in events if e.body.reason == "FailedScheduling"]  # type: ignore[union-attr]
@@ -144,7 +144,7 @@ async def test_events_of_kubectl_and_of_client_go_recorders_are_published(
             body.reason == "FailedScheduling" for body in bodies
         )
 
-    bodies = select_test_events(await wait_until(streams, complete))
+    bodies = select_test_events(await wait_for_published(streams, complete))
     assert [body.reason for body in bodies].count("ByHand") == 2
     assert {body.node for body in bodies if body.reason == "BackOff"} == {"node-1"}
     assert {b.controller for b in bodies if b.reason == "FailedScheduling"} == {"default-scheduler"}

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from control_plane import ControlPlane, missing_assets
 from kubernetes_running import RunningCollector
-from real_cluster import contains, post_event, select_test_events, wait_until
+from real_cluster import contains, post_event, select_test_events, wait_for_published
 
 from sematext_agent.kubernetes_collector import events_resource, lease
 from sematext_agent.shared.bus import Bus
@@ -82,20 +82,20 @@ async def test_a_missing_right_is_waited_for_until_it_is_granted(
         KUBERNETES_LEASE="default/kubernetes-collector",
     )
     expected = [post_event(plane, "one")]
-    await eventually(lambda: not running.health.report().ready)
+    await wait_until(lambda: not running.health.report().ready)
     grant(plane, [LEASES, KUBE_SYSTEM], "half")
-    await eventually(lambda: "403" in running.cluster.detail, 20)
+    await wait_until(lambda: "403" in running.cluster.detail, 20)
     grant(plane, RULES)
-    await wait_until(streams, contains(*expected))
-    await eventually(lambda: running.health.report().ready)
+    await wait_for_published(streams, contains(*expected))
+    await wait_until(lambda: running.health.report().ready)
     # Taken away while watching: the open watch goes on, the next one is refused.
     plane.call("DELETE", f"{RBAC}/clusterroles/collector")
     expected.append(post_event(plane, "two"))
-    await wait_until(streams, contains(*expected))
-    await eventually(lambda: "403" in running.cluster.detail, 20)
+    await wait_for_published(streams, contains(*expected))
+    await wait_until(lambda: "403" in running.cluster.detail, 20)
     expected.append(post_event(plane, "three"))
     plane.call("POST", f"{RBAC}/clusterroles", {"metadata": {"name": "collector"}, "rules": RULES})
-    events = await wait_until(streams, contains(*expected))
+    events = await wait_for_published(streams, contains(*expected))
     assert [int(body.resource_version) for body in select_test_events(events)] == expected
 
 
@@ -113,8 +113,8 @@ async def test_the_manifest_applies_and_grants_exactly_the_rights_needed(
         TOKEN=answer["status"]["token"], KUBERNETES_LEASE="sematext/kubernetes-collector"
     )
     version = post_event(plane, "one")
-    await wait_until(streams, contains(version))
-    await eventually(lambda: running.health.report().ready)
+    await wait_for_published(streams, contains(version))
+    await wait_until(lambda: running.health.report().ready)
     await asyncio.sleep(lease.RETRY_SECONDS * 1.5)  # the lease has been renewed
     assert running.count("api_failures") == 0
     identity = "--as=system:serviceaccount:sematext:kubernetes-collector"
@@ -145,13 +145,13 @@ async def test_a_rotated_token_file_is_read_again(
     token = tmp_path / "token"
     token.write_text("collector-token")
     running = start_on_plane(TOKEN_FILE=str(token))
-    await wait_until(streams, contains(post_event(plane, "one")))
+    await wait_for_published(streams, contains(post_event(plane, "one")))
     token.write_text("next-token")
     tokens = plane.folder / "tokens.csv"
     tokens.write_text(tokens.read_text().replace("collector-token", "revoked-token"))
     await asyncio.to_thread(plane.kill, "kube-apiserver")
     await asyncio.to_thread(plane.start_apiserver)
-    await wait_until(streams, contains(post_event(plane, "two")), 60)
+    await wait_for_published(streams, contains(post_event(plane, "two")), 60)
     assert running.count("api_failures", status="401") == 0
 
 
@@ -168,15 +168,15 @@ async def test_two_replicas_share_one_lease(
             and state.detail == "active"
         ]
 
-    await eventually(lambda: len(active()) == 1, 20)
+    await wait_until(lambda: len(active()) == 1, 20)
     expected = [post_event(plane, "one")]
-    await wait_until(streams, contains(*expected))
+    await wait_for_published(streams, contains(*expected))
     (first,) = active()
     await first.stop()
     replicas.remove(first)
-    await eventually(lambda: len(active()) == 1, 20)
+    await wait_until(lambda: len(active()) == 1, 20)
     expected.append(post_event(plane, "two"))
-    events = await wait_until(streams, contains(*expected))
+    events = await wait_for_published(streams, contains(*expected))
     assert [int(body.resource_version) for body in select_test_events(events)] == expected
     record = plane.call(
         "GET", "/apis/coordination.k8s.io/v1/namespaces/default/leases/kubernetes-collector"

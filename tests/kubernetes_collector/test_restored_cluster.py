@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import (
     ApiServer,
     error_answer,
@@ -46,7 +46,7 @@ async def test_a_restore_during_the_watch_is_detected(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     cluster.add("one")
     await wait_for_events(streams, 1)
     cluster.revision = 50
@@ -54,7 +54,7 @@ async def test_a_restore_during_the_watch_is_detected(
     cluster.objects.clear()
     cluster.next_watch.append(error_answer(500))
     cluster.end_watches()
-    await eventually(lambda: running.count("relists", reason="restored") == 1)
+    await wait_until(lambda: running.count("relists", reason="restored") == 1)
     revision = cluster.add("two")
     assert revisions(await wait_for_events(streams, 3)) == [101, revision]
 
@@ -78,7 +78,7 @@ async def test_another_cluster_that_takes_over_the_address_ends_the_process(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     cluster.revision, cluster.cluster_uid = 5, "99999999-0000-0000-0000-000000000000"
     cluster.end_watches()
     with pytest.raises(BaseExceptionGroup) as caught:

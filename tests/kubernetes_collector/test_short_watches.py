@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from itertools import pairwise
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import (
     ApiServer,
     watch_answer,
@@ -41,17 +41,17 @@ async def test_the_second_short_watch_counts_as_410(
 
     monkeypatch.setattr(EventsResource, "watch_lines", record)
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     cluster.add("one")
     await wait_for_events(streams, 1)
     lists = len(cluster.lists())
     cluster.next_watch.extend([watch_answer()] * 3)
     cluster.end_watches()
-    await eventually(lambda: len(cluster.lists()) == lists + 1)
+    await wait_until(lambda: len(cluster.lists()) == lists + 1)
     cluster.add("two")
     assert revisions(await wait_for_events(streams, 2)) == [101, 102]
     # The third close follows the list directly: the next list waits.
-    await eventually(lambda: len(cluster.watches()) == 5)
+    await wait_until(lambda: len(cluster.watches()) == 5)
     assert min(b - a for a, b in pairwise(begins)) > 0.19
     assert running.count("short_watches") == 3
 
@@ -63,11 +63,11 @@ async def test_short_watches_without_end_are_retried_with_growing_backoff(
     waits = count_backoffs(monkeypatch)
     cluster.next_watch.extend([watch_answer()] * 7)
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 8)
+    await wait_until(lambda: len(cluster.watches()) == 8)
     assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4]
     cluster.add("one")
     await wait_for_events(streams, 1)
-    await eventually(lambda: running.cluster.ok)
+    await wait_until(lambda: running.cluster.ok)
 
 
 async def test_one_short_watch_from_an_old_cursor_counts_as_410(

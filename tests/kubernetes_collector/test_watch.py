@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from kubernetes_api import (
     ApiServer,
     Exchange,
@@ -59,7 +59,7 @@ async def test_the_next_watch_resumes_from_the_cursor(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     for number in range(5):
         cluster.add(f"e{number}")
         await wait_for_events(streams, number + 1)
@@ -82,7 +82,7 @@ async def test_a_truncated_line_is_read_again(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     cluster.end_watches()
 
     async def cut(exchange: Exchange) -> None:
@@ -94,7 +94,7 @@ async def test_a_truncated_line_is_read_again(
         exchange.cut()
 
     cluster.next_watch.append(cut)
-    await eventually(lambda: len(cluster.watches()) == 2)
+    await wait_until(lambda: len(cluster.watches()) == 2)
     cluster.add("one")
     cluster.add("two")
     assert revisions(await wait_for_events(streams, 2)) == [101, 102]
@@ -106,7 +106,7 @@ async def test_an_undecodable_line_is_left_out_at_the_third_try(
     cluster: ApiServer, streams: Bus, start_collector: Start
 ) -> None:
     running = start_collector()
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     cluster.end_watches()
 
     async def garbage(exchange: Exchange) -> None:
@@ -165,7 +165,7 @@ async def test_the_first_start_publishes_events_within_the_look_back(
     cluster.add("old", lastTimestamp=hour_ago, message="old")
     cluster.add("recent", message="recent")
     start_collector(KUBERNETES_EVENTS_LOOKBACK=lookback)
-    await eventually(lambda: len(cluster.watches()) == 1)
+    await wait_until(lambda: len(cluster.watches()) == 1)
     cluster.add("later", message="later")
     events = await wait_for_events(streams, len(expected) + 1)
     messages = [e.body.message for e in events if isinstance(e.body, KubernetesEvent)]

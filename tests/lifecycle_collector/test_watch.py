@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 
 from sematext_agent.lifecycle_collector.translate import RunRecord
 from sematext_agent.shared.bus import Bus, StreamConfig
@@ -45,7 +45,7 @@ class LifecycleHost:
             await self._bus.acknowledge(message)
 
     async def wait_for_events(self, count: int) -> list[AgentLifecycle]:
-        await eventually(lambda: len(self.events) >= count, seconds=30)
+        await wait_until(lambda: len(self.events) >= count, seconds=30)
         assert len(self.events) == count, self.events
         return [event.body for event in self.events if isinstance(event.body, AgentLifecycle)]
 

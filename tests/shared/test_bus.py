@@ -6,7 +6,7 @@ import asyncio
 import signal
 
 import pytest
-from broker import NatsServer, eventually, frame, raw_publish
+from broker import NatsServer, frame, raw_publish, wait_until
 
 from sematext_agent.shared import bus
 from sematext_agent.shared.bus import (
@@ -85,7 +85,7 @@ async def test_a_publish_waits_while_the_broker_is_away_and_is_stored_once(
     stream: Bus, nats_server: NatsServer
 ) -> None:
     nats_server.signal(signal.SIGKILL)
-    await eventually(lambda: not stream.is_connected)
+    await wait_until(lambda: not stream.is_connected)
     publish = asyncio.create_task(stream.publish("events.a", b"x", "1"))
     nats_server.start()
     async with asyncio.timeout(10):
@@ -98,12 +98,12 @@ async def test_it_reconnects_after_more_failures_than_the_clients_default_allows
     client = stream._client
     assert client.options["max_reconnect_attempts"] == -1
     nats_server.signal(signal.SIGKILL)
-    await eventually(lambda: not stream.is_connected)
+    await wait_until(lambda: not stream.is_connected)
     # Sixty failures are the client's default limit; they are counted, not waited for.
     for server in client._server_pool:
         server.reconnects = 1000
     nats_server.start()
-    await eventually(lambda: stream.is_connected)
+    await wait_until(lambda: stream.is_connected)
 
 
 async def test_a_client_whose_reader_has_ended_is_a_fault(

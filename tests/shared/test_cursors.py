@@ -12,7 +12,7 @@ import signal
 from typing import Any
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 
 from sematext_agent.shared.bus import BucketEntry, Bus, BusError
 from sematext_agent.shared.cursors import CursorConflict, Cursors
@@ -172,18 +172,18 @@ async def test_a_broker_restored_from_an_older_store_is_read_anew(
     ours, jetstream = cursors_of_process(bus), nats_server.store / "jetstream"
     await ours.store(KEY, b"1")
     nats_server.signal(signal.SIGTERM)
-    await eventually(lambda: not bus.is_connected)
+    await wait_until(lambda: not bus.is_connected)
     shutil.copytree(jetstream, nats_server.store / "backup")
     nats_server.start()
-    await eventually(lambda: bus.is_connected)
+    await wait_until(lambda: bus.is_connected)
     for number in range(2, 5):
         await ours.store(KEY, b"%d" % number)
     nats_server.signal(signal.SIGKILL)
-    await eventually(lambda: not bus.is_connected)
+    await wait_until(lambda: not bus.is_connected)
     shutil.rmtree(jetstream)
     (nats_server.store / "backup").rename(jetstream)
     nats_server.start()
-    await eventually(lambda: bus.is_connected)
+    await wait_until(lambda: bus.is_connected)
     with pytest.raises(CursorConflict):
         await ours.store(KEY, b"5")
     assert await cursors_of_process(bus).read(KEY) == b"1"

@@ -6,7 +6,7 @@ import asyncio
 import signal
 
 import pytest
-from broker import NatsServer, eventually, frame, raw_publish
+from broker import NatsServer, frame, raw_publish, wait_until
 
 from sematext_agent.shared.bus import Bus, ConsumerConfig, Message
 from sematext_agent.shared.bus import puller as puller_module
@@ -57,12 +57,12 @@ async def test_a_puller_continues_after_a_restart_of_the_server(
 
     pulling = asyncio.create_task(pull())
     await stream.publish("events.a", b"before", "1")
-    await eventually(lambda: received == [b"before"])
+    await wait_until(lambda: received == [b"before"])
     nats_server.signal(signal.SIGKILL)
-    await eventually(lambda: not stream.is_connected)
+    await wait_until(lambda: not stream.is_connected)
     nats_server.start()
     await stream.publish("events.a", b"after", "2")
-    await eventually(lambda: b"after" in received)
+    await wait_until(lambda: b"after" in received)
     pulling.cancel()
 
 
@@ -97,13 +97,13 @@ async def test_a_puller_reports_a_missing_consumer_and_continues_when_it_is_back
 
     pulling = asyncio.create_task(pull())
     await stream.publish("events.a", b"one", "1")
-    await eventually(lambda: received == [b"one"])
+    await wait_until(lambda: received == [b"one"])
     await stream.manager.delete_consumer("EVENTS", "forwarder")
     async with asyncio.timeout(5):
         await puller.consumer_missing.wait()
     await stream.publish("events.a", b"two", "2")
     await stream.manager.add_consumer("EVENTS", ConsumerConfig(durable_name="forwarder"))
-    await eventually(lambda: b"two" in received)
+    await wait_until(lambda: b"two" in received)
     assert not puller.consumer_missing.is_set()
     pulling.cancel()
 
@@ -117,7 +117,7 @@ async def test_a_stopped_puller_hands_out_its_buffer_and_ends(stream: Bus) -> No
         async for message in puller:
             received.append(message.data)
             if len(received) == 1:
-                await eventually(lambda: len(puller._buffer) == 2)
+                await wait_until(lambda: len(puller._buffer) == 2)
                 puller.stop()
     assert received == [b"0", b"1", b"2"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from nats.js.api import DiscardPolicy
 
 from sematext_agent.shared.bus import Bus, StreamConfig
@@ -54,7 +54,7 @@ class CountingProcess:
 
     async def page(self, path: str) -> tuple[int, str]:
         """Return the status and the text of a page of its health server."""
-        await eventually(lambda: "port" in self.log)
+        await wait_until(lambda: "port" in self.log)
         match = re.search(r"port (\d+)", self.log)
         assert match is not None
         return await asyncio.to_thread(get, f"http://127.0.0.1:{match[1]}{path}")
@@ -160,14 +160,14 @@ async def test_a_full_stream_holds_the_collector_and_is_a_condition_of_health(
     )
     await streams.manager.update_stream(limited)
     running = await start(COUNT="20")
-    await eventually(lambda: "maximum messages exceeded" in running.log)
+    await wait_until(lambda: "maximum messages exceeded" in running.log)
     status, text = await running.page("/readyz")
     assert status == 503
     assert json.loads(text)["conditions"]["stream"]["detail"] == "maximum messages exceeded (503)"
     limited.max_msgs = 100
     await streams.manager.update_stream(limited)
     await until_stored(streams, 20)
-    await eventually(lambda: "accepts events" in running.log)
+    await wait_until(lambda: "accepts events" in running.log)
 
 
 async def test_an_event_too_large_for_the_stream_becomes_a_gap(streams: Bus, start: Any) -> None:
@@ -222,7 +222,7 @@ async def test_it_stops_while_it_still_waits_for_the_broker(
 async def test_it_stops_at_once_before_the_streams_exist(start: Any) -> None:
     """It has not begun its watch, so there is nothing to drain."""
     running = await start(DRAIN_SECONDS="60")
-    await eventually(lambda: "bus: connected" in running.log)
+    await wait_until(lambda: "bus: connected" in running.log)
     assert await running.end(signal.SIGTERM) == 0
     assert "not yet safe" not in running.log
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 
 from sematext_agent.shared import dead_letters
 from sematext_agent.shared.bus import Bus, BusError, Message, StreamConfig
@@ -54,7 +54,7 @@ async def test_a_broker_that_is_lost_while_reading_is_an_error(
         async for message in read_messages(dead, "DEAD", "dead.>", 1):
             if message.sequence == 1:
                 nats_server.signal(signal.SIGKILL)
-                await eventually(lambda: not dead.is_connected)
+                await wait_until(lambda: not dead.is_connected)
                 nats_server.start()
 
     with pytest.raises(BusError, match="the broker went away while DEAD was read"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from certificates import Authority
 
 from sematext_agent.shared import bus
@@ -68,7 +68,7 @@ async def wait_for_problem(
             r.getMessage() for r in caplog.records if r.name.startswith("sematext_agent.shared.bus")
         }
 
-    await eventually(lambda: bool(lines()), seconds=20)
+    await wait_until(lambda: bool(lines()), seconds=20)
     await asyncio.sleep(seconds)
     assert not connecting.done()
     connecting.cancel()
@@ -117,7 +117,7 @@ async def test_a_publish_waits_until_the_certificate_is_right_again(
     server.stop()
     server.show(authority.issue("expired", days=-1))
     server.start()
-    await eventually(lambda: bool(problems), seconds=20)
+    await wait_until(lambda: bool(problems), seconds=20)
     publishing = asyncio.create_task(connection.publish("events.docker.a.b.c", b"{}", "1"))
     server.stop()
     server.show(authority.issue("right-again"))

@@ -1,6 +1,6 @@
-"""The form of everything that one version writes and another reads: messages, records, cursors.
+"""The schema of everything that one version writes and another reads: messages, records, cursors.
 
-    .venv/bin/python tests/upgrade/schema.py        # takes additions into schema.json, nothing else
+    .venv/bin/python tests/upgrade/schema.py        # adds additions to schema.json, nothing else
 
 Fields are only added, with a default, and at the end where a struct is written as an array.
 """
@@ -38,13 +38,14 @@ STRUCTS: dict[str, Any] = {
     "package": inventory.Package,
     "packages root": inventory.ScanRoot,
 }
-WORDS = [name for name in vars(subjects) if name.isupper() and not name.startswith("_")]
+WORDS = {str(word) for name, word in vars(subjects).items() if name.isupper() and name[0] != "_"}
+"""Subjects, streams, consumers, buckets and headers."""
 Schema = dict[str, dict[str, str]]
 
 
 def current() -> Schema:
-    """By struct and field, in their order: the type, and `, optional` where it has a default."""
-    schema: Schema = {"subjects": {getattr(subjects, name): "spelled once" for name in WORDS}}
+    """Return the type of each field by struct, and `, optional` where it has a default."""
+    schema: Schema = {"subjects": dict.fromkeys(sorted(WORDS), "a word of the bus")}
     for name, struct in STRUCTS.items():
         schema[name] = {"tag": str(struct.__struct_config__.tag)}
         for field in msgspec.structs.fields(struct):
@@ -56,7 +57,7 @@ def current() -> Schema:
 
 
 def _may_replace(kind: str, by: str) -> bool:
-    """Whether a field's form is the same, or the same with more values to choose from."""
+    """Return whether a field's schema is the same, or the same with more values of an enum."""
     if kind == by:
         return True
     before, _, optional = kind.partition(", optional")
@@ -67,34 +68,34 @@ def _may_replace(kind: str, by: str) -> bool:
 
 
 def problems(kept: Schema, now: Schema) -> list[str]:
-    """What a reader or a writer of the kept form would stumble over."""
-    found = []
+    """Return the differences that break a reader or a writer of the kept schema."""
+    differences = []
     for name, fields in kept.items():
         has = now.get(name, {})
-        found += [
+        differences += [
             f"{name}.{field} was `{kind}` and is `{has.get(field, 'gone')}`"
             for field, kind in fields.items()
             if not _may_replace(kind, has.get(field, "gone"))
         ]
         added = [field for field in has if field not in fields]
         if name != "subjects":
-            found += [
+            differences += [
                 f"{name}.{field} is new and has no default"
                 for field in added
                 if not has[field].endswith(", optional")
             ]
         struct = STRUCTS.get(name)
         if struct and struct.__struct_config__.array_like and [*has][: len(fields)] != [*fields]:
-            found.append(f"{name} is written as an array, and its order has changed")
-    return found
+            differences.append(f"{name} is written as an array, and its order has changed")
+    return differences
 
 
 def main() -> int:
-    """Takes what was added into the snapshot."""
+    """Write additions to the snapshot; return 1 for any other difference."""
     now = current()
     kept: Schema = json.loads(SNAPSHOT.read_text()) if SNAPSHOT.exists() else {}
-    if found := problems(kept, now):
-        print("\n".join(["not only additions; schema.json stays as it is:", *found]))
+    if differences := problems(kept, now):
+        print("\n".join(["not only additions; schema.json stays as it is:", *differences]))
         return 1
     SNAPSHOT.write_text(json.dumps(now, indent=1) + "\n")
     return 0

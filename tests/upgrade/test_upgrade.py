@@ -1,6 +1,6 @@
-"""Versions beside each other: what an older one wrote is read for ever, a newer one loses nothing.
+"""Versions side by side: the data of older ones is readable, and newer ones lose nothing.
 
-`golden/<version>/` is what that version wrote, with every field set. It is never changed; a later
+`golden/<version>/` has the data of that version, with every field set. It never changes; a later
 version adds its own directory.
 """
 
@@ -45,14 +45,14 @@ every_event = pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem
 
 
 def holds(now: Any, before: Any) -> bool:
-    """Whether all that was there before is there now."""
+    """Return whether `now` has every value of `before`."""
     if isinstance(before, dict):
         return all(key in now and holds(now[key], value) for key, value in before.items())
     return bool(now == before)
 
 
 @every_event
-def test_an_event_of_an_older_version_is_read_whole(path: Path) -> None:
+def test_an_event_of_an_older_version_keeps_every_field(path: Path) -> None:
     event = decode(path.read_bytes())
     assert holds(json.loads(encode(event)), json.loads(path.read_bytes()))
     assert subject_of(event).startswith("events.")
@@ -60,7 +60,9 @@ def test_an_event_of_an_older_version_is_read_whole(path: Path) -> None:
 
 
 @every_version
-def test_the_facts_the_report_and_the_headers_of_an_older_version_are_read(version: Path) -> None:
+def test_facts_report_and_dead_letter_headers_of_an_older_version_are_readable(
+    version: Path,
+) -> None:
     written = (version / "host_facts.json").read_bytes()
     facts = msgspec.json.decode(written, type=HostFacts)
     assert holds(json.loads(msgspec.json.encode(facts)), json.loads(written))
@@ -74,7 +76,7 @@ def test_the_facts_the_report_and_the_headers_of_an_older_version_are_read(versi
 
 
 @every_version
-def test_the_cursors_of_an_older_version_are_gone_on_from(version: Path) -> None:
+def test_the_cursors_of_an_older_version_are_readable(version: Path) -> None:
     def stored(name: str) -> bytes:
         return (version / "cursors" / name).read_bytes()
 
@@ -102,7 +104,7 @@ def test_the_cursors_of_an_older_version_are_gone_on_from(version: Path) -> None
 
 
 def of_a_newer_agent(path: Path, **body: Any) -> Message:
-    """The event as a newer agent may write it: with more fields, and with `body` in its body."""
+    """Return the event as a newer agent may write it: with more fields, and `body` in its body."""
     event = json.loads(path.read_bytes())
     event["agent"], event["later"] = "99.0", {"a": [1]}
     event["body"] |= {"later": [1], **body}
@@ -111,7 +113,7 @@ def of_a_newer_agent(path: Path, **body: Any) -> Message:
 
 
 @every_event
-def test_fields_that_a_newer_version_added_are_skipped(path: Path) -> None:
+def test_fields_of_a_newer_version_are_skipped(path: Path) -> None:
     message = of_a_newer_agent(path)
     assert decode(message.data).body == decode(path.read_bytes()).body
     assert "newer" not in tap.format_message_line(message)
@@ -121,10 +123,10 @@ def test_fields_that_a_newer_version_added_are_skipped(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "body"), [("lifecycle", {"event": "volume"}), ("package", {"manager": "apk"})]
 )
-def test_an_event_that_only_a_newer_version_can_read_says_to_upgrade(
+def test_an_event_of_a_newer_version_is_a_dead_letter_with_advice_to_upgrade(
     name: str, body: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A tag, or a value, that this version does not know: kept among the dead, to be replayed."""
+    """It has a tag, or a value, that this version does not have; a replay delivers it later."""
     message = of_a_newer_agent(VERSIONS[0] / f"events/{name}.json", **body)
     with pytest.raises(NewerEventError):
         decode(message.data)
@@ -142,14 +144,14 @@ def test_a_report_of_a_newer_version_is_shown() -> None:
     assert "docker" in str(status.format_overview(overview))
 
 
-def test_the_form_of_nothing_that_is_stored_has_changed() -> None:
+def test_the_schema_is_that_of_the_snapshot() -> None:
     """After an addition: `.venv/bin/python tests/upgrade/schema.py`."""
     kept = json.loads(schema.SNAPSHOT.read_text())
     assert schema.problems(kept, schema.current()) == []
     assert kept == schema.current(), "added to: run tests/upgrade/schema.py"
 
 
-def test_what_is_removed_renamed_retyped_or_required_is_found() -> None:
+def test_a_removed_renamed_retyped_or_required_field_is_a_problem() -> None:
     kept = schema.current()
     now = copy.deepcopy(kept)
     del now["Gap"]["lost"]
@@ -164,7 +166,7 @@ def test_what_is_removed_renamed_retyped_or_required_is_found() -> None:
     ]
 
 
-def test_one_more_value_to_choose_from_is_an_addition() -> None:
+def test_a_further_value_of_an_enum_is_an_addition() -> None:
     kept = schema.current()
     now = copy.deepcopy(kept)
     now["AgentLifecycle"]["state"] = '{"enum": ["paused", "started", "stopped"]}'

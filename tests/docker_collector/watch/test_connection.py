@@ -10,7 +10,7 @@ from pathlib import Path
 
 import certifi
 import pytest
-from broker import eventually
+from broker import wait_until
 from docker_collector.watch_run import LEAKED_SOCKETS, WatchRun, docker_body
 from fake_engine import FakeEngine
 
@@ -23,7 +23,7 @@ async def test_an_absent_engine_is_waited_for_and_logged_once(
     caplog.set_level("INFO")
     path = tmp_path / "docker.sock"
     async with WatchRun(f"unix://{path}") as run:
-        await eventually(lambda: "source" in run.health.report().conditions)
+        await wait_until(lambda: "source" in run.health.report().conditions)
         assert run.source() == (True, f"no Docker Engine at unix://{path}: waiting for one")
         await asyncio.sleep(0.5)
         engine = FakeEngine()
@@ -40,12 +40,12 @@ async def test_an_absent_engine_is_waited_for_and_logged_once(
 async def test_a_refused_stream_is_an_error_and_not_an_end(engine: FakeEngine, status: int) -> None:
     engine.refusals["/events"] = status
     async with WatchRun(engine.address) as run:
-        await eventually(lambda: "source" in run.health.report().conditions)
+        await wait_until(lambda: "source" in run.health.report().conditions)
         ready, detail = run.source()
         assert not ready
         assert f"HTTP {status}" in detail
         engine.refusals.clear()
-        await eventually(lambda: run.source()[0])
+        await wait_until(lambda: run.source()[0])
 
 
 async def test_the_stream_is_followed_where_a_proxy_forbids_lists(engine: FakeEngine) -> None:
@@ -84,7 +84,7 @@ async def test_an_undecodable_cursor_is_a_first_run(engine: FakeEngine) -> None:
 
 async def test_docker_events_can_be_turned_off(engine: FakeEngine) -> None:
     async with WatchRun(engine.address, container_events_enabled=False) as run:
-        await eventually(lambda: "source" in run.health.report().conditions)
+        await wait_until(lambda: "source" in run.health.report().conditions)
         assert run.source()[0]
     assert engine.requests == []
 

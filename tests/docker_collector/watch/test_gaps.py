@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from docker_collector.watch_run import LEAKED_SOCKETS, WatchRun, docker_body, name_event
 from fake_engine import FakeEngine, iso
 
@@ -53,7 +53,7 @@ async def test_an_engine_restart_is_a_gap_followed_by_synthetic_events(
     engine.run("gone")
     async with WatchRun(engine.address) as run:
         await run.connected(engine)
-        await eventually(lambda: run.cursor is not None)
+        await wait_until(lambda: run.cursor is not None)
         engine.emit("top", "stays")
         await run.until_exactly("top")
         end = time.time_ns()
@@ -115,7 +115,7 @@ async def test_a_gap_whose_collector_was_killed_is_reconciled_by_the_next_run(
     monkeypatch.setattr(connection, "SNAPSHOT_DELAY_SECONDS", 3600)
     async with WatchRun(engine.address, before.cursor) as first:
         await first.until_exactly("gap: engine_restarted")
-        await eventually(lambda: b'"unreconciled":true' in (first.cursor or b""))
+        await wait_until(lambda: b'"unreconciled":true' in (first.cursor or b""))
         await first.kill()
     monkeypatch.setattr(connection, "SNAPSHOT_DELAY_SECONDS", 0.01)
     async with WatchRun(engine.address, first.cursor) as after:
@@ -134,7 +134,7 @@ async def test_an_audit_finds_an_event_that_a_silent_stream_dropped(
         await run.until_exactly("die")
         engine.is_silent = False
         # The stream that brought nothing is replaced.
-        await eventually(lambda: bool(engine.streams) and not engine.streams & silent)
+        await wait_until(lambda: bool(engine.streams) and not engine.streams & silent)
         engine.emit("destroy")
         await run.until_exactly("die", "destroy")
 
@@ -186,12 +186,12 @@ async def test_events_that_do_not_fit_into_the_buffer_are_a_gap_with_their_count
             engine.emit("start", f"x{number}")
         (stream,) = engine.streams
         await stream.drain()
-        await eventually(lambda: run.health.report().figures["backlog_messages"] >= 99)
+        await wait_until(lambda: run.health.report().figures["backlog_messages"] >= 99)
         await asyncio.sleep(0.1)
         run.bus_is_available.set()
-        await eventually(lambda: "gap: overflow" in run.actions())
+        await wait_until(lambda: "gap: overflow" in run.actions())
         engine.emit("stop", "x0")
-        await eventually(lambda: "stop" in run.actions())
+        await wait_until(lambda: "stop" in run.actions())
     kept = run.actions().count("start")
     gaps = [event.body for event in run.events if isinstance(event.body, Gap)]
     assert sum(gap.lost or 0 for gap in gaps) == 500 - kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from broker import eventually
+from broker import wait_until
 from docker_collector.watch_run import LEAKED_SOCKETS, WatchRun, docker_body
 from fake_engine import FakeEngine, iso
 
@@ -102,7 +102,7 @@ async def test_untag_and_delete_carry_the_tags_the_image_had(engine: FakeEngine)
     engine.images["sha256:1"] = ["web:1", "web:2"]
     async with WatchRun(engine.address) as run:
         await run.connected(engine)
-        await eventually(lambda: run.cursor is not None)
+        await wait_until(lambda: run.cursor is not None)
         engine.images["sha256:1"] = ["web:1"]
         engine.emit("untag", "sha256:1", "image", name="sha256:1")
         await run.until_exactly("untag")

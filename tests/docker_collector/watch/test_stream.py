@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from docker_collector.watch_run import LEAKED_SOCKETS, WatchRun, docker_body
 from fake_engine import FakeEngine, message
 
@@ -73,7 +73,7 @@ async def test_a_cut_stream_is_opened_again_without_loss(engine: FakeEngine) -> 
             engine.emit("start", f"a{cut}")
             engine.cut()
             engine.emit("start", f"b{cut}")
-            await eventually(lambda: bool(engine.streams))
+            await wait_until(lambda: bool(engine.streams))
         await run.until_exactly(*["start"] * 6)
     ids = [docker_body(event).actor_id for event in run.events]
     assert ids == ["a0", "b0", "a1", "b1", "a2", "b2"]
@@ -106,7 +106,7 @@ async def test_the_stream_is_read_while_the_bus_is_away(engine: FakeEngine) -> N
             engine.emit("start", f"x{number}")
         (stream,) = engine.streams
         await stream.drain()
-        await eventually(lambda: run.health.report().figures["backlog_messages"] >= 2700)
+        await wait_until(lambda: run.health.report().figures["backlog_messages"] >= 2700)
         transport: asyncio.WriteTransport = stream.transport
         assert transport.get_write_buffer_size() == 0
         run.bus_is_available.set()
@@ -123,7 +123,7 @@ async def test_an_undecodable_or_huge_message_costs_no_other_message(
         engine.send(b"x" * 200_000)
         engine.send(b"x\n" + message("container", "start", "c1", {"name": "w", "image": "i"}))
         engine.send(b"\n")
-        await eventually(lambda: "start" in run.actions())
+        await wait_until(lambda: "start" in run.actions())
         assert set(run.actions()) == {"start", "gap: overflow"}
 
 
@@ -133,7 +133,7 @@ async def test_a_stop_emits_the_buffered_events_first(engine: FakeEngine) -> Non
         run.bus_is_available.clear()
         for number in range(1000):
             engine.emit("start", f"x{number}")
-        await eventually(lambda: run.health.report().figures["backlog_messages"] >= 700)
+        await wait_until(lambda: run.health.report().figures["backlog_messages"] >= 700)
         run.stopping.set()
         await asyncio.sleep(0.05)
         run.bus_is_available.set()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 
 from sematext_agent.host_collector.kernel import log_reader
 from sematext_agent.host_collector.kernel.cursor import KernelLogCursor
@@ -116,7 +116,7 @@ class LoggedCollector:
 
     async def page(self, path: str) -> str:
         """Return a page of its health server, which answers 200."""
-        await eventually(lambda: "port" in self.log)
+        await wait_until(lambda: "port" in self.log)
         port = re.findall(r"port (\d+)", self.log)[0]
         request = f"http://127.0.0.1:{port}{path}"
         with await asyncio.to_thread(urllib.request.urlopen, request, timeout=5) as answer:

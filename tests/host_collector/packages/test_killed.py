@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker import NatsServer, eventually
+from broker import NatsServer, wait_until
 from nats.js.api import KeyValueConfig, StreamConfig, StreamState
 from package_managers import Dpkg
 from package_run import summarize
@@ -235,5 +235,5 @@ async def test_the_bus_may_be_away_while_packages_change(
     await asyncio.sleep(1)
     await asyncio.to_thread(dpkg, "-i", dpkg.build("beta", "1.0"))
     nats_server.start()
-    await eventually(lambda: stream._bus.is_connected)
+    await wait_until(lambda: stream._bus.is_connected)
     assert await stream.until(2) == ["installed deb alpha 1.0", "installed deb beta 1.0"]

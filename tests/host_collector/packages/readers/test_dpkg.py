@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from broker import eventually
+from broker import wait_until
 from package_managers import Apt, Dpkg, locked
 from package_run import PackageRun
 
@@ -142,7 +142,7 @@ async def test_no_event_is_emitted_before_dpkg_has_finished(dpkg: Dpkg) -> None:
     packages = [dpkg.build(f"quick-{n}", "1.0") for n in range(3)]
     async with PackageRun(dpkg.root) as run:
         running = asyncio.create_task(asyncio.to_thread(dpkg, "-i", *packages, slow))
-        await eventually(started.exists)
+        await wait_until(started.exists)
         await run.pass_time(2)
         assert run.summaries() == []
         gate.touch()

@@ -143,7 +143,7 @@ def _proxy(configuration: Any) -> str | None:
 
 def _configuration_errors() -> tuple[type[BaseException], ...]:
     """Return what the package raises for files that are absent, malformed or incomplete."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
     from kubernetes.config import ConfigException
 
     return ConfigException, yaml.YAMLError, OSError, ssl.SSLError, ValueError, TypeError, KeyError
