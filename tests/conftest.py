@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -116,6 +117,15 @@ def pytest_runtest_makereport(
         (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
     ]
     return report
+
+
+@pytest.fixture(autouse=True)
+def _collect_leaked_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect the sockets that a test may leave, so that no other test is blamed for them."""
+    yield
+    filters = [text for mark in request.node.iter_markers("filterwarnings") for text in mark.args]
+    if "ignore::ResourceWarning" in filters:
+        gc.collect()
 
 
 @pytest.fixture

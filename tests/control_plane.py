@@ -28,6 +28,9 @@ def missing_assets() -> str:
     return f"KUBEBUILDER_ASSETS has no {' and no '.join(absent)}" if absent else ""
 
 
+_BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+
+
 class ControlPlane:
     """One etcd and one kube-apiserver, that can be killed and started again."""
 
@@ -105,9 +108,11 @@ class ControlPlane:
         deadline = time.monotonic() + 60
         while True:
             try:
-                # Its default namespaces are the last thing a new server makes.
+                # A new server makes its namespaces and its roles last, and in no fixed order.
                 self.call("GET", "/api/v1/namespaces/kube-system")
                 self.call("GET", "/api/v1/namespaces/default")
+                self.call("GET", f"{_BINDINGS}/system:basic-user")
+                self.call("GET", f"{_BINDINGS}/system:discovery")
                 return
             except OSError:
                 if time.monotonic() > deadline or self._processes["kube-apiserver"].poll():

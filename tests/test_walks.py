@@ -27,6 +27,11 @@ from sematext_agent.shared.health import Health
 from sematext_agent.shared.service import Runtime, Work
 from sematext_agent.shared.settings import Secret, ServiceSettings
 
+pytestmark = [
+    # The reader's socket may be left to the garbage collector, see docker_collector/watch_run.py.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 _NAMESPACE = "/sematext_agent/"
 
 

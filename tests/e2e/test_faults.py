@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import itertools
 import os
 import signal
@@ -159,7 +158,6 @@ async def load(agent: Agent, receiver: Receiver, address: str) -> AsyncIterator[
     running.start()
     yield running
     running.finish()
-    gc.collect()  # the sockets that the SDK left: their warnings belong to this test
 
 
 async def read_obligations(broker: NatsServer) -> set[str]:

@@ -243,5 +243,5 @@ async def test_every_service_starts_in_the_sematext_agents_environment_and_is_re
         logs = await services.stop()
     assert receiver.documents[0]["os.host"] == "web-01"
     assert {"env:dev", "role:web"} <= set(receiver.documents[0]["tags"])
-    logged = re.findall(r"without effect: (.*)", "\n".join(logs))
+    logged = re.findall(r"unknown settings: (.*) have no effect", "\n".join(logs))
     assert sorted(", ".join(logged).split(", ")) == sorted(UNSUPPORTED.keys() - OF_OTHER_PROGRAMS)
