@@ -75,13 +75,15 @@ clean: ## remove what was made here; the agent's state stays
 # asynchronous half of the Kubernetes SDK (nobody imports it): 120 MB instead of 280.
 $(RUNNABLE): requirements.lock $(PROJECTS:%=%/pyproject.toml)
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 is too old: 3.11 or newer is needed")'
-	@echo 'installing what the agent needs into .venv (once, about half a minute)'
-	@python3 -m venv .venv
+	@echo 'installing into .venv, once: about half a minute, 120 MB'
+	@echo '  1 of 3: an environment for Python' && python3 -m venv .venv
+	@echo "  2 of 3: $$(grep -c == requirements.lock) packages"
 	@$(BIN)/pip install -q --no-compile --require-hashes -r requirements.lock
-	@$(BIN)/pip install -q --no-compile --no-build-isolation --no-deps $(PROJECTS:%=-e ./%)
 	@rm -rf .venv/lib/python*/site-packages/kubernetes/aio
+	@echo '  3 of 3: the services of the agent'
+	@$(BIN)/pip install -q --no-compile --no-build-isolation --no-deps $(PROJECTS:%=-e ./%)
 	@$(BIN)/pip uninstall -q -y setuptools 2>/dev/null; touch $@
 
 $(TESTABLE): $(RUNNABLE) requirements-dev.lock
-	@echo 'installing what the tests need into .venv (once, about half a minute)'
+	@echo "installing what tests need into .venv, once: $$(grep -c == requirements-dev.lock) packages, half a minute"
 	@$(BIN)/pip install -q --no-compile --require-hashes -r requirements-dev.lock && touch $@
