@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from broker import NatsServer, free_port, wait_until
+from connection_flood import SilentConnections, get_status
 from console_page import OpenPage, PageClient, container_event, publish_events
 
 from sematext_agent.console import live_feed, page_stream
@@ -342,3 +343,16 @@ async def test_the_page_waits_for_its_port(
     occupant.close()
     await wait_until(lambda: page.health.report().conditions["page"].ok)
     assert (await page.request("/"))[0] == 200
+
+
+async def test_an_open_page_outlives_a_flood_of_silent_connections(
+    open_page: OpenPage, streams: Bus
+) -> None:
+    page = await open_page()
+    updates = page.live()
+    await read_update(updates)
+    with await asyncio.to_thread(SilentConnections, page.port, 300) as flood:
+        assert await asyncio.to_thread(get_status, page.port, "/") == 200
+        await read_update(updates, "tick")
+        assert flood.open_count <= live_feed.VIEWERS_MAX + listener.CONNECTIONS_MAX
+    await updates.aclose()

@@ -1,4 +1,4 @@
-"""Problems of the connection: one line with the remedy each, and not more than once a minute."""
+"""Problems of the connection: one line with the remedy each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 
 from sematext_agent.shared.bus.problems import (
     NO_TLS,
-    RepeatFilter,
     describe_problem,
     find_violation,
     is_inbox_revoked,
@@ -42,15 +41,3 @@ def test_a_violation_names_its_action_and_its_subject() -> None:
     assert find_violation(PUBLISH) == ("publish", "events.a")
     assert find_violation(Exception("nats: timeout")) is None
     assert (is_inbox_revoked(INBOX), is_inbox_revoked(PUBLISH)) == (True, False)
-
-
-def test_the_same_text_passes_once_a_minute() -> None:
-    repeats = RepeatFilter()
-    assert [repeats.passes("a", now) for now in (0, 1, 59, 60, 61)] == [
-        True,
-        False,
-        False,
-        True,
-        False,
-    ]
-    assert repeats.passes("b", 61)

@@ -6,6 +6,9 @@ traceback of a fault takes more lines, each of them indented, as no entry is.
 
 The text of a fault may repeat what a library was given, so the secrets of the process are taken out
 of every entry and traceback.
+
+A fault may repeat, for as long as nobody looks and as often as a stranger likes, so each line of
+code has a bound of entries a minute.
 """
 
 from __future__ import annotations
@@ -15,9 +18,14 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 from urllib.parse import quote
+
+ENTRIES_A_MINUTE_MAX = 20
+"""Log entries of one line of code that are written in a minute."""
+_MINUTE_SECONDS = 60.0
+_KEYS_MAX = 500
 
 
 class _OneLine(logging.Formatter):
@@ -44,6 +52,50 @@ class _OneLine(logging.Formatter):
     def formatException(self, fault: Any) -> str:  # noqa: N802 - the library's name
         lines = "".join(traceback.format_exception(*fault)).splitlines()
         return "\n".join(f"    {escape(line)}" for line in lines)
+
+
+class RepeatFilter:
+    """A memory of recent keys, which lets each pass a few times a minute."""
+
+    def __init__(self, passes_max: int = 1) -> None:
+        """Begin without any key."""
+        self._passes_max = passes_max
+        self._minutes: dict[Hashable, tuple[float, int]] = {}
+        """When the key's minute began, and how often the key came in it."""
+
+    def passes(self, key: Hashable, now_seconds: float) -> bool:
+        """Return whether `key` has not passed too often in its minute; if so, it passes now."""
+        return self.count(key, now_seconds) <= self._passes_max
+
+    def count(self, key: Hashable, now_seconds: float) -> int:
+        """Return how often `key` came in its minute, with this time."""
+        began, count = self._minutes.get(key, (now_seconds, 0))
+        # A wall clock may also have been set back.
+        if not 0 <= now_seconds - began < _MINUTE_SECONDS:
+            began, count = now_seconds, 0
+        if key not in self._minutes and len(self._minutes) >= _KEYS_MAX:
+            self._minutes.clear()
+        self._minutes[key] = began, count + 1
+        return count + 1
+
+
+class _RepeatLimit(logging.Filter):
+    """A bound for the entries of one line of code: a fault that repeats must not fill a disk.
+
+    Debug entries are not limited.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeats = RepeatFilter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.DEBUG:
+            return True
+        count = self._repeats.count((record.pathname, record.lineno), record.created)
+        if count == ENTRIES_A_MINUTE_MAX:
+            record.msg = f"{record.msg} (the rest of its kind in this minute is left out)"
+        return count <= ENTRIES_A_MINUTE_MAX
 
 
 def escape(text: str) -> str:
@@ -75,6 +127,7 @@ def configure_logging(service: str, level: str, secrets: Iterable[str] = ()) -> 
             secrets,
         )
     )
+    handler.addFilter(_RepeatLimit())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # At INFO the libraries repeat what our own entries report in the user's words.
     for library in ("nats", "uvicorn", "aiohttp", "docker", "urllib3"):

@@ -168,7 +168,7 @@ async def _serve(
     address = health_socket.getsockname()[:2]
     log.info("%s %s, health on %s port %d", AGENT_NAME, AGENT_VERSION, *address)
     async with asyncio.TaskGroup() as tasks:
-        build = partial(_build_health_server, health)
+        build = partial(_build_health_server, health, settings.api_server_host)
         serving = tasks.create_task(listener.serve(health_socket, build), name="health")
         connecting = bus.connect(settings, f"{name} {settings.hostname}", client, uniform)
         connection = await run_until_event(stopping, connecting)
@@ -206,10 +206,10 @@ async def _work(name: str, work: Work[S], runtime: Runtime[S]) -> None:
         watching.cancel()
 
 
-def _build_health_server(health: Health) -> HttpServer:
-    from sematext_agent.shared import http_server  # at the first connection: see shared.listener
+def _build_health_server(health: Health, address: str) -> HttpServer:
+    from sematext_agent.shared import http_server  # at the first request: see shared.listener
 
-    return http_server.build_http_server(http_server.build_health_app(health))
+    return http_server.build_health_server(health, address)
 
 
 def _on_signal(stopping: asyncio.Event) -> None:

@@ -8,7 +8,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sematext_agent.console.live_feed import LiveFeed
+from sematext_agent.console.live_feed import VIEWERS_MAX, LiveFeed
 from sematext_agent.console.settings import ConsoleSettings
 from sematext_agent.shared import listener
 from sematext_agent.shared.retry import Backoff, retry
@@ -49,14 +49,16 @@ async def _serve(runtime: Runtime[ConsoleSettings], feed: LiveFeed) -> None:
     address = "http://{}:{}/".format(*listening.getsockname()[:2])
     log.info("the page is on %s", address)
     runtime.health.set_condition("page", True, address)
-    await listener.serve(listening, partial(_build_server, feed))
+    # Every open page holds one for its live feed.
+    connections_max = VIEWERS_MAX + listener.CONNECTIONS_MAX
+    await listener.serve(listening, partial(_build_server, feed), connections_max)
 
 
 def _build_server(feed: LiveFeed) -> HttpServer:
     from sematext_agent.console import web  # at the first visit only: see shared.listener
     from sematext_agent.shared import http_server
 
-    return http_server.build_http_server(web.build_application(feed))
+    return http_server.HttpServer(web.build_application(feed))
 
 
 def main() -> None:

@@ -7,13 +7,12 @@ names are answered. And it could post to ours, so a change is taken from our own
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+from sematext_agent.shared.http_server import LOOPBACK_NAMES, find_host
+
 _HEADERS = {
     # Nothing from elsewhere, nothing inline: no browser would run code in the text of an event.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -32,7 +31,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, names: tuple[str, ...]) -> None:
         self._app = app
-        self._names = frozenset(name.lower() for name in (*LOOPBACK, *names))
+        self._names = frozenset(name.lower() for name in (*LOOPBACK_NAMES, *names))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or reject it."""
@@ -46,21 +45,13 @@ class Guard:
 
         headers = Headers(scope=scope)
         app = self._app
-        if _host_name(headers.get("host", "")) not in self._names:
+        if find_host(headers) not in self._names:
             app = PlainTextResponse(
                 "This page is not known under that name; list it in CONSOLE_ALLOWED_HOSTS.\n", 421
             )
         elif scope["method"] not in ("GET", "HEAD") and not _is_same_origin(headers):
             app = PlainTextResponse("Changes are taken from this page itself alone.\n", 403)
         await app(scope, receive, send_guarded)
-
-
-def _host_name(host: str) -> str:
-    """Return the name in a Host header, without the port; empty if there is none."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 def _is_same_origin(headers: Headers) -> bool:

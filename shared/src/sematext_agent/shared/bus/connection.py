@@ -17,12 +17,12 @@ import nats.errors
 from sematext_agent.shared.bus.client import TolerantClient
 from sematext_agent.shared.bus.errors import ConnectionLost
 from sematext_agent.shared.bus.problems import (
-    RepeatFilter,
     describe_problem,
     find_violation,
     is_inbox_revoked,
 )
 from sematext_agent.shared.bus.tls import tls_context
+from sematext_agent.shared.logs import RepeatFilter
 from sematext_agent.shared.retry import Backoff, Uniform, retry
 from sematext_agent.shared.settings import ServiceSettings, redact_userinfo
 from sematext_agent.shared.subjects import inbox_prefix

@@ -10,9 +10,6 @@ import ssl
 
 NO_TLS = "the broker does not offer TLS, and we ask for it"
 
-_REPEAT_SECONDS = 60.0
-_TEXTS_MAX = 100
-
 # As the server writes it, in the small letters that nats-py makes of it.
 _violation = re.compile(r"permissions violation for (publish|subscription) to \"(.*)\"")
 _revoked_inbox = re.compile(r"(?i)permissions violation for subscription to \W*_INBOX")
@@ -54,20 +51,3 @@ def describe_problem(error: BaseException, user: str) -> str:
     if "authorization violation" in str(error).lower():
         return f"the broker does not let {client} in: correct NATS_USER and NATS_PASSWORD"
     return ""
-
-
-class RepeatFilter:
-    """A memory of recent texts, which lets the same text through once a minute."""
-
-    def __init__(self) -> None:
-        """Begin without any text."""
-        self._passed_at: dict[str, float] = {}
-
-    def passes(self, text: str, now_seconds: float) -> bool:
-        """Return whether `text` has not passed in the last minute; if so, it passes now."""
-        if now_seconds < self._passed_at.get(text, -_REPEAT_SECONDS) + _REPEAT_SECONDS:
-            return False
-        if len(self._passed_at) >= _TEXTS_MAX:
-            self._passed_at.clear()
-        self._passed_at[text] = now_seconds
-        return True
