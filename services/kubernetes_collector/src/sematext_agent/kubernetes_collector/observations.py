@@ -38,7 +38,7 @@ class EventObserver:
         limiter: RepeatLimiter,
         metrics: WatchMetrics,
     ) -> None:
-        """Observe for `scope`, the part of the collector's cursor that these events move."""
+        """Observe for `scope`, the name of the cursor that these events move."""
         self._cluster = cluster
         self._scope = scope
         self._runtime = runtime

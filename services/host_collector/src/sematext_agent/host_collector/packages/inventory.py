@@ -83,7 +83,7 @@ class RootDiff(msgspec.Struct, frozen=True):
     origin: PackageOrigin
     changes: list[InventoryChange]
     cursors: list[tuple[str, bytes]]
-    """Pairs of a cursor's part and the cursor, at least one."""
+    """Pairs of a cursor's name and the cursor, at least one."""
 
 
 def manager_of(kind: str, path: str) -> Manager:
