@@ -36,6 +36,8 @@ NAMES_RULED_OUT = frozenset(
         "its",
         "known",
         "late",
+        "letter",
+        "letters",
         "made",
         "none",
         "one",

@@ -129,7 +129,7 @@ def _add_dead(command: argparse.ArgumentParser, broker: argparse.ArgumentParser)
     action.set_defaults(command=lambda options: asyncio.run(dead.show_list(options)))
     action = actions.add_parser("show", parents=[broker], help="one dead letter, whole")
     action.add_argument("number", type=int, help="its number in the list")
-    action.set_defaults(command=lambda options: asyncio.run(dead.show_letter(options)))
+    action.set_defaults(command=lambda options: asyncio.run(dead.show_dead_letter(options)))
     action = actions.add_parser(
         "replay", parents=[broker], help="publish them again, to be delivered"
     )
