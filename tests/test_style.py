@@ -35,6 +35,9 @@ LISTS_OF_WORDS = {ROOT / "docs/glossary.md", ROOT / "tests/code_measures.py"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "misc", "manager"}
 SDKS = {"docker", "kubernetes", "nats", "psutil", "fastapi", "uvicorn", "msgspec", "pycurl"}
 DOCUMENT_COLUMNS_MAX = 120
+CLOCKS_OF_THEIR_OWN = {"shared/clock.py", "shared/summary.py"}
+"""The clock of the system, and the date of today for a person at a terminal."""
+_AMBIENT = re.compile(r"\b(time\.(time|monotonic|perf_counter)\w*|random\.\w+|datetime\.now)\(")
 
 
 def relative(path: Path) -> str:
@@ -103,6 +106,15 @@ def test_no_module_has_a_vague_name_or_that_of_an_sdk_or_of_the_standard_library
 def test_every_module_has_a_docstring(path: Path) -> None:
     if path.read_text().strip():
         assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_clock_and_randomness_are_handed_in() -> None:
+    """What reads them of its own accord cannot be simulated: see `shared.service.Runtime`."""
+    assert {
+        "/".join(path.parts[-2:])
+        for path in SOURCES
+        if _AMBIENT.search(re.sub(r"`[^`]*`", "", path.read_text()))
+    } == CLOCKS_OF_THEIR_OWN
 
 
 def test_kinds_and_groups_of_tests_name_existing_files() -> None:

@@ -27,7 +27,7 @@ async def work(runtime: Runtime[KubernetesSettings]) -> None:
     # In a thread, because a kubeconfig's plugin may take its time.
     credentials = await asyncio.to_thread(Credentials, settings)
     async with Api(credentials) as api:
-        retries = RetryPolicy(runtime.health, runtime.stopping)
+        retries = RetryPolicy(runtime.health, runtime.stopping, runtime.uniform)
         cluster = await retries.retry(partial(identify, api, settings))
         if cluster is not None:
             # The source is the cluster, on any host: replicas share its cursor.

@@ -14,7 +14,6 @@ from sematext_agent.kubernetes_collector.api import Api, ApiError
 from sematext_agent.kubernetes_collector.frames import LINE_BYTES_MAX, ListPage, decode_page
 from sematext_agent.kubernetes_collector.retry_policy import RetryPolicy
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
-from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.service import Runtime
 
 log = logging.getLogger(__name__)
@@ -51,6 +50,7 @@ class EventsResource:
         self._retries = retries
         self._stopping = runtime.stopping
         self._clock = runtime.clock
+        self._uniform = runtime.uniform or random.uniform
         self._wake_seconds = wake_seconds
         self._path = f"/api/v1/namespaces/{namespace}/events" if namespace else "/api/v1/events"
 
@@ -73,7 +73,7 @@ class EventsResource:
         A watch from the revision of the first page shows all that the list may have missed.
         """
         limit, token, more = PAGE_ITEMS, "", True
-        backoff, has_expired = Backoff(0.2, 30), False
+        backoff, has_expired = self._retries.create_backoff(), False
         while more:
             try:
                 page = await self.read_page(limit, token)
@@ -102,7 +102,7 @@ class EventsResource:
             ApiError: the watch was refused or broke off, or the server was silent for too long.
                 Only that deadline notices a balancer whose server is gone.
         """
-        seconds = random.uniform(*WATCH_SECONDS)  # noqa: S311 - spreads load, guards no secret
+        seconds = self._uniform(*WATCH_SECONDS)
         params = {
             "watch": "1",
             # Events get none today; where they do, they keep the cursor young.

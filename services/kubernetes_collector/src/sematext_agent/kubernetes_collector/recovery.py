@@ -7,7 +7,6 @@ import math
 from sematext_agent.kubernetes_collector.api import ApiError
 from sematext_agent.kubernetes_collector.retry_policy import RetryPolicy
 from sematext_agent.shared.clock import Clock
-from sematext_agent.shared.retry import Backoff
 
 PACE_SECONDS = 1.0
 """The least time between the begins of two watches."""
@@ -32,7 +31,7 @@ class WatchRecovery:
     def __init__(self, retries: RetryPolicy, clock: Clock) -> None:
         self._retries = retries
         self._clock = clock
-        self._backoff = Backoff(0.2, 30)
+        self._backoff = retries.create_backoff()
         self._next_watch_at = -math.inf
         self._confirmed_at = -math.inf  # when the server last confirmed the cursor
         self._short_watches = 0
