@@ -98,6 +98,11 @@ NAME_PARTS_RULED_OUT = frozenset(
 OPENING_RULED_OUT = re.compile(
     r"(What|Whether|How|When|Who|Whose|Which|Where|So (many|long|often))\b"
 )
+CLASS_OPENING_RULED_OUT = re.compile(
+    r"(Decodes|Hands|Holds|Joins|Keeps|Makes|Publishes|Reads|Runs|Sends|Stores|Translates|Turns"
+    r"|Watches|Writes)\b"
+)
+"""A class is a thing: its docstring opens with a noun."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -200,6 +205,8 @@ def findings(path: Path) -> Iterator[str]:
         attributes = len(class_attributes(node))
         if not is_struct(node) and attributes > CLASS_ATTRIBUTES_MAX:
             yield f"{where}:{node.lineno}: class {node.name} has {attributes} attributes"
+        if CLASS_OPENING_RULED_OUT.match(ast.get_docstring(node) or ""):
+            yield f"{where}:{node.lineno}: the docstring of class {node.name} opens with a verb"
     for name, line in bound_names(tree):
         plain = name.strip("_").lower()
         if plain in NAMES_RULED_OUT or NAME_PARTS_RULED_OUT & set(plain.split("_")):

@@ -1,4 +1,4 @@
-"""Runs the Kubernetes collector."""
+"""The command `kubernetes-collector`, or `python -m sematext_agent.kubernetes_collector`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def work(runtime: Runtime[KubernetesSettings]) -> None:
 
 
 def main() -> None:
-    """Run the command `kubernetes-collector`."""
+    """Run the collector until it is asked to stop."""
     run("kubernetes", work, KubernetesSettings)
 
 

@@ -150,7 +150,7 @@ class EventsResource:
 
 
 class LineSplitter:
-    """Joins chunks and splits them at line feeds, and at nothing else that Unicode calls a line."""
+    """The lines in a sequence of chunks: only a line feed ends one, as in JSON lines."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class EventObserver:
-    """Turns batches of the source into observations, in their order."""
+    """The translation of batches of the source to observations, in their order."""
 
     def __init__(
         self,
