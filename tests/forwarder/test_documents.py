@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sematext_agent.forwarder.documents import encode, enrich
+from sematext_agent.forwarder.documents import build_document, encode
 from sematext_agent.shared.events import (
     AgentLifecycle,
     Body,
@@ -39,7 +39,7 @@ def document(body: Body, origin: str = "web-01", **arguments: Any) -> dict[str, 
         id="0123456789abcdef0123456789abcdef", time=TIME, origin=origin, agent="1.2.3", body=body
     )
     facts = arguments.pop("facts", None)
-    decoded: dict[str, Any] = json.loads(encode(enrich(event, facts, **arguments)))
+    decoded: dict[str, Any] = json.loads(encode(build_document(event, facts, **arguments)))
     return decoded
 
 
@@ -344,7 +344,7 @@ _bodies: st.SearchStrategy[Body] = st.one_of(
 def test_every_document_has_what_the_receiver_wants(body: Body, facts: HostFacts) -> None:
     """Whatever a source says, the required fields are there and no name is another's beginning."""
     event = Event(id="i", time=TIME, origin="web-01", agent="1", body=body)
-    result = enrich(event, facts, ("env:dev",))
+    result = build_document(event, facts, ("env:dev",))
     assert result["type"] == "infra"
     assert result["message"]
     assert result["title"]
