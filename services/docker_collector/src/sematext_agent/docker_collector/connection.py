@@ -82,12 +82,12 @@ class EngineConnection:
             await asyncio.sleep(backoff.draw_delay_seconds())
 
     def request_snapshot(self) -> None:
-        """Request a Snapshot in the buffer, after a moment; after a gap, with inspections."""
+        """Have a snapshot put into the buffer soon; after a gap it contains inspections."""
         self._snapshot_requested = True
         self._wake.set()
 
-    def history_taken(self) -> None:
-        """State that the last EngineHistory has been taken out of the buffer."""
+    def mark_history_taken(self) -> None:
+        """Allow another history in the buffer, because the last one was taken out."""
         self._history_in_buffer = False
 
     def reopen_stream(self) -> None:

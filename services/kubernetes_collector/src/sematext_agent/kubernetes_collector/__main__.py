@@ -20,8 +20,8 @@ async def work(runtime: Runtime[KubernetesSettings]) -> None:
     """Identify the cluster and collect its events, while this replica is the active one."""
     settings = runtime.settings
     if not (settings.kubernetes_enabled and settings.kubernetes_events_enabled):
-        off = "EVENTS_" if settings.kubernetes_enabled else ""
-        runtime.health.set_condition("cluster", True, f"switched off by KUBERNETES_{off}ENABLED")
+        scope = "EVENTS_" if settings.kubernetes_enabled else ""
+        runtime.health.set_condition("cluster", True, f"switched off by KUBERNETES_{scope}ENABLED")
         await runtime.stopping.wait()
         return
     # In a thread, because a kubeconfig's plugin may take its time.

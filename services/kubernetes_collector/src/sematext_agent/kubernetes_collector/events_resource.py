@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 WATCH_SECONDS = (240.0, 290.0)
 """The range of the watch time asked of the server: below the five minutes of many balancers."""
 LATE_SECONDS = 15.0
-"""The silence after that time that is accepted; then the connection leads nowhere."""
+"""The silence accepted beyond the watch time; after it the connection counts as lost."""
 GRACE_SECONDS = 1.0
 LINES_MAX = 32
 """The most lines that are passed on, and so decoded, at once."""
 PAGE_ITEMS = 500
 PAGE_ITEMS_MAX = 4000
-"""The largest page, taken where smaller ones were too slow for the cluster's memory of them."""
+"""The largest page, for a list that expires before it is read in smaller ones."""
 
 
 class EventsResource:

@@ -67,7 +67,7 @@ class WatchRecovery:
         return has_expired
 
     def _is_expiry(self) -> bool:
-        """Count one more short watch; return whether it can be no accident."""
+        """Count one more short watch; return whether it means that the cursor has expired."""
         self._short_watches += 1
         age_seconds = self._clock.monotonic() - self._confirmed_at
         return self._short_watches > 1 or age_seconds > STALE_SECONDS

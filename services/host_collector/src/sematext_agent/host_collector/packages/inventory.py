@@ -52,7 +52,7 @@ class RootScan(msgspec.Struct, frozen=True):
 
     packages: tuple[Package, ...]
     time_ns: int
-    """When the root last changed, by the host's clock: the time of what was removed from it."""
+    """The last change of the root, by the host's clock: the time of what was removed from it."""
     unfinished: bool = False
     """True while a package manager is seen at work: scan again before using the result."""
 
