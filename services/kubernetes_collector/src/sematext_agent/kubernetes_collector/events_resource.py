@@ -111,7 +111,7 @@ class EventsResource:
             "resourceVersion": str(revision),
         }
         deadline = self._clock.monotonic() + seconds + LATE_SECONDS
-        async with self._api.stream("GET", self._path, params) as content:
+        async with self._api.stream(self._path, params) as content:
             splitter = LineSplitter()
             yield []
             while (chunk := await self._read(content, deadline)) is not None:
