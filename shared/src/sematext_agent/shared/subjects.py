@@ -27,6 +27,8 @@ from sematext_agent.shared.events import (
     PackageChange,
 )
 
+SOURCES = ("docker", "kubernetes", "host", "lifecycle")
+"""The tokens of the collectors in the subjects of their events."""
 EVENTS_STREAM = "EVENTS"
 EVENTS_SUBJECTS = "events.>"
 DEAD_STREAM = "DEAD"

@@ -18,8 +18,7 @@ from sematext_agent.shared import AGENT_NAME, AGENT_VERSION, logs
 from sematext_agent.shared.bus import BusError
 from sematext_agent.shared.service import EXIT_SETTINGS
 from sematext_agent.shared.settings import Duration, SettingsError
-
-_SOURCES = ("docker", "kubernetes", "host", "lifecycle")
+from sematext_agent.shared.subjects import SOURCES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +107,7 @@ def _add_tap(command: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how far to go back, such as 30s, 10m or 2h (10m)",
     )
-    command.add_argument("--source", choices=_SOURCES, help="only events of this collector")
+    command.add_argument("--source", choices=SOURCES, help="only events of this collector")
     command.add_argument("--origin", metavar="NAME", help="only of this host or cluster")
     command.add_argument(
         "--object", metavar="KIND", help="only of objects such as container, Pod or package"

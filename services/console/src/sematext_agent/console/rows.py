@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sematext_agent.shared import summary
+from sematext_agent.shared import subjects, summary
 from sematext_agent.shared.bus import Message
 from sematext_agent.shared.events import NS_PER_SECOND, Event, Gap, decode, parse_rfc3339
 from sematext_agent.shared.severity import severity_of
 
-SOURCES = ("docker", "kubernetes", "host", "lifecycle", "other")
+SOURCES = (*subjects.SOURCES, "other")
 SEVERITIES = ("error", "warning", "info")
 RANGES = {"1h": 3600, "6h": 6 * 3600, "24h": 24 * 3600}
 """Ranges of the timeline, in seconds."""
