@@ -18,6 +18,7 @@ from sematext_agent.shared import AGENT_NAME, AGENT_VERSION, logs
 from sematext_agent.shared.bus import BusError
 from sematext_agent.shared.service import EXIT_SETTINGS
 from sematext_agent.shared.settings import Duration, SettingsError
+from sematext_agent.shared.severity import SEVERITIES
 from sematext_agent.shared.subjects import SOURCES
 
 
@@ -115,9 +116,7 @@ def _add_tap(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--name", metavar="PATTERN", help="only of objects with such a name: 'shop-*'"
     )
-    command.add_argument(
-        "--severity", choices=tap.SEVERITIES, help="only of this severity or worse"
-    )
+    command.add_argument("--severity", choices=SEVERITIES, help="only of this severity or worse")
     command.add_argument("--grep", metavar="TEXT", default="", help="only lines that hold TEXT")
     command.set_defaults(command=lambda options: asyncio.run(tap.show(options)))
 
