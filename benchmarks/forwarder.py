@@ -32,7 +32,7 @@ from broker import NatsServer, wait_until, free_port, wait_for_streams
 from counting_receiver import receive
 from measuring import cpu_seconds, peak_mb, record
 from sematext_agent.forwarder.documents import encode as encode_document
-from sematext_agent.forwarder.documents import enrich
+from sematext_agent.forwarder.documents import build_document
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.transport import Transport
 from sematext_agent.shared import bus
@@ -209,7 +209,9 @@ def in_own_process(
     """Measure one of the loops in a fresh process."""
 
     def measure() -> None:
-        bodies = [encode_document(enrich(an_event(number), None)) for number in range(EVENTS)]
+        bodies = [
+            encode_document(build_document(an_event(number), None)) for number in range(EVENTS)
+        ]
         before, began = time.process_time(), time.monotonic()
 
         async def run() -> None:

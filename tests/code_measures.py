@@ -10,6 +10,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -36,6 +37,8 @@ NAMES_RULED_OUT = frozenset(
         "its",
         "known",
         "late",
+        "letter",
+        "letters",
         "made",
         "none",
         "one",
@@ -94,8 +97,13 @@ NAME_PARTS_RULED_OUT = frozenset(
 )
 """As a part of a name, between underscores: `make_room`."""
 OPENING_RULED_OUT = re.compile(
-    r"(What|Whether|How|When|Who|Whose|Which|Where|So (many|long|often))\b"
+    r"(What|Whether|How|When|Who|Whose|Which|Where|Why|Since when|So (many|long|often))\b"
 )
+CLASS_OPENING_RULED_OUT = re.compile(
+    r"(Decodes|Hands|Holds|Joins|Keeps|Makes|Publishes|Reads|Runs|Sends|Stores|Translates|Turns"
+    r"|Watches|Writes)\b"
+)
+"""A class is a thing: its docstring opens with a noun."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -162,11 +170,19 @@ def bound_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Yield the docstrings of `tree`, of its public classes and of their public functions."""
+    """Yield the docstrings of `tree`, its classes and its functions, with their lines."""
     for node in [tree, *classes(tree), *functions(tree)]:
-        is_public = isinstance(node, ast.Module) or not node.name.startswith("_")
-        if is_public and (text := ast.get_docstring(node)):
+        if text := ast.get_docstring(node):
             yield text, getattr(node, "lineno", 1)
+
+
+def value_docstrings(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield the docstrings below constants, fields and attributes, with their lines."""
+    for node in [tree, *classes(tree), *functions(tree)]:
+        for statement, below in pairwise(node.body):
+            match statement, below:
+                case ast.Assign() | ast.AnnAssign(), ast.Expr(ast.Constant(str(text))):
+                    yield text, below.lineno
 
 
 def word_findings(path: Path) -> Iterator[str]:
@@ -198,6 +214,8 @@ def findings(path: Path) -> Iterator[str]:
         attributes = len(class_attributes(node))
         if not is_struct(node) and attributes > CLASS_ATTRIBUTES_MAX:
             yield f"{where}:{node.lineno}: class {node.name} has {attributes} attributes"
+        if CLASS_OPENING_RULED_OUT.match(ast.get_docstring(node) or ""):
+            yield f"{where}:{node.lineno}: the docstring of class {node.name} opens with a verb"
     for name, line in bound_names(tree):
         plain = name.strip("_").lower()
         if plain in NAMES_RULED_OUT or NAME_PARTS_RULED_OUT & set(plain.split("_")):
@@ -216,7 +234,9 @@ def table(paths: list[Path]) -> str:
     ]
     per_file = [len(path.read_text().splitlines()) for path in paths]
     openings = [
-        bool(OPENING_RULED_OUT.match(text)) for tree in trees for text, _ in docstrings(tree)
+        bool(OPENING_RULED_OUT.match(text))
+        for tree in trees
+        for text, _ in (*docstrings(tree), *value_docstrings(tree))
     ]
     rows = [
         (f"{label}: median/p95/max", f"{median(v):g}/{percentile(v, 95)}/{max(v)}")

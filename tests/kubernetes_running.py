@@ -10,7 +10,7 @@ import pytest
 from broker import wait_until
 from kubernetes_api import CLUSTER_UID, ApiServer
 
-from sematext_agent.kubernetes_collector import recovery
+from sematext_agent.kubernetes_collector import retry_policy
 from sematext_agent.kubernetes_collector.__main__ import work
 from sematext_agent.kubernetes_collector.cursor import WatchCursor
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
@@ -152,5 +152,5 @@ def count_backoffs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             super().draw_delay_seconds()
             return 0.01
 
-    monkeypatch.setattr(recovery, "Backoff", Counting)
+    monkeypatch.setattr(retry_policy, "Backoff", Counting)
     return waits

@@ -106,10 +106,12 @@ async def test_an_unknown_number_is_one_line(
     assert shown.err == ["agentctl: no dead letter has the number 99; see `agentctl dead list`"]
 
 
-async def test_a_replayed_letter_is_an_event_with_a_new_id_and_no_letter_any_more(
+async def test_a_replayed_dead_letter_becomes_an_event_with_a_new_id_and_is_removed(
     streams: Bus, nats_server: NatsServer, start: Start
 ) -> None:
-    await streams.publish(subject_of(EVENT), encode(EVENT), "a")  # the event that became the letter
+    await streams.publish(
+        subject_of(EVENT), encode(EVENT), "a"
+    )  # the event that became the dead letter
     await dead_letter(streams, "a")
     await dead_letter(streams, "b")
     replayed = await run(start, nats_server, "replay", 1)
@@ -120,7 +122,7 @@ async def test_a_replayed_letter_is_an_event_with_a_new_id_and_no_letter_any_mor
     assert [message.id for message in await messages(streams, "DEAD")] == ["b"]
 
 
-async def test_all_are_replayed_and_a_letter_of_a_replay_gets_a_new_id_again(
+async def test_all_are_replayed_and_a_dead_letter_of_a_replay_gets_a_new_id_again(
     streams: Bus, nats_server: NatsServer, start: Start
 ) -> None:
     await dead_letter(streams, "a")

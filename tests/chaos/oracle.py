@@ -16,7 +16,7 @@ import nats.errors
 from chaos.numbered import event_of
 from chaos.stage import Stage
 
-from sematext_agent.forwarder.documents import encode, enrich
+from sematext_agent.forwarder.documents import build_document, encode
 from sematext_agent.shared.bus import BusError
 from sematext_agent.shared.collector import _encode_within_bounds
 from sematext_agent.shared.events import Event
@@ -94,7 +94,7 @@ class Oracle:
         expected = {}
         for line in self._stage.source.lines:
             event = _event(line)
-            expected[event.id] = json.loads(encode(enrich(event, None)))
+            expected[event.id] = json.loads(encode(build_document(event, None)))
         stored = self._stage.receiver.documents
         return sum(document != expected.get(document["event.id"]) for document in stored)
 

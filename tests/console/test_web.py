@@ -249,7 +249,7 @@ async def test_an_event_has_details_also_without_a_forwarder(
 async def test_dead_letters_are_listed_with_their_reason_newest_first(
     open_page: OpenPage, streams: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sematext_agent.console.details.LETTERS_MAX", 2)
+    monkeypatch.setattr("sematext_agent.console.details.DEAD_LETTERS_MAX", 2)
     page = await open_page()
     assert (await page.request("/dead"))[1] == {"letters": [], "count": 0, "older": 0}
     for name in "abc":

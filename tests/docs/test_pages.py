@@ -13,7 +13,11 @@ import pytest
 from code_measures import WORDS_RULED_OUT
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/*.md")])
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/**/*.md", ".github/*.md", "tests/**/*.md")
+    for page in ROOT.glob(pattern)
+)
 DECISIONS = sorted(ROOT.glob("docs/decisions/*.md"))
 SERVICES = sorted(ROOT.glob("services/*/src/sematext_agent/*"))
 PICTURE = ROOT / "docs/architecture.dot"

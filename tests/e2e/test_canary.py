@@ -208,7 +208,7 @@ def read(port: str, page: str) -> str:
 
 
 async def test_a_bad_setting_shows_no_secret(tmp_path: Path) -> None:
-    """Of the output of a crash see tests/shared/test_faults_shown.py."""
+    """Of the output of a crash see tests/shared/test_crash_logs.py."""
 
     async def check(environ: dict[str, str]) -> None:
         process = await asyncio.create_subprocess_exec(

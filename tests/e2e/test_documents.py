@@ -18,7 +18,7 @@ from broker import NatsServer, wait_until
 from documents import assert_describes
 from receiver import TOKEN, Receiver
 
-from sematext_agent.forwarder.documents import enrich
+from sematext_agent.forwarder.documents import build_document
 from sematext_agent.shared.events import decode
 
 SOCKET = Path("/var/run/docker.sock")
@@ -42,7 +42,7 @@ def test_every_recorded_message_of_an_engine_becomes_a_document_with_the_common_
     assert len(lines) > 10
     for line in lines:
         event = decode(line)
-        assert_describes(enrich(event, None), event)
+        assert_describes(build_document(event, None), event)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sematext_agent.forwarder.documents import encode, enrich
+from sematext_agent.forwarder.documents import build_document, encode
 from sematext_agent.shared.events import (
     AgentLifecycle,
     Body,
@@ -39,7 +39,7 @@ def document(body: Body, origin: str = "web-01", **arguments: Any) -> dict[str, 
         id="0123456789abcdef0123456789abcdef", time=TIME, origin=origin, agent="1.2.3", body=body
     )
     facts = arguments.pop("facts", None)
-    decoded: dict[str, Any] = json.loads(encode(enrich(event, facts, **arguments)))
+    decoded: dict[str, Any] = json.loads(encode(build_document(event, facts, **arguments)))
     return decoded
 
 
@@ -47,7 +47,7 @@ def docker(kind: str, action: str, **more: Any) -> DockerEvent:
     return DockerEvent(type=kind, action=action, **{"actor_id": CONTAINER, **more})
 
 
-def test_container() -> None:
+def test_the_document_of_a_container_event() -> None:
     body = docker(
         "container",
         "die",
@@ -146,7 +146,7 @@ def test_severity_of_docker_events(
     assert document(docker(kind, action, attributes=attributes))["severity"] == severity
 
 
-def test_kubernetes() -> None:
+def test_the_document_of_a_kubernetes_event() -> None:
     body = KubernetesEvent(
         uid="u",
         resource_version="7",
@@ -190,7 +190,7 @@ def test_kubernetes_event_with_few_fields() -> None:
     assert result["kubernetes.cluster.name"] == "prod"
 
 
-def test_out_of_memory() -> None:
+def test_the_document_of_an_oom_kill() -> None:
     body = OutOfMemory(
         process="java",
         pid=4711,
@@ -252,7 +252,7 @@ def test_package_installed_and_removed() -> None:
     )
 
 
-def test_agent_started() -> None:
+def test_the_document_of_a_start_of_the_agent() -> None:
     assert document(AgentLifecycle(state="started", run="r1")) == COMMON | {
         "title": "agent_started on web-01",
         "message": "agent_started sematext-agent 1.2.3 / on web-01",
@@ -274,7 +274,7 @@ def test_agent_stopped_cleanly_and_uncleanly() -> None:
     assert (unclean["severity"], unclean["agent.clean"]) == ("warning", False)
 
 
-def test_gap() -> None:
+def test_the_document_of_a_gap() -> None:
     body = Gap(
         source="docker",
         reason="overflow",
@@ -344,7 +344,7 @@ _bodies: st.SearchStrategy[Body] = st.one_of(
 def test_every_document_has_what_the_receiver_wants(body: Body, facts: HostFacts) -> None:
     """Whatever a source says, the required fields are there and no name is another's beginning."""
     event = Event(id="i", time=TIME, origin="web-01", agent="1", body=body)
-    result = enrich(event, facts, ("env:dev",))
+    result = build_document(event, facts, ("env:dev",))
     assert result["type"] == "infra"
     assert result["message"]
     assert result["title"]

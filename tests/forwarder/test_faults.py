@@ -114,7 +114,7 @@ async def load(publisher: Publisher) -> AsyncIterator[None]:
         await task
 
 
-async def test_forwarder_killed(
+async def test_a_killed_forwarder_duplicates_only_what_it_was_sending(
     forwarder: ForwarderProcess,
     publisher: Publisher,
     verify: Oracle,
@@ -140,7 +140,7 @@ async def test_forwarder_killed(
     assert len(receiver.stored) > 300
 
 
-async def test_forwarder_stopped_and_started(
+async def test_a_stopped_forwarder_loses_and_duplicates_nothing(
     forwarder: ForwarderProcess, publisher: Publisher, verify: Oracle, connection: bus.Bus
 ) -> None:
     """An orderly stop delivers nothing twice, and exits with 0."""
@@ -155,7 +155,7 @@ async def test_forwarder_stopped_and_started(
     await verify(seconds=20)
 
 
-async def test_broker_killed(
+async def test_a_killed_broker_loses_and_duplicates_nothing(
     forwarder: ForwarderProcess,
     publisher: Publisher,
     verify: Oracle,
@@ -174,7 +174,7 @@ async def test_broker_killed(
     await verify(seconds=60)
 
 
-async def test_forwarder_frozen(
+async def test_a_freeze_shorter_than_the_lease_loses_and_duplicates_nothing(
     forwarder: ForwarderProcess, publisher: Publisher, verify: Oracle, connection: bus.Bus
 ) -> None:
     await forwarder.until_ready()

@@ -19,7 +19,7 @@ from sematext_agent.forwarder.sematext import describe, judge
         (Outcome.HOLD, [300, 301, 302, 304, 307, 308, 401, 403, 404, 407, 511]),
     ],
 )
-def test_status(outcome: Outcome, statuses: list[int]) -> None:
+def test_each_status_has_its_outcome(outcome: Outcome, statuses: list[int]) -> None:
     assert {judge(Answer(status)).outcome for status in statuses} == {outcome}
 
 
@@ -49,7 +49,7 @@ def test_a_judgement_carries_what_the_rest_acts_on() -> None:
     )
 
 
-def test_overload() -> None:
+def test_503_and_a_timeout_are_overload_and_500_is_not() -> None:
     assert judge(Answer(503)).is_overloaded
     assert judge(Answer(0, timed_out=True)).is_overloaded
     assert not judge(Answer(500)).is_overloaded

@@ -47,7 +47,7 @@ def test_own_receiver_with_a_path() -> None:
     assert read.address.reveal() == f"https://sematext.example.org/in/{TOKEN}/event"
 
 
-def test_token_from_a_file(tmp_path: Path) -> None:
+def test_the_token_can_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     assert settings(INFRA_TOKEN_FILE=str(tmp_path / "token")).infra_token.reveal() == TOKEN
 
@@ -83,7 +83,9 @@ def test_token_from_a_file(tmp_path: Path) -> None:
         ({"LOGGING_WRITE_EVENTS": "maybe"}, "LOGGING_WRITE_EVENTS=maybe: "),
     ],
 )
-def test_bad_value(environ: dict[str, str], message: str) -> None:
+def test_a_bad_value_is_one_line_with_variable_problem_and_remedy(
+    environ: dict[str, str], message: str
+) -> None:
     with pytest.raises(SettingsError) as raised:
         settings(**environ)
     assert message in str(raised.value)

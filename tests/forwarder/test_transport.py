@@ -63,7 +63,9 @@ async def posting() -> AsyncIterator[Posting]:
         transport.close()
 
 
-async def test_request(posting: Posting, receiver: Receiver) -> None:
+async def test_a_post_carries_the_document_and_no_cookie_or_expect_header(
+    posting: Posting, receiver: Receiver
+) -> None:
     assert await posting.to(receiver.url).post(BODY) == Answer(200)
     (request,) = receiver.requests
     assert (request.method, request.path) == ("POST", f"/{TOKEN}/event")
@@ -74,7 +76,9 @@ async def test_request(posting: Posting, receiver: Receiver) -> None:
     assert "expect" not in request.headers
 
 
-async def test_many_at_once_on_kept_connections(posting: Posting, receiver: Receiver) -> None:
+async def test_posts_at_once_reuse_at_most_one_connection_each(
+    posting: Posting, receiver: Receiver
+) -> None:
     transport = posting.to(receiver.url)
     for _ in range(3):
         answers = await asyncio.gather(*(transport.post(BODY) for _ in range(50)))
@@ -93,8 +97,9 @@ async def test_many_at_once_on_kept_connections(posting: Posting, receiver: Rece
         (Reply(how="drip"), "timed out"),
     ],
 )
-async def test_no_answer(posting: Posting, receiver: Receiver, reply: Reply, words: str) -> None:
-    """And the next POST on the same transport succeeds."""
+async def test_without_an_answer_there_is_a_problem_and_the_next_post_succeeds(
+    posting: Posting, receiver: Receiver, reply: Reply, words: str
+) -> None:
     transport = posting.to(receiver.url, request_timeout=Duration(0.3))
     receiver.replies.append(reply)
     answer = await transport.post(BODY)
@@ -130,7 +135,9 @@ async def test_an_endless_answer_is_not_read_for_long(posting: Posting, receiver
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-async def test_retry_after(posting: Posting, receiver: Receiver, form: str) -> None:
+async def test_retry_after_is_read_as_seconds_and_as_a_date(
+    posting: Posting, receiver: Receiver, form: str
+) -> None:
     at = email.utils.formatdate(time.time() + 20, usegmt=True)
     header = {"Retry-After": "20" if form == "seconds" else at}
     receiver.replies.append(Reply(429, headers=header))

@@ -28,8 +28,8 @@ DEFAULTS = HostSettings()
 class CountingSource:
     """A source that counts, and shows how far it was read and whether it was closed."""
 
-    def __init__(self, part: str, count: int) -> None:
-        self.part = part
+    def __init__(self, name: str, count: int) -> None:
+        self.name = name
         self.count = count
         self.produced = 0
         self.closed = False
@@ -38,9 +38,9 @@ class CountingSource:
         try:
             for number in range(self.count):
                 self.produced += 1
-                yield Observation(None, b"%d" % number, self.part)
+                yield Observation(None, b"%d" % number, self.name)
             await runtime.stopping.wait()
-            yield Observation(None, b"end", self.part)
+            yield Observation(None, b"end", self.name)
         finally:
             self.closed = True
 
@@ -117,7 +117,7 @@ async def test_a_source_that_ends_before_the_stop_is_a_fault(
 
 
 @pytest.mark.parametrize(
-    ("oom", "host", "containers", "parts"),
+    ("oom", "host", "containers", "names"),
     [
         (True, True, True, {"kernel", "packages"}),
         (True, False, False, {"kernel"}),
@@ -128,10 +128,10 @@ async def test_a_source_that_ends_before_the_stop_is_a_fault(
     ],
 )
 async def test_a_source_runs_where_one_of_its_settings_enables_it(
-    monkeypatch: pytest.MonkeyPatch, oom: bool, host: bool, containers: bool, parts: set[str]
+    monkeypatch: pytest.MonkeyPatch, oom: bool, host: bool, containers: bool, names: set[str]
 ) -> None:
     kernel, packages = CountingSource("kernel", 1), CountingSource("packages", 1)
     settings = HostSettings(oom_enabled=oom, pkg_enabled=host, pkg_container_enabled=containers)
     runtime = prepare(monkeypatch, kernel.watch, packages.watch, settings)
     asyncio.get_running_loop().call_later(0.02, runtime.stopping.set)
-    assert {observation.cursor_name async for observation in watch(runtime, None)} == parts
+    assert {observation.cursor_name async for observation in watch(runtime, None)} == names

@@ -38,8 +38,13 @@ STRUCTS: dict[str, Any] = {
     "package": inventory.Package,
     "packages root": inventory.ScanRoot,
 }
-WORDS = {str(word) for name, word in vars(subjects).items() if name.isupper() and name[0] != "_"}
-"""Subjects, streams, consumers, buckets and headers."""
+WORDS = {
+    word
+    for name, value in vars(subjects).items()
+    if name.isupper() and name[0] != "_"
+    for word in ((value,) if isinstance(value, str) else value)
+}
+"""Subjects and their tokens, streams, consumers, buckets and headers."""
 Schema = dict[str, dict[str, str]]
 
 

@@ -19,7 +19,7 @@ from upgrade import schema
 
 from sematext_agent.agentctl import status, tap
 from sematext_agent.docker_collector.state import EngineState
-from sematext_agent.forwarder.documents import enrich
+from sematext_agent.forwarder.documents import build_document
 from sematext_agent.host_collector.kernel import cursor
 from sematext_agent.host_collector.packages import inventory_store
 from sematext_agent.host_collector.packages.inventory import Package, ScanRoot
@@ -56,7 +56,7 @@ def test_an_event_of_an_older_version_keeps_every_field(path: Path) -> None:
     event = decode(path.read_bytes())
     assert holds(json.loads(encode(event)), json.loads(path.read_bytes()))
     assert subject_of(event).startswith("events.")
-    assert enrich(event, None)["event.id"] == event.id
+    assert build_document(event, None)["event.id"] == event.id
 
 
 @every_version

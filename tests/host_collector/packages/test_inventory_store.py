@@ -13,7 +13,7 @@ from sematext_agent.host_collector.packages import inventory_store as module
 from sematext_agent.host_collector.packages.inventory import Package, ScanRoot
 from sematext_agent.host_collector.packages.inventory_store import (
     InventoryStore,
-    PartCursor,
+    NamedCursor,
     load_store,
 )
 from sematext_agent.host_collector.settings import HostSettings
@@ -41,9 +41,9 @@ def _packages(count: int, seed: int = 0) -> tuple[Package, ...]:
 class StoringBucket(MemoryBucket):
     """The bucket, and what the collector stores in it."""
 
-    def store(self, cursors: list[PartCursor]) -> None:
-        for part, cursor in cursors:
-            self.values[f"host.web-01.{part}"] = cursor
+    def store(self, cursors: list[NamedCursor]) -> None:
+        for name, cursor in cursors:
+            self.values[f"host.web-01.{name}"] = cursor
 
     async def load(self) -> InventoryStore:
         """Return the inventories, as the next start finds them."""

@@ -153,7 +153,7 @@ class _Entry:
 
 
 class PublishWindow:
-    """Publishes in order, a bounded number at a time, and the longest safe prefix of them."""
+    """A bounded window of publishes in their order, with the cursor of its longest safe prefix."""
 
     def __init__(
         self,

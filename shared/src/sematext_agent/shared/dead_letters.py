@@ -1,7 +1,4 @@
-"""The dead letters, events that the receiver refused for good: read, found and replayed.
-
-`shared.subjects` defines their form.
-"""
+"""Reading, finding and replaying dead letters; `shared.subjects` defines their form."""
 
 from __future__ import annotations
 
@@ -20,23 +17,23 @@ def read_dead_letters(bus: Bus, first: int = 1) -> AsyncGenerator[Message, None]
 
 async def find_dead_letter(bus: Bus, number: int) -> Message | None:
     """Return the dead letter of that number, or None. Raises BusError."""
-    async with aclosing(read_dead_letters(bus, number)) as letters:
-        async for letter in letters:
-            return letter if letter.sequence == number else None
+    async with aclosing(read_dead_letters(bus, number)) as messages:
+        async for message in messages:
+            return message if message.sequence == number else None
     return None
 
 
-def original_subject_of(letter: Message) -> str:
-    """Return the subject on which the event was published."""
-    return letter.subject.removeprefix(dead_subject(""))
+def original_subject_of(message: Message) -> str:
+    """Return the subject on which the event of a dead letter was published."""
+    return message.subject.removeprefix(dead_subject(""))
 
 
-async def replay_dead_letter(bus: Bus, letter: Message) -> None:
+async def replay_dead_letter(bus: Bus, message: Message) -> None:
     """Publish a dead letter again on its subject, as a new event for the forwarder.
 
-    It is removed only after the stream has it. Its number makes the new id, so that a letter which
-    was published but not removed is stored once, however often it is replayed. Raises BusError.
+    It is removed only after the stream has it. Its number makes the new id: published but not
+    removed, it is stored once, however often it is replayed. Raises BusError.
     """
-    message_id = replay_id(letter.id.partition(":replay:")[0], letter.sequence)
-    await bus.publish(original_subject_of(letter), letter.data, message_id)
-    await bus.request_api(f"STREAM.MSG.DELETE.{DEAD_STREAM}", {"seq": letter.sequence})
+    message_id = replay_id(message.id.partition(":replay:")[0], message.sequence)
+    await bus.publish(original_subject_of(message), message.data, message_id)
+    await bus.request_api(f"STREAM.MSG.DELETE.{DEAD_STREAM}", {"seq": message.sequence})

@@ -57,7 +57,7 @@ class Runtime(Generic[S]):
         clock: Clock = SYSTEM_CLOCK,
         uniform: Uniform | None = None,
     ) -> None:
-        """Hand out what is given; `clock` and `uniform` are those of a simulation."""
+        """Hold the means; `clock` and `uniform` replace the system's in a simulation."""
         self.settings = settings
         self.clock = clock
         self.uniform = uniform

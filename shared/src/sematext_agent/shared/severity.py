@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from sematext_agent.shared.events import (
     AgentLifecycle,
@@ -14,6 +14,8 @@ from sematext_agent.shared.events import (
 )
 
 Severity = Literal["info", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""The severities, the mildest first."""
 
 # Ended by SIGINT or SIGTERM (128 + the signal's number): requested.
 _REQUESTED_ENDS = frozenset({130, 143})

@@ -27,6 +27,8 @@ from sematext_agent.shared.events import (
     PackageChange,
 )
 
+SOURCES = ("docker", "kubernetes", "host", "lifecycle")
+"""The tokens of the collectors in the subjects of their events."""
 EVENTS_STREAM = "EVENTS"
 EVENTS_SUBJECTS = "events.>"
 DEAD_STREAM = "DEAD"
@@ -44,7 +46,8 @@ DOCUMENT_SUBJECT = "agent.document"
 """A request with an event gets the document that the forwarder makes of it: JSON, or nothing where
 it is no event."""
 PEERS_SUBJECT = "agent.shipped"
-"""Before a domain, or `hub`: which of these events another forwarder has delivered or in flight."""
+"""The start of the subjects on which forwarders ask each other: a domain, or `hub`, follows. The
+word is that of version 0.1.0, which asks on them too."""
 REQUEST_SUBJECTS = "agent.>"
 """Requests whose answer comes to an inbox; none changes anything."""
 

@@ -14,8 +14,8 @@ from sematext_agent.shared.events import (
     KubernetesEvent,
     OutOfMemory,
     PackageChange,
+    parse_rfc3339,
 )
-from sematext_agent.shared.events import parse_rfc3339 as parse_time
 from sematext_agent.shared.subjects import subject_of
 
 _ID_CHARACTERS = 12
@@ -30,7 +30,7 @@ def format_event_line(event: Event) -> str:
 def format_local_time(time: str, now: datetime.datetime | None = None) -> str:
     """Return the local time of day, with the date before it unless that is today's."""
     try:
-        nanoseconds = parse_time(time)
+        nanoseconds = parse_rfc3339(time)
         local = datetime.datetime.fromtimestamp(nanoseconds // 10**9).astimezone()
     except (ValueError, OverflowError, OSError):
         return time  # an untrusted event, or a time that no calendar has

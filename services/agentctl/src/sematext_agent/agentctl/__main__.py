@@ -18,8 +18,8 @@ from sematext_agent.shared import AGENT_NAME, AGENT_VERSION, logs
 from sematext_agent.shared.bus import BusError
 from sematext_agent.shared.service import EXIT_SETTINGS
 from sematext_agent.shared.settings import Duration, SettingsError
-
-_SOURCES = ("docker", "kubernetes", "host", "lifecycle")
+from sematext_agent.shared.severity import SEVERITIES
+from sematext_agent.shared.subjects import SOURCES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +108,7 @@ def _add_tap(command: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how far to go back, such as 30s, 10m or 2h (10m)",
     )
-    command.add_argument("--source", choices=_SOURCES, help="only events of this collector")
+    command.add_argument("--source", choices=SOURCES, help="only events of this collector")
     command.add_argument("--origin", metavar="NAME", help="only of this host or cluster")
     command.add_argument(
         "--object", metavar="KIND", help="only of objects such as container, Pod or package"
@@ -116,9 +116,7 @@ def _add_tap(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--name", metavar="PATTERN", help="only of objects with such a name: 'shop-*'"
     )
-    command.add_argument(
-        "--severity", choices=tap.SEVERITIES, help="only of this severity or worse"
-    )
+    command.add_argument("--severity", choices=SEVERITIES, help="only of this severity or worse")
     command.add_argument("--grep", metavar="TEXT", default="", help="only lines that hold TEXT")
     command.set_defaults(command=lambda options: asyncio.run(tap.show(options)))
 
@@ -129,7 +127,7 @@ def _add_dead(command: argparse.ArgumentParser, broker: argparse.ArgumentParser)
     action.set_defaults(command=lambda options: asyncio.run(dead.show_list(options)))
     action = actions.add_parser("show", parents=[broker], help="one dead letter, whole")
     action.add_argument("number", type=int, help="its number in the list")
-    action.set_defaults(command=lambda options: asyncio.run(dead.show_letter(options)))
+    action.set_defaults(command=lambda options: asyncio.run(dead.show_dead_letter(options)))
     action = actions.add_parser(
         "replay", parents=[broker], help="publish them again, to be delivered"
     )

@@ -36,10 +36,10 @@ async def show_list(options: argparse.Namespace) -> int:
     return 0
 
 
-async def show_letter(options: argparse.Namespace) -> int:
+async def show_dead_letter(options: argparse.Namespace) -> int:
     """Print one dead letter: its subject, its headers and the whole event."""
     async with connect_to_broker(options) as connection:
-        message = await _find_letter(connection, options.number)
+        message = await _find_dead_letter(connection, options.number)
     print(f"subject   {escape(dead_letters.original_subject_of(message))}")
     for name in (DEAD_TIME_HEADER, DEAD_STATUS_HEADER, DEAD_REASON_HEADER, DEAD_SEQUENCE_HEADER):
         label = name.rpartition("-")[2].lower()
@@ -58,17 +58,17 @@ async def replay(options: argparse.Namespace) -> int:
         raise CommandError("name the numbers to replay (see `agentctl dead list`), or --all")
     async with connect_to_broker(options, REPLAY) as connection:
         if options.all:
-            letters = [message async for message in dead_letters.read_dead_letters(connection)]
+            messages = [message async for message in dead_letters.read_dead_letters(connection)]
         else:
-            letters = [await _find_letter(connection, number) for number in options.numbers]
-        for letter in letters:
-            await dead_letters.replay_dead_letter(connection, letter)
-    print(f"{len(letters)} replayed.")
+            messages = [await _find_dead_letter(connection, number) for number in options.numbers]
+        for message in messages:
+            await dead_letters.replay_dead_letter(connection, message)
+    print(f"{len(messages)} replayed.")
     return 0
 
 
-async def _find_letter(connection: Bus, number: int) -> Message:
-    letter = await dead_letters.find_dead_letter(connection, number)
-    if letter is None:
+async def _find_dead_letter(connection: Bus, number: int) -> Message:
+    message = await dead_letters.find_dead_letter(connection, number)
+    if message is None:
         raise CommandError(f"no dead letter has the number {number}; see `agentctl dead list`")
-    return letter
+    return message

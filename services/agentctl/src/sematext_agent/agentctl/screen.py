@@ -38,7 +38,10 @@ class Screen:
             self._dropped_lines += 1
 
     def show_log_line(self, service: str, line: str) -> None:
-        """Show a line that a service printed; of its own log without what stands here already."""
+        """Show a line that a service printed.
+
+        A line of its log gets the local time, and loses the service's name and `INFO`.
+        """
         log_line = _SERVICE_LOG.fullmatch(line)
         if log_line is None:
             self.show(f"{'':12} {service:<10} | {line}")

@@ -34,12 +34,11 @@ from sematext_agent.shared.events import (
     decode,
 )
 from sematext_agent.shared.logs import escape, escape_json
-from sematext_agent.shared.severity import severity_of
+from sematext_agent.shared.severity import SEVERITIES, severity_of
 from sematext_agent.shared.stream_reader import follow_messages
 from sematext_agent.shared.subjects import DEAD_STREAM, EVENTS_STREAM, clean_token
 from sematext_agent.shared.waiting import run_until_event
 
-SEVERITIES = ("info", "warning", "error")
 _ORIGIN_CHARACTERS_MAX = 30
 _SUBJECT = re.compile(r"(events|dead)(\.[^\s.>]+)*(\.>)?")
 

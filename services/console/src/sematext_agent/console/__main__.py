@@ -1,4 +1,4 @@
-"""The process: the live page, and the live feed that it shows."""
+"""The command `console`, or `python -m sematext_agent.console`: the live page and its live feed."""
 
 from __future__ import annotations
 

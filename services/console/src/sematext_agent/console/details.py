@@ -24,7 +24,7 @@ from sematext_agent.shared.subjects import (
 
 DOCUMENT_SECONDS = 2.0
 """Time in which the forwarder may answer with the document of an event."""
-LETTERS_MAX = 50
+DEAD_LETTERS_MAX = 50
 """Dead letters in one list."""
 _BYTES_SHOWN_MAX = 2000
 
@@ -44,17 +44,19 @@ async def read_event(bus: Bus, number: int) -> dict[str, Any] | None:
     return {"subject": message["subject"], "row": row} | await _read_contents(bus, data)
 
 
-async def read_letter(bus: Bus, number: int) -> dict[str, Any] | None:
+async def read_dead_letter(bus: Bus, number: int) -> dict[str, Any] | None:
     """Return the dead letter of that number with its document; None if it is deleted.
 
     Raises:
         BusError: the broker went away, or did not answer.
     """
-    letter = await dead_letters.find_dead_letter(bus, number)
-    if letter is None:
+    message = await dead_letters.find_dead_letter(bus, number)
+    if message is None:
         return None
-    subject = dead_letters.original_subject_of(letter)
-    return _letter_row(letter) | {"subject": subject} | await _read_contents(bus, letter.data)
+    subject = dead_letters.original_subject_of(message)
+    return (
+        _dead_letter_row(message) | {"subject": subject} | await _read_contents(bus, message.data)
+    )
 
 
 async def _read_contents(bus: Bus, data: bytes) -> dict[str, Any]:
@@ -71,7 +73,7 @@ async def _read_contents(bus: Bus, data: bytes) -> dict[str, Any]:
     return {"event": msgspec.Raw(data), "document": (document or b"").decode(), "problem": problem}
 
 
-async def list_letters(bus: Bus, before: int) -> dict[str, Any]:
+async def list_dead_letters(bus: Bus, before: int) -> dict[str, Any]:
     """Return the newest dead letters, newest first, of those before `before` (0: of all).
 
     `older` is the value of `before` for the next list, 0 if there are no older ones.
@@ -84,23 +86,23 @@ async def list_letters(bus: Bus, before: int) -> dict[str, Any]:
         return {"letters": [], "count": 0, "older": 0}
     state = stream["state"]
     end = min(before or state["last_seq"] + 1, state["last_seq"] + 1)
-    first = max(1, state["first_seq"], end - LETTERS_MAX)
+    first = max(1, state["first_seq"], end - DEAD_LETTERS_MAX)
     rows = []
-    async with aclosing(dead_letters.read_dead_letters(bus, first)) as letters:
-        async for letter in letters:
-            if letter.sequence >= end:
+    async with aclosing(dead_letters.read_dead_letters(bus, first)) as messages:
+        async for message in messages:
+            if message.sequence >= end:
                 break
-            rows.append(_letter_row(letter))
+            rows.append(_dead_letter_row(message))
     older = first if state["messages"] and first > state["first_seq"] else 0
     return {"letters": rows[::-1], "count": state["messages"], "older": older}
 
 
-def _letter_row(letter: Message) -> dict[str, Any]:
-    subject = dead_letters.original_subject_of(letter)
-    headers = letter.headers
+def _dead_letter_row(message: Message) -> dict[str, Any]:
+    subject = dead_letters.original_subject_of(message)
+    headers = message.headers
     return {
-        "number": letter.sequence,
-        "row": make_row(subject, letter.data, letter.sequence, letter.time_ns),
+        "number": message.sequence,
+        "row": make_row(subject, message.data, message.sequence, message.time_ns),
         "status": headers.get(DEAD_STATUS_HEADER, ""),
         "reason": headers.get(DEAD_REASON_HEADER, ""),
         "dead_lettered": headers.get(DEAD_TIME_HEADER, ""),

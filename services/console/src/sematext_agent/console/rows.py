@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sematext_agent.shared import summary
+from sematext_agent.shared import severity, subjects, summary
 from sematext_agent.shared.bus import Message
 from sematext_agent.shared.events import NS_PER_SECOND, Event, Gap, decode, parse_rfc3339
-from sematext_agent.shared.severity import severity_of
 
-SOURCES = ("docker", "kubernetes", "host", "lifecycle", "other")
-SEVERITIES = ("error", "warning", "info")
+SOURCES = (*subjects.SOURCES, "other")
+SEVERITIES = tuple(reversed(severity.SEVERITIES))
+"""The worst first, as the page shows them."""
 RANGES = {"1h": 3600, "6h": 6 * 3600, "24h": 24 * 3600}
 """Ranges of the timeline, in seconds."""
 _TEXT_CHARACTERS_MAX = 400
@@ -54,7 +54,7 @@ def make_row(subject: str, data: bytes, number: int, time_ns: int) -> Row:
         number=number,
         time=_seconds(event.time, stored),
         source=source,
-        severity=severity_of(event.body),
+        severity=severity.severity_of(event.body),
         origin=_cut(event.origin),
         text=_cut(summary.summarize(event.body)),
         id=_cut(event.id),

@@ -82,25 +82,25 @@ def _add_dead_letters(app: FastAPI, feed: LiveFeed) -> None:
     bus = feed.runtime.bus
 
     @app.get("/dead")
-    async def letters(before: Annotated[int, Query(ge=0)] = 0) -> Response:
-        return _json(await _in_time(details.list_letters(bus, before)))
+    async def list_dead_letters(before: Annotated[int, Query(ge=0)] = 0) -> Response:
+        return _json(await _in_time(details.list_dead_letters(bus, before)))
 
     @app.get("/dead/{number}")
-    async def letter(number: Number) -> Response:
-        answer = await _in_time(details.read_letter(bus, number))
+    async def read_dead_letter(number: Number) -> Response:
+        answer = await _in_time(details.read_dead_letter(bus, number))
         return _json(answer) if answer else _problem(404, "There is no such dead letter any more.")
 
     @app.post("/dead/replay")
     async def replay(
-        numbers: Annotated[list[int], Body(max_length=details.LETTERS_MAX)],
+        numbers: Annotated[list[int], Body(max_length=details.DEAD_LETTERS_MAX)],
     ) -> Response:
         if not feed.runtime.settings.console_replay_enabled:
             return _problem(403, "This page may only look; CONSOLE_REPLAY_ENABLED=true allows it.")
         count = 0
         for number in numbers:
-            letter = await _in_time(dead_letters.find_dead_letter(bus, number))
-            if letter is not None:
-                await _in_time(dead_letters.replay_dead_letter(bus, letter))
+            message = await _in_time(dead_letters.find_dead_letter(bus, number))
+            if message is not None:
+                await _in_time(dead_letters.replay_dead_letter(bus, message))
                 count += 1
         return _json({"replayed": count})
 

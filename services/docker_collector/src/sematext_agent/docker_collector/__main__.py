@@ -1,4 +1,4 @@
-"""Entry point: `docker-collector`, or `python -m sematext_agent.docker_collector`."""
+"""The command `docker-collector`, or `python -m sematext_agent.docker_collector`."""
 
 from sematext_agent.docker_collector.settings import DockerSettings
 from sematext_agent.docker_collector.watch import watch
@@ -7,7 +7,7 @@ from sematext_agent.shared.service import run
 
 
 def main() -> None:
-    """Run the collector until it receives a signal to stop."""
+    """Run the collector until it is asked to stop."""
     run("docker", collect(watch), DockerSettings)
 
 

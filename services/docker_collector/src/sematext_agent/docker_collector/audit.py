@@ -20,7 +20,7 @@ from sematext_agent.shared.health import Health
 log = logging.getLogger(__name__)
 
 _STREAM_DELAY_NS_MAX = 2 * NS_PER_SECOND
-"""How long a message may take through the stream before an audit counts it as missed."""
+"""Time that a message may take through the stream; then an audit counts it as missed."""
 
 
 class HistoryAudit:
@@ -60,7 +60,7 @@ class HistoryAudit:
 
     async def process(self, history: EngineHistory) -> AsyncIterator[Event | None]:
         """Yield a gap that `history` shows, then the events of the messages that were not read."""
-        self._connection.history_taken()
+        self._connection.mark_history_taken()
         messages = self._decoder.decode_lines(history.lines)
         is_unread = [self._deduplicator.is_new(message) for message in messages]
         if history.snapshot is not None:

@@ -67,7 +67,7 @@ class EngineBuffer:
         return self._events
 
     def put(self, item: BufferItem, events: int, size_bytes: int) -> bool:
-        """Add an item of so many events; return False where they are counted as lost instead."""
+        """Add an item with `events` events; return False where they are counted as lost instead."""
         with self._lock:
             divisor = 2 if self._lost else 1
             if (
@@ -130,6 +130,6 @@ class EngineBuffer:
                 await self._ready.wait()
 
     def close(self) -> None:
-        """State, on the event loop, that nothing more will be put."""
+        """End the buffer, once nothing more will be put; only for the event loop."""
         self._is_closed = True
         self._ready.set()

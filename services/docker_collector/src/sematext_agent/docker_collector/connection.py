@@ -18,7 +18,7 @@ from sematext_agent.docker_collector.settings import DockerSettings
 from sematext_agent.docker_collector.state import EngineState
 from sematext_agent.shared.clock import SYSTEM_CLOCK, Clock
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.retry import Backoff
+from sematext_agent.shared.retry import Backoff, Uniform
 from sematext_agent.shared.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,18 @@ class EngineConnection:
         buffer: EngineBuffer,
         health: Health,
         clock: Clock = SYSTEM_CLOCK,
+        uniform: Uniform | None = None,
     ) -> None:
+        """Connect to the engine of the settings, once `stay_connected` runs.
+
+        `state` and `buffer` are shared with the pipeline; `uniform` replaces `random.uniform`.
+        """
         self._settings = settings
         self._state = state
         self._buffer = buffer
         self._health = health
         self._clock = clock
+        self._uniform = uniform
         self._wake = asyncio.Event()
         self._snapshot_requested = False
         self._history_in_buffer = False
@@ -64,7 +70,7 @@ class EngineConnection:
 
     async def stay_connected(self) -> None:
         """Connect, and connect again, until cancelled; then everything read is in the buffer."""
-        backoff = Backoff(0.1, _BACKOFF_SECONDS_MAX)
+        backoff = Backoff(0.1, _BACKOFF_SECONDS_MAX, self._uniform)
         while True:
             connecting_at = self._clock.monotonic()
             try:
@@ -76,12 +82,12 @@ class EngineConnection:
             await asyncio.sleep(backoff.draw_delay_seconds())
 
     def request_snapshot(self) -> None:
-        """Request a Snapshot in the buffer, after a moment; after a gap, with inspections."""
+        """Have a snapshot put into the buffer soon; after a gap it contains inspections."""
         self._snapshot_requested = True
         self._wake.set()
 
-    def history_taken(self) -> None:
-        """State that the last EngineHistory has been taken out of the buffer."""
+    def mark_history_taken(self) -> None:
+        """Allow another history in the buffer, because the last one was taken out."""
         self._history_in_buffer = False
 
     def reopen_stream(self) -> None:

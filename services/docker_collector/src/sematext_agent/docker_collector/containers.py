@@ -16,7 +16,7 @@ from sematext_agent.shared.events import NS_PER_SECOND
 _RUNNING_CHECKS_MAX = 4096
 _ABSENT_MAX = 4096
 _END_TOLERANCE_NS = 2 * NS_PER_SECOND
-"""An inspection whose end is further from the `die` is of another run of the container."""
+"""Farther than this from the time of a `die`, the end in an inspection is that of another run."""
 
 
 class ContainerCache:

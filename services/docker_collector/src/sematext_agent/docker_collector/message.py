@@ -25,7 +25,7 @@ class EngineMessage(msgspec.Struct, frozen=True):
 
 
 class EngineObject(msgspec.Struct, frozen=True):
-    """The object of a message, as far as more is known of it than the message says."""
+    """The facts about the object of a message that the message itself lacks."""
 
     labels: dict[str, str] | None = None
     """None where they could not be learned."""

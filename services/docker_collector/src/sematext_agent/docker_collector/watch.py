@@ -70,7 +70,7 @@ def _build(
     state = EngineState(str(client_arguments(settings)["base_url"]), cursor)
     buffer = EngineBuffer()
     health.add_figure("backlog_messages", "Messages read and not yet processed.", buffer.__len__)
-    connection = EngineConnection(settings, state, buffer, health, clock)
+    connection = EngineConnection(settings, state, buffer, health, clock, runtime.uniform)
     pipeline = EventPipeline(settings, _host_identity(settings), state, connection, health, clock)
     return buffer, connection, pipeline
 

@@ -1,0 +1,1 @@
+"""The forwarder: events of the stream, delivered to a destination."""

@@ -1,4 +1,4 @@
-"""`python -m sematext_agent.forwarder`."""
+"""The command `forwarder`, or `python -m sematext_agent.forwarder`."""
 
 from sematext_agent.forwarder.forward import forward
 from sematext_agent.forwarder.settings import ForwarderSettings
@@ -6,7 +6,7 @@ from sematext_agent.shared.service import run
 
 
 def main() -> None:
-    """Run the command `forwarder`."""
+    """Run the forwarder until it is asked to stop."""
     run("forwarder", forward, ForwarderSettings)
 
 

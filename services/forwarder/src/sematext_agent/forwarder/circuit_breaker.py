@@ -58,10 +58,10 @@ class CircuitBreaker:
         return self._refusals >= REFUSALS_MAX
 
     def open(self, in_flight: int) -> float | None:
-        """Open the circuit; return for how many seconds, None where a pause is counted already.
+        """Open the circuit; return the seconds until a probe, or None where a pause runs already.
 
-        Sends that were in flight when it opened (`in_flight` are still) come back one by one and
-        are one failure together. After them only a probe can fail.
+        Sends that were in flight when it opened fail one by one, and count as one failure together:
+        `in_flight` of them have no answer yet. After the last of them only a probe can fail.
         """
         if self.is_closed or not in_flight:
             self.state = Circuit.OPEN

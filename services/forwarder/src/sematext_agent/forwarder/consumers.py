@@ -43,7 +43,7 @@ class DurableConsumer:
     """
 
     def __init__(self, bus: Bus, name: str, domain: str) -> None:
-        """Name the consumer for the JetStream domain, which is the broker's own where empty."""
+        """Address the consumer `name` in the JetStream domain, or in the broker's own for ""."""
         self._bus = bus
         self._domain = domain
         self.name = consumer_name(name, domain)

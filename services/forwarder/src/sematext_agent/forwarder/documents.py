@@ -40,7 +40,7 @@ def encode(document: Document) -> bytes:
     return _encoder.encode(document)
 
 
-def enrich(event: Event, facts: HostFacts | None, tags: tuple[str, ...] = ()) -> Document:
+def build_document(event: Event, facts: HostFacts | None, tags: tuple[str, ...] = ()) -> Document:
     """Return the document for `event`, with the facts of its host and the user's tags."""
     document: Document = {
         "timestamp": event.time,

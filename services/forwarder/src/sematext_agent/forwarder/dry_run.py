@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sematext_agent.forwarder.destination import Answer, Judgement, OnAnswer, Outcome
-from sematext_agent.forwarder.documents import encode, enrich
+from sematext_agent.forwarder.documents import build_document, encode
 from sematext_agent.forwarder.output import write_document
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.shared.events import Event, HostFacts
@@ -22,7 +22,7 @@ class DryRun:
 
     def encode(self, event: Event, facts: HostFacts | None) -> bytes:
         """Return the document for `event`, as JSON."""
-        return encode(enrich(event, facts, self._settings.tags))
+        return encode(build_document(event, facts, self._settings.tags))
 
     def send(self, document: bytes, on_answer: OnAnswer) -> None:
         """Print `document`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from sematext_agent.forwarder.destination import Answer, Judgement, OnAnswer, Outcome
-from sematext_agent.forwarder.documents import encode, enrich
+from sematext_agent.forwarder.documents import build_document, encode
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.transport import Transport
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
@@ -44,7 +44,7 @@ class Sematext:
 
     def encode(self, event: Event, facts: HostFacts | None) -> bytes:
         """Return the document for `event`, as JSON."""
-        return encode(enrich(event, facts, self._tags))
+        return encode(build_document(event, facts, self._tags))
 
     def send(self, document: bytes, on_answer: OnAnswer) -> None:
         """Post `document`, and call `on_answer` later, once."""

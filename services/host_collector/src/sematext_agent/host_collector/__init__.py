@@ -1,1 +1,1 @@
-"""The collector of what happens to a host: OOM kills, and packages installed and removed."""
+"""The host collector: OOM kills, and packages that are installed and removed."""

@@ -1,4 +1,4 @@
-"""The command `host-collector`."""
+"""The command `host-collector`, or `python -m sematext_agent.host_collector`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sematext_agent.shared.service import run
 
 
 def main() -> None:
-    """Run the host collector until SIGTERM or SIGINT."""
+    """Run the collector until it is asked to stop."""
     run("host", collect(watch), HostSettings)
 
 

@@ -217,7 +217,7 @@ def open_tree(path: str) -> Iterator[FileTree]:
 
 def is_text(name: str) -> bool:
     """Return whether a name from the system is UTF-8, and so can be part of an event."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 class _OpenHow(ctypes.Structure):

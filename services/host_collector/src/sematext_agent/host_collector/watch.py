@@ -1,7 +1,7 @@
 """Both sources of the host collector as one: the kernel's log and the packages.
 
-Each source has cursors of its own (`Observation.part`), so neither waits until the other is safe.
-They share one bounded buffer: while the bus accepts nothing, no source is read any further.
+Each source has cursors of its own, by name, so neither waits until the other is safe. They share
+one bounded buffer: while the bus accepts nothing, no source is read any further.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ async def watch(
 ) -> AsyncGenerator[Observation, None]:
     """Yield what the enabled sources observe, until `runtime.stopping` is set.
 
-    The `cursor` without a part is not used: every source reads its own.
+    The `cursor` without a name is not used: every source reads its own.
 
     Raises:
         SourceEndedError: a source ended before `runtime.stopping` was set.

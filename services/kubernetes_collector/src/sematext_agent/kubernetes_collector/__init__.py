@@ -1,1 +1,1 @@
-"""Every event of a Kubernetes cluster, on the bus."""
+"""The Kubernetes collector: every event of a cluster, on the bus."""

@@ -1,4 +1,4 @@
-"""Runs the Kubernetes collector."""
+"""The command `kubernetes-collector`, or `python -m sematext_agent.kubernetes_collector`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ async def work(runtime: Runtime[KubernetesSettings]) -> None:
     """Identify the cluster and collect its events, while this replica is the active one."""
     settings = runtime.settings
     if not (settings.kubernetes_enabled and settings.kubernetes_events_enabled):
-        off = "EVENTS_" if settings.kubernetes_enabled else ""
-        runtime.health.set_condition("cluster", True, f"switched off by KUBERNETES_{off}ENABLED")
+        scope = "EVENTS_" if settings.kubernetes_enabled else ""
+        runtime.health.set_condition("cluster", True, f"switched off by KUBERNETES_{scope}ENABLED")
         await runtime.stopping.wait()
         return
     # In a thread, because a kubeconfig's plugin may take its time.
     credentials = await asyncio.to_thread(Credentials, settings)
     async with Api(credentials) as api:
-        retries = RetryPolicy(runtime.health, runtime.stopping)
+        retries = RetryPolicy(runtime.health, runtime.stopping, runtime.uniform)
         cluster = await retries.retry(partial(identify, api, settings))
         if cluster is not None:
             # The source is the cluster, on any host: replicas share its cursor.
@@ -36,7 +36,7 @@ async def work(runtime: Runtime[KubernetesSettings]) -> None:
 
 
 def main() -> None:
-    """Run the command `kubernetes-collector`."""
+    """Run the collector until it is asked to stop."""
     run("kubernetes", work, KubernetesSettings)
 
 

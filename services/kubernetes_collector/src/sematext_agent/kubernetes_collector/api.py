@@ -12,7 +12,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 import msgspec
@@ -64,6 +64,16 @@ class ApiStatus(msgspec.Struct):
         return ApiError(code, self.message or self.reason or "no reason given", retry_after, token)
 
 
+class _ApiRequest(NamedTuple):
+    """One request; `body` is sent as JSON."""
+
+    method: str
+    path: str
+    params: dict[str, str] | None = None
+    body: Any = None
+    accept: str = JSON
+
+
 class Api:
     """The session with one API server; a context manager."""
 
@@ -100,27 +110,23 @@ class Api:
         accept: str = JSON,
     ) -> bytes:
         """Send one request and return the body of its answer; raise ApiError where it fails."""
-        async with (
-            self.stream(method, path, params, body, accept) as content,
-            asyncio.timeout(BODY_SECONDS),
-        ):
+        request = _ApiRequest(method, path, params, body, accept)
+        async with self._open(request) as content, asyncio.timeout(BODY_SECONDS):
             return await content.read()
 
-    @contextlib.asynccontextmanager
-    async def stream(
-        self,
-        method: str,
-        path: str,
-        params: dict[str, str] | None = None,
-        body: Any = None,
-        accept: str = JSON,
-    ) -> AsyncIterator[aiohttp.StreamReader]:
-        """Send one request and yield the body of its answer while it arrives.
+    def stream(
+        self, path: str, params: dict[str, str]
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.StreamReader]:
+        """Send one GET and yield the body of its answer while it arrives.
 
         Raises:
             ApiError: the request failed, or the answer broke off.
         """
-        response = await self._answer(method, path, params, body, accept)
+        return self._open(_ApiRequest("GET", path, params))
+
+    @contextlib.asynccontextmanager
+    async def _open(self, request: _ApiRequest) -> AsyncIterator[aiohttp.StreamReader]:
+        response = await self._answer(request)
         try:
             yield response.content
         except _FAILURES as error:
@@ -129,20 +135,18 @@ class Api:
             # An answer read to its end has gone back to the pool already; this ends the others.
             response.close()
 
-    async def _answer(
-        self, method: str, path: str, params: dict[str, str] | None, body: Any, accept: str
-    ) -> aiohttp.ClientResponse:
+    async def _answer(self, request: _ApiRequest) -> aiohttp.ClientResponse:
         """Return an answer that is not an error; after 401, try once more with new credentials."""
         try:
-            response = await self._send(method, path, params, body, accept)
+            response = await self._send(request)
             if response.status == 401:
                 response.close()
                 await self._credentials.reload()
-                response = await self._send(method, path, params, body, accept)
+                response = await self._send(request)
         except aiohttp.ClientSSLError:
             await self._credentials.reload()
             try:
-                response = await self._send(method, path, params, body, accept)
+                response = await self._send(request)
             except _FAILURES as error:
                 raise _connection_error(error) from error
         except _FAILURES as error:
@@ -151,17 +155,17 @@ class Api:
             raise await read_error(response)
         return response
 
-    async def _send(
-        self, method: str, path: str, params: dict[str, str] | None, body: Any, accept: str
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, request: _ApiRequest) -> aiohttp.ClientResponse:
         access = await self._credentials.current()
-        data = None if body is None else msgspec.json.encode(body)
-        headers = access.headers | {"Accept": accept} | ({"Content-Type": JSON} if data else {})
+        data = None if request.body is None else msgspec.json.encode(request.body)
+        headers = access.headers | {"Accept": request.accept}
+        if data:
+            headers["Content-Type"] = JSON
         async with asyncio.timeout(CONNECT_SECONDS + HEADERS_SECONDS):
             return await self._session.request(
-                method,
-                access.server + path,
-                params=params,
+                request.method,
+                access.server + request.path,
+                params=request.params,
                 data=data,
                 headers=headers,
                 ssl=access.tls,

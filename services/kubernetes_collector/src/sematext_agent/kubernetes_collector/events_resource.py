@@ -14,7 +14,6 @@ from sematext_agent.kubernetes_collector.api import Api, ApiError
 from sematext_agent.kubernetes_collector.frames import LINE_BYTES_MAX, ListPage, decode_page
 from sematext_agent.kubernetes_collector.retry_policy import RetryPolicy
 from sematext_agent.kubernetes_collector.settings import KubernetesSettings
-from sematext_agent.shared.retry import Backoff
 from sematext_agent.shared.service import Runtime
 
 log = logging.getLogger(__name__)
@@ -22,13 +21,13 @@ log = logging.getLogger(__name__)
 WATCH_SECONDS = (240.0, 290.0)
 """The range of the watch time asked of the server: below the five minutes of many balancers."""
 LATE_SECONDS = 15.0
-"""The silence after that time that is accepted; then the connection leads nowhere."""
+"""The silence accepted beyond the watch time; after it the connection counts as lost."""
 GRACE_SECONDS = 1.0
 LINES_MAX = 32
 """The most lines that are passed on, and so decoded, at once."""
 PAGE_ITEMS = 500
 PAGE_ITEMS_MAX = 4000
-"""The largest page, taken where smaller ones were too slow for the cluster's memory of them."""
+"""The largest page, for a list that expires before it is read in smaller ones."""
 
 
 class EventsResource:
@@ -51,6 +50,7 @@ class EventsResource:
         self._retries = retries
         self._stopping = runtime.stopping
         self._clock = runtime.clock
+        self._uniform = runtime.uniform or random.uniform
         self._wake_seconds = wake_seconds
         self._path = f"/api/v1/namespaces/{namespace}/events" if namespace else "/api/v1/events"
 
@@ -73,7 +73,7 @@ class EventsResource:
         A watch from the revision of the first page shows all that the list may have missed.
         """
         limit, token, more = PAGE_ITEMS, "", True
-        backoff, has_expired = Backoff(0.2, 30), False
+        backoff, has_expired = self._retries.create_backoff(), False
         while more:
             try:
                 page = await self.read_page(limit, token)
@@ -102,7 +102,7 @@ class EventsResource:
             ApiError: the watch was refused or broke off, or the server was silent for too long.
                 Only that deadline notices a balancer whose server is gone.
         """
-        seconds = random.uniform(*WATCH_SECONDS)  # noqa: S311 - spreads load, guards no secret
+        seconds = self._uniform(*WATCH_SECONDS)
         params = {
             "watch": "1",
             # Events get none today; where they do, they keep the cursor young.
@@ -111,7 +111,7 @@ class EventsResource:
             "resourceVersion": str(revision),
         }
         deadline = self._clock.monotonic() + seconds + LATE_SECONDS
-        async with self._api.stream("GET", self._path, params) as content:
+        async with self._api.stream(self._path, params) as content:
             splitter = LineSplitter()
             yield []
             while (chunk := await self._read(content, deadline)) is not None:
@@ -150,7 +150,7 @@ class EventsResource:
 
 
 class LineSplitter:
-    """Joins chunks and splits them at line feeds, and at nothing else that Unicode calls a line."""
+    """The lines in a sequence of chunks: only a line feed ends one, as in JSON lines."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

@@ -40,7 +40,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class FrameReader:
-    """Decodes lines and items; remembers the line that could not be decoded."""
+    """The decoder of lines and items, with a memory of the line that cannot be decoded."""
 
     def __init__(self, metrics: WatchMetrics) -> None:
         self._metrics = metrics

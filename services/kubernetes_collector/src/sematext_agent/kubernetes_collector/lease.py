@@ -148,7 +148,8 @@ class Lease:
             return self._empty
 
     async def _write(self, before: _LeaseRecord, holder: str) -> None:
-        now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+        moment = datetime.datetime.fromtimestamp(self._clock.wall_ns() / 1e9, datetime.UTC)
+        now = f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"
         changes = holder != before.spec.holder_identity
         transitions = (before.spec.lease_transitions or 0) + bool(holder and changes)
         spec = _LeaseSpec(

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class EventObserver:
-    """Turns batches of the source into observations, in their order."""
+    """The translation of batches of the source to observations, in their order."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class EventObserver:
         limiter: RepeatLimiter,
         metrics: WatchMetrics,
     ) -> None:
-        """Observe for `scope`, the part of the collector's cursor that these events move."""
+        """Observe for `scope`, the name of the cursor that these events move."""
         self._cluster = cluster
         self._scope = scope
         self._runtime = runtime

@@ -7,7 +7,6 @@ import math
 from sematext_agent.kubernetes_collector.api import ApiError
 from sematext_agent.kubernetes_collector.retry_policy import RetryPolicy
 from sematext_agent.shared.clock import Clock
-from sematext_agent.shared.retry import Backoff
 
 PACE_SECONDS = 1.0
 """The least time between the begins of two watches."""
@@ -32,7 +31,7 @@ class WatchRecovery:
     def __init__(self, retries: RetryPolicy, clock: Clock) -> None:
         self._retries = retries
         self._clock = clock
-        self._backoff = Backoff(0.2, 30)
+        self._backoff = retries.create_backoff()
         self._next_watch_at = -math.inf
         self._confirmed_at = -math.inf  # when the server last confirmed the cursor
         self._short_watches = 0
@@ -68,7 +67,7 @@ class WatchRecovery:
         return has_expired
 
     def _is_expiry(self) -> bool:
-        """Count one more short watch; return whether it can be no accident."""
+        """Count one more short watch; return whether it means that the cursor has expired."""
         self._short_watches += 1
         age_seconds = self._clock.monotonic() - self._confirmed_at
         return self._short_watches > 1 or age_seconds > STALE_SECONDS

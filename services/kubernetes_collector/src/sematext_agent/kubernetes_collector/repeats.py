@@ -23,7 +23,7 @@ class _Interval(msgspec.Struct):
 
 
 class RepeatLimiter:
-    """Publishes the repeats of an event at most once in an interval, and always the last of them.
+    """The limit for repeats of one event: one in an interval is published, always the last.
 
     A repeat that is held back is neither published nor left out, so the stored cursor must stay
     before `oldest_held_revision`.

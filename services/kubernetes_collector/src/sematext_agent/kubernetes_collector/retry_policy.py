@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sematext_agent.kubernetes_collector.api import ApiError
 from sematext_agent.shared.health import Health
-from sematext_agent.shared.retry import Backoff
+from sematext_agent.shared.retry import Backoff, Uniform
 from sematext_agent.shared.waiting import wait_for_event
 
 T = TypeVar("T")
@@ -21,9 +21,13 @@ DENIED_SECONDS = 60
 class RetryPolicy:
     """The pauses after failed requests, and the condition `cluster` of the service's health."""
 
-    def __init__(self, health: Health, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, health: Health, stopping: asyncio.Event, uniform: Uniform | None = None
+    ) -> None:
+        """Report to `health`; `uniform` replaces `random.uniform`."""
         self._health = health
         self._stopping = stopping
+        self._uniform = uniform
         self._failures = health.add_counter("api_failures", "Failed API requests.", "status")
         self._namespace = ""
         self._failing: dict[str, str] = {}  # the failure in each namespace
@@ -36,6 +40,10 @@ class RetryPolicy:
         policy = copy.copy(self)
         policy._namespace = namespace  # noqa: SLF001
         return policy
+
+    def create_backoff(self) -> Backoff:
+        """Return a new backoff for the failures of one request."""
+        return Backoff(0.2, 30, self._uniform)
 
     def report_success(self, detail: str) -> None:
         """Set the condition `cluster` to true, unless the requests of another namespace fail."""
@@ -68,7 +76,7 @@ class RetryPolicy:
         Raises:
             ApiError: status 410, which a retry does not mend.
         """
-        backoff = Backoff(0.2, 30)
+        backoff = self.create_backoff()
         while not self._stopping.is_set():
             try:
                 result = await attempt()

@@ -1,4 +1,4 @@
-"""Translates an event of the API to an `Event`; pure, and tolerant of what clusters hold.
+"""The translation of an event of the API to an `Event`; pure, and tolerant of what clusters hold.
 
 core/v1 and events.k8s.io/v1 are two spellings of one stored object: whichever is filled is read.
 Fields that clients have written in odd types or as null are accepted.

@@ -1,4 +1,7 @@
-"""The process: lifecycle events as a collector, and beside it the facts of the host."""
+"""The command `lifecycle-collector`, or `python -m sematext_agent.lifecycle_collector`.
+
+It collects the events of the agent itself, and beside that stores the facts of the host.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ async def work(runtime: Runtime[LifecycleSettings]) -> None:
 
 
 def main() -> None:
-    """Run the service `lifecycle`."""
+    """Run the collector until it is asked to stop."""
     run("lifecycle", work, LifecycleSettings)
 
 

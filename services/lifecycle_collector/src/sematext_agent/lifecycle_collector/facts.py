@@ -48,7 +48,8 @@ async def _store(
 ) -> None:
     key = bucket_key(runtime.origin)
     value = msgspec.json.encode(msgspec.structs.replace(facts, **cloud_facts))
-    await retry(lambda: runtime.bus.put(HOSTS_BUCKET, key, value), BusError, Backoff(), _log_retry)
+    backoff = Backoff(uniform=runtime.uniform)
+    await retry(lambda: runtime.bus.put(HOSTS_BUCKET, key, value), BusError, backoff, _log_retry)
 
 
 def _log_retry(error: Exception) -> None:

@@ -6,6 +6,8 @@ from sematext_agent.shared.settings import Duration, ServiceSettings, SettingsEr
 
 
 class LifecycleSettings(ServiceSettings, frozen=True, kw_only=True):
+    """The settings of the lifecycle collector."""
+
     agent_run: str = ""
     """Name of this run of the agent, from whoever starts all its services together: this service
     may restart within the run without an event. Empty: one process of this service is one run."""

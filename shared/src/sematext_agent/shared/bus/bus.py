@@ -55,7 +55,7 @@ class Bus:
 
     @property
     def manager(self) -> Any:
-        """The client's JetStream management, for the owner of the streams."""
+        """nats-py's JetStream management, with which tests prepare and inspect streams."""
         return self._manager
 
     async def watch_connection(self) -> None:

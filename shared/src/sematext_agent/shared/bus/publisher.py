@@ -54,7 +54,7 @@ def decode_publish_answer(payload: bytes, header: bytes) -> PublishAck | BusErro
 
 
 class Publisher:
-    """Publishes that wait for their acknowledgements.
+    """The publishes that wait for their acknowledgements.
 
     Each has a token, which ends the subject of its answer. Every publish has the same time, so the
     oldest pending one is always the next to expire, and one timer serves all.

@@ -12,8 +12,8 @@ from sematext_agent.shared.events import Nanoseconds
 
 log = logging.getLogger(__name__)
 
-CURSOR_PART = "oom"
-"""The part of the collector's cursors that belongs to this source."""
+CURSOR_NAME = "oom"
+"""The name of this source's cursor among those of the collector."""
 
 
 class KernelLogCursor(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,7 +41,7 @@ class KernelRecord(msgspec.Struct, frozen=True):
 
     sequence: int
     time: int
-    """When it was written: nanoseconds since the epoch."""
+    """The time at which it was written, in nanoseconds since the epoch."""
     facility: int
     continued: bool
     """True for a piece of a line that the kernel could not write as one."""

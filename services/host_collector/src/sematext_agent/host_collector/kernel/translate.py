@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 from msgspec import structs
 
-from sematext_agent.host_collector.kernel.cursor import CURSOR_PART, KernelLogCursor
+from sematext_agent.host_collector.kernel.cursor import CURSOR_NAME, KernelLogCursor
 from sematext_agent.host_collector.kernel.log_reader import KernelRecord
 from sematext_agent.host_collector.kernel.oom_records import OomRecordReader
 from sematext_agent.shared import AGENT_VERSION
@@ -210,12 +210,12 @@ class KernelLogTranslator:
 
     def _store_cursor(self) -> Observation:
         self._stored = self._cursor
-        return Observation(None, msgspec.json.encode(self._cursor), CURSOR_PART)
+        return Observation(None, msgspec.json.encode(self._cursor), CURSOR_NAME)
 
     def _observe(self, event: Event) -> Observation:
         # While a gap is not emitted yet, the cursor stays before it.
         cursor = self._store_cursor().cursor if self._overrun is None else None
-        return Observation(event, cursor, CURSOR_PART)
+        return Observation(event, cursor, CURSOR_NAME)
 
     def _gap(
         self,

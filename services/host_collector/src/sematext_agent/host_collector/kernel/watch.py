@@ -17,7 +17,7 @@ from msgspec import structs
 
 from sematext_agent.host_collector.container_names import find_name_and_image
 from sematext_agent.host_collector.file_tree import open_tree
-from sematext_agent.host_collector.kernel.cursor import CURSOR_PART, decode_cursor
+from sematext_agent.host_collector.kernel.cursor import CURSOR_NAME, decode_cursor
 from sematext_agent.host_collector.kernel.log_reader import (
     KernelLogReader,
     open_device,
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 async def watch(runtime: Runtime[HostSettings]) -> AsyncGenerator[Observation, None]:
     """Yield every kill and every gap after the stored cursor, until `runtime.stopping` is set."""
-    cursor = decode_cursor(await read_cursor(runtime, CURSOR_PART))
+    cursor = decode_cursor(await read_cursor(runtime, CURSOR_NAME))
     translator = KernelLogTranslator(
         runtime.origin, read_boot_id(), cursor, count_kills, runtime.clock
     )

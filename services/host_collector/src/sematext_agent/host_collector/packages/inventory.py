@@ -52,7 +52,7 @@ class RootScan(msgspec.Struct, frozen=True):
 
     packages: tuple[Package, ...]
     time_ns: int
-    """When the root last changed, by the host's clock: the time of what was removed from it."""
+    """The last change of the root, by the host's clock: the time of what was removed from it."""
     unfinished: bool = False
     """True while a package manager is seen at work: scan again before using the result."""
 
@@ -83,7 +83,7 @@ class RootDiff(msgspec.Struct, frozen=True):
     origin: PackageOrigin
     changes: list[InventoryChange]
     cursors: list[tuple[str, bytes]]
-    """Pairs of a cursor's part and the cursor, at least one."""
+    """Pairs of a cursor's name and the cursor, at least one."""
 
 
 def manager_of(kind: str, path: str) -> Manager:

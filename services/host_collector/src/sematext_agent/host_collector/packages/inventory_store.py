@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 SLOT_BYTES_MAX = 400_000
 """The most that one slot holds. The broker takes 1 MB in a message by default."""
-INDEX_PART = "packages"
-"""The part of the cursor that holds the index of the slots."""
+INDEX_NAME = "packages"
+"""The name of the cursor that holds the index of the slots."""
 _SLOTS_STEP = 16
 SLOTS_MAX = 16_384
 """Far more than a host can need: an index with more is damaged."""
@@ -62,8 +62,8 @@ class _StoredInventory(msgspec.Struct, frozen=True):
 
 
 EMPTY_INDEX = StoreIndex()
-PartCursor = tuple[str, bytes]
-"""The part of a cursor, and the cursor."""
+NamedCursor = tuple[str, bytes]
+"""The name of a cursor, and the cursor."""
 
 _packages = msgspec.msgpack.Decoder(tuple[Package, ...])
 _slot = msgspec.msgpack.Decoder(_InventorySlot)
@@ -96,12 +96,12 @@ class InventoryStore:
         inventory = self._inventories.get(root)
         return _packages.decode(zlib.decompress(inventory.packed)) if inventory else ()
 
-    def put(self, root: ScanRoot, packages: tuple[Package, ...]) -> list[PartCursor]:
+    def put(self, root: ScanRoot, packages: tuple[Package, ...]) -> list[NamedCursor]:
         """Replace the inventory of the root; return the cursors that have to be stored."""
         packed = zlib.compress(_encode(packages))
         pieces = -(-len(packed) // SLOT_BYTES_MAX)
         before = self._inventories.get(root)
-        index: list[PartCursor] = []
+        index: list[NamedCursor] = []
         slots = before.slots if before else ()
         if not len(slots) == pieces == 1:
             if len(self._free) < pieces:
@@ -112,13 +112,13 @@ class InventoryStore:
         self._inventories[root] = _StoredInventory(self._serial, slots, packed)
         return index + self.cursors(root)
 
-    def cursors(self, root: ScanRoot) -> list[PartCursor]:
+    def cursors(self, root: ScanRoot) -> list[NamedCursor]:
         """Return the cursors that hold the inventory of the root."""
         inventory = self._inventories[root]
         pieces = len(inventory.slots)
         return [
             (
-                _slot_part(slot),
+                _slot_name(slot),
                 _encode(_InventorySlot(root, inventory.serial, piece, pieces, packed)),
             )
             for piece, slot in enumerate(inventory.slots)
@@ -130,12 +130,12 @@ class InventoryStore:
         if (inventory := self._inventories.pop(root, None)) is not None:
             self._free.extend(inventory.slots)
 
-    def index(self) -> PartCursor:
+    def index(self) -> NamedCursor:
         """Return the cursor that holds the number of slots and the baselines."""
         index = StoreIndex(self._slots, tuple(sorted(self.baselines)))
-        return INDEX_PART, msgspec.json.encode(index)
+        return INDEX_NAME, msgspec.json.encode(index)
 
-    def _add_slots(self, wanted: int) -> PartCursor:
+    def _add_slots(self, wanted: int) -> NamedCursor:
         """Add slots, some in advance, so that the index is stored well before they are used."""
         count = self._slots + -(-wanted // _SLOTS_STEP) * _SLOTS_STEP
         self._free.extend(range(self._slots, count))
@@ -150,7 +150,7 @@ class InventoryStore:
             try:
                 slot = _slot.decode(content)
             except DECODE_ERRORS as error:
-                log.warning("stored cursor %s ignored: %s", _slot_part(number), error)
+                log.warning("stored cursor %s ignored: %s", _slot_name(number), error)
                 continue
             stored[slot.root, slot.serial][slot.piece] = number, slot
             self._serial = max(self._serial, slot.serial)
@@ -174,27 +174,27 @@ def _is_readable(root: ScanRoot, packed: bytes) -> bool:
     return root.kind in KINDS
 
 
-def _slot_part(slot: int) -> str:
+def _slot_name(slot: int) -> str:
     return f"packages-{slot}"
 
 
 async def load_store(runtime: Runtime[HostSettings]) -> InventoryStore:
     """Return the inventories that are stored for this host."""
-    content = await read_cursor(runtime, INDEX_PART)
+    content = await read_cursor(runtime, INDEX_NAME)
     try:
         index = _index.decode(content) if content else EMPTY_INDEX
     except DECODE_ERRORS as error:
-        log.warning("stored cursor %s ignored: %s", INDEX_PART, error)
+        log.warning("stored cursor %s ignored: %s", INDEX_NAME, error)
         index = EMPTY_INDEX
     store = InventoryStore(index)
-    stored = {n: await read_cursor(runtime, _slot_part(n)) for n in range(index.slots)}
+    stored = {n: await read_cursor(runtime, _slot_name(n)) for n in range(index.slots)}
     store.restore({number: slot for number, slot in stored.items() if slot})
     return store
 
 
-async def are_stored(runtime: Runtime[HostSettings], cursors: list[PartCursor]) -> bool:
+async def are_stored(runtime: Runtime[HostSettings], cursors: list[NamedCursor]) -> bool:
     """Return whether all these cursors are in the bucket as they are here."""
-    for part, cursor in cursors:
-        if await read_cursor(runtime, part) != cursor:
+    for name, cursor in cursors:
+        if await read_cursor(runtime, name) != cursor:
             return False
     return True

@@ -43,7 +43,7 @@ class ProcessList:
         self.containers: dict[str, int] = {}
         """The first process of each running container, by the container's id."""
         self.patterns: dict[str, set[ScanPattern]] = {}
-        """Where the processes of the host, and of each container, run packages from."""
+        """The directories that processes run packages from, by container or host."""
         self.is_restricted = False
         """True where the system hides what other users run, or what containers do."""
         self._read_twice: dict[int, bool] = {}

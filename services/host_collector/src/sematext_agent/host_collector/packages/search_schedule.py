@@ -22,7 +22,7 @@ class SearchSchedule:
         self._settings = settings
         self._processes = processes
         self._search_times: dict[str, float] = {}
-        """When a file system has to be searched with all patterns, by the container's id."""
+        """The times of the next searches with all patterns, by the container's id."""
         self._new_patterns: dict[str, set[ScanPattern]] = {}
         """The patterns that processes added in the last update, by the container's id."""
         self._update_at = 0.0

@@ -71,11 +71,11 @@ class TrackedRoot:
         self.is_watched = False
         """True where the kernel notifies every change."""
         self.failure = ""
-        """Why it could not be read the last time."""
+        """The reason for which it could not be read the last time; empty where it was read."""
         self.missing_since: float | None = None
-        """Since when it is unmounted, deleted, or its container has ended."""
+        """The time of its unmounting, deletion, or its container's end; None while it exists."""
         self.scan_at = 0.0
-        """When it has to be scanned next."""
+        """The time of the next scan."""
         self.package_count = 0
         self.detector = ChangeDetector()
         self._began_empty = began_empty

@@ -21,10 +21,10 @@ def translate(diff: RootDiff) -> Iterator[Observation]:
     remaining = len(ids)
     for identity, change in zip(ids, diff.changes, strict=True):
         remaining -= 1
-        part, cursor = next(cursors) if not remaining else ("", None)
-        yield Observation(_event(identity, diff, change, transaction), cursor, part)
-    for part, cursor in cursors:
-        yield Observation(None, cursor, part)
+        name, cursor = next(cursors) if not remaining else ("", None)
+        yield Observation(_event(identity, diff, change, transaction), cursor, name)
+    for name, cursor in cursors:
+        yield Observation(None, cursor, name)
 
 
 def _event_id(diff: RootDiff, change: InventoryChange) -> str:

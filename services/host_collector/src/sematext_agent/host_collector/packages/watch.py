@@ -75,8 +75,8 @@ async def watch(
             for container_id in scanner.new_baselines():
                 if await _is_stored(runtime, scanner, store, container_id):
                     store.baselines.add(container_id)
-                    part, cursor = store.index()
-                    yield Observation(None, cursor, part)
+                    name, cursor = store.index()
+                    yield Observation(None, cursor, name)
             _report(runtime, scanner)
             await wait(runtime.stopping, watcher, scanner.wait_seconds)
     finally:

@@ -31,7 +31,7 @@ _MASK = (
 
 
 class DirectoryWatcher:
-    """Watches directories, each on behalf of one or more keys."""
+    """The directories that are watched, each on behalf of one or more keys."""
 
     def __init__(self) -> None:
         self._inotify = INotify(nonblocking=True)
