@@ -52,7 +52,8 @@ class BusStub:
 class PullerStub:
     """Stands for a puller."""
 
-    expects_redelivery = False
+    def expects_redelivery(self, age_seconds: float) -> bool:
+        return False
 
     def resize(self, window: int, bytes_max: int = 0) -> None:
         pass

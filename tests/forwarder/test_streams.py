@@ -153,6 +153,20 @@ async def test_a_consumer_that_vanishes_begins_again_where_it_was(
     assert info["num_pending"] == 0
 
 
+async def test_after_a_consumer_was_made_anew_redeliveries_are_expected(
+    streams: StreamKeeper, connection: bus.Bus
+) -> None:
+    """Also where this forwarder had no request open, which would have shown it."""
+    await streams.provisioner.provision()
+    await streams.inspect()
+    await streams.inspect()
+    assert not streams.puller.expects_redelivery()
+    await connection.request_api("CONSUMER.DELETE.EVENTS.forwarder")
+    await streams.provisioner.provision()
+    await streams.inspect()
+    assert streams.puller.expects_redelivery()
+
+
 async def test_a_consumer_of_a_new_stream_begins_at_its_first_event(
     kept: bus.Puller, connection: bus.Bus, streams: StreamKeeper
 ) -> None:

@@ -63,7 +63,9 @@ class Pipeline:
         delivered_ids = DeliveredIds()
         self._acknowledgements = Acknowledgements(self._bus, self.in_flight)
         self._dead_letters = DeadLetters(runtime, tasks, self._acknowledgements, metrics)
-        self.deduplication = Deduplication(self._bus, self._domain, self.in_flight, delivered_ids)
+        self.deduplication = Deduplication(
+            self._bus, self._domain, self.in_flight, delivered_ids, clock
+        )
         self._sender = Sender(destination, self.flow, self._lease, self.in_flight, metrics, clock)
         self._settlement = Settlement(
             settings,
