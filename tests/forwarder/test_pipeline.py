@@ -34,6 +34,9 @@ class BusStub:
         self.given_back: list[int] = []
         self.dead_letters: list[dict[str, str]] = []
 
+    async def wait_until_connected(self) -> None:
+        pass
+
     def new_inbox(self) -> str:
         return "_INBOX.a"
 
@@ -51,6 +54,9 @@ class BusStub:
 
 class PullerStub:
     """Stands for a puller."""
+
+    disturbed_at = 0.0
+    buffered = ()
 
     def expects_redelivery(self, age_seconds: float) -> bool:
         return False

@@ -88,6 +88,9 @@ class _Tasks:
 
 
 class _NoPuller:
+    disturbed_at = 0.0
+    buffered = ()
+
     def expects_redelivery(self, age_seconds: float) -> bool:
         return False
 

@@ -142,7 +142,7 @@ async def test_a_puller_that_had_no_request_open_for_long_expects_redeliveries(
     await stream.acknowledge(await anext(messages))
     puller.resize(0)
     monkeypatch.setattr(puller_module, "REDELIVERY_SECONDS", 60)
-    puller._disturbed_seconds = -1000.0
+    puller.disturbed_at = -1000.0
     monkeypatch.setattr(puller_module, "HEARTBEAT_SECONDS", 0.05)
     await asyncio.sleep(0.11)  # less than the three heartbeats of a silence
     assert not puller.expects_redelivery()
@@ -218,3 +218,23 @@ async def test_a_puller_receives_no_more_bytes_than_it_requests(stream: Bus) -> 
                 break
     info = await stream.request_api("CONSUMER.INFO.EVENTS.forwarder")
     assert (len(received), info["num_ack_pending"], info["num_pending"]) == (3, 3, 5)
+
+
+async def test_a_response_of_before_a_reconnect_is_not_sent_after_it(
+    stream: Bus, nats_server: NatsServer
+) -> None:
+    """By then its sequence may be that of another message."""
+    await stream.publish("events.a", b"x", "1")
+    message = await anext(aiter(stream.create_puller("EVENTS", "forwarder", window=1)))
+    await stream.flush()
+    nats_server.signal(signal.SIGTERM)  # it keeps what it has delivered
+    # In the buffer of the client, where a publish waits until its task writes it.
+    await stream._client._send_command(b"PUB %s 4\r\n+ACK\r\n" % message.reply.encode())
+    await eventually(lambda: not stream.is_connected)
+    await stream.acknowledge(message)
+    nats_server.start()
+    await stream.wait_until_connected()
+    await stream.flush()
+    await asyncio.sleep(0.2)  # the server takes acknowledgements from a queue
+    info = await stream.request_api("CONSUMER.INFO.EVENTS.forwarder")
+    assert info["num_ack_pending"] == 1

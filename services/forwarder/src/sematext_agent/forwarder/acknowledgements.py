@@ -7,15 +7,17 @@ from collections import deque
 
 from sematext_agent.forwarder.delivery import Delivery
 from sematext_agent.forwarder.in_flight import InFlight
+from sematext_agent.forwarder.stream_identity import StreamIdentity
 from sematext_agent.shared.bus import Bus, Message
 
 
 class Acknowledgements:
     """The messages that may be acknowledged; `run` does it."""
 
-    def __init__(self, bus: Bus, in_flight: InFlight) -> None:
+    def __init__(self, bus: Bus, identity: StreamIdentity, in_flight: InFlight) -> None:
         """Begin with none."""
         self._bus = bus
+        self._identity = identity
         self._in_flight = in_flight
         self._messages: deque[Message] = deque()
         self._is_pending = asyncio.Event()
@@ -35,10 +37,17 @@ class Acknowledgements:
         for message in delivery.messages.values():
             self.add(message)
 
+    def forget(self) -> None:
+        """Leave the messages to the stream, which delivers them again."""
+        self._messages.clear()
+
     async def run(self) -> None:
         """Acknowledge for ever."""
         while True:
             await self._is_pending.wait()
             self._is_pending.clear()
             while self._messages:
+                if not self._identity.is_confirmed:
+                    await self._identity.confirm()
+                    continue
                 await self._bus.acknowledge(self._messages.popleft())

@@ -85,7 +85,8 @@ class DeadLetters:
     def add(self, delivery: Delivery, status: int, detail: str, reason: str) -> None:
         """Begin to store `delivery`: `detail` is for a person, `reason` a label of the metric."""
         transition(delivery, DeliveryState.DEAD_LETTERING)
-        task = self._tasks.create_task(self._store(delivery, status, detail, reason))
+        message = next(iter(delivery.messages.values()))
+        task = self._tasks.create_task(self._store(delivery, message, status, detail, reason))
         self._storing[task] = None
         task.add_done_callback(self._storing.pop)
 
@@ -94,8 +95,9 @@ class DeadLetters:
         for task in self._storing:
             task.cancel()
 
-    async def _store(self, delivery: Delivery, status: int, detail: str, reason: str) -> None:
-        message = next(iter(delivery.messages.values()))
+    async def _store(
+        self, delivery: Delivery, message: Message, status: int, detail: str, reason: str
+    ) -> None:
         runtime = self._runtime
         await store_dead_letter(runtime.bus, runtime.clock, message, status, detail)
         self._metrics.dead_lettered.labels(reason).inc()

@@ -65,6 +65,8 @@ class Deduplication:
             answer = await self._peers.ask(ids)
             for message_id in ids:
                 message = self._in_flight.remove_possible_duplicate(message_id)
+                if message is None:
+                    continue
                 if message_id in answer.delivered:
                     on_duplicate(message)
                 elif message_id not in answer.in_flight:

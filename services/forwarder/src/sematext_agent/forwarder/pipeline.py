@@ -13,6 +13,7 @@ nobody else.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from sematext_agent.forwarder.acknowledgements import Acknowledgements
 from sematext_agent.forwarder.consumers import DurableConsumer
@@ -29,9 +30,12 @@ from sematext_agent.forwarder.metrics import DeliveryMetrics, add_figures
 from sematext_agent.forwarder.sender import Sender
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.settlement import Settlement
+from sematext_agent.forwarder.stream_identity import StreamIdentity
 from sematext_agent.shared.bus import Puller
 from sematext_agent.shared.service import Runtime
 from sematext_agent.shared.subjects import FORWARDER_CONSUMER
+
+log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 1.0
 """Pause without a message after which a stop takes the stream for empty: the last events of
@@ -61,7 +65,9 @@ class Pipeline:
         metrics = DeliveryMetrics(health)
         add_figures(health, self.in_flight, self.flow, clock)
         delivered_ids = DeliveredIds()
-        self._acknowledgements = Acknowledgements(self._bus, self.in_flight)
+        self.identity = StreamIdentity(self._bus, self._domain, self.in_flight)
+        self.identity.on_change.append(self._release)
+        self._acknowledgements = Acknowledgements(self._bus, self.identity, self.in_flight)
         self._dead_letters = DeadLetters(runtime, tasks, self._acknowledgements, metrics)
         self.deduplication = Deduplication(
             self._bus, self._domain, self.in_flight, delivered_ids, clock
@@ -111,6 +117,19 @@ class Pipeline:
             tasks.create_task(deduplicate, name="de-duplication"),
             tasks.create_task(keep, name="lease"),
         ]
+
+    def _release(self) -> None:
+        """Leave everything in flight to the stream, unacknowledged: it is delivered again."""
+        if self.in_flight.is_empty and not self._acknowledgements:
+            return
+        log.warning(
+            "the stream counts its events anew: the broker's store was put back to a copy, or the "
+            "stream was made anew (what was in flight is left to the stream)"
+        )
+        self._lease.start_epoch()
+        self.in_flight.forget_messages()
+        self._acknowledgements.forget()
+        self._sender.send_ready()
 
     async def drain(self, seconds: float) -> None:
         """Deliver what still arrives, until nothing does, for `seconds` at most.

@@ -99,6 +99,11 @@ class StreamKeeper:
                 # The requests of the puller vanished with the consumer.
                 self.puller.renew_request()
 
+    def forget_sequences(self) -> None:
+        """Forget every sequence, because the stream gives them out anew."""
+        self.trimmer.forget()
+        self.overtaking.forget()
+
     def _pause_seconds(self) -> float:
         if self.overtaking.is_near_end:
             return overtaking.HANDOVER_SECONDS
@@ -127,12 +132,15 @@ class StreamKeeper:
         names = (await self._request("STREAM.NAMES")).get("streams") or []
         if missing := {config["name"] for config in self.provisioner.configs} - set(names):
             raise JetStreamError(HTTPStatus.NOT_FOUND, f"{', '.join(sorted(missing))} vanished")
+        disturbed_at = self.puller.disturbed_at
         stream = await self._request(f"STREAM.INFO.{EVENTS_STREAM}")
         consumer = await self._consumer.request_info()
         self._note_leader(consumer)
         dead = await self._bus.request_api(f"STREAM.INFO.{DEAD_STREAM}")
         self.status.bytes_max = stream["config"]["max_bytes"]
-        await self.trimmer.trim(stream, consumer)
+        if self._bus.is_connected and self.puller.disturbed_at == disturbed_at:
+            # Otherwise the sequences may be those of a store that was put back to a copy meanwhile.
+            await self.trimmer.trim(stream, consumer)
         await self.dropped_dead_letters.inspect(dead)
         await self.bucket_growth.inspect()
         await self.overtaking.inspect(stream, consumer)

@@ -50,8 +50,12 @@ class Bus:
 
     @property
     def is_connected(self) -> bool:
-        """True while the broker is in reach."""
-        return self._client.is_connected
+        """True while the broker is in reach, and everybody knows of it."""
+        return self._client.is_connected and self._connection.connected.is_set()
+
+    async def wait_until_connected(self) -> None:
+        """Wait until the broker is in reach."""
+        await self._connection.connected.wait()
 
     @property
     def manager(self) -> Any:
@@ -105,7 +109,10 @@ class Bus:
         await self._respond(message, b"-NAK" + delay)
 
     async def _respond(self, message: Message, response: bytes) -> None:
-        # A response that is lost with the connection costs a redelivery, never an event.
+        # A response that is lost with the connection costs a redelivery, never an event. The client
+        # would keep it for its next connection: see `TolerantClient.discard_pending`.
+        if not self._connection.connected.is_set():
+            return
         with contextlib.suppress(nats.errors.Error):
             await self._client.publish(message.reply, response)
 

@@ -135,6 +135,7 @@ class Connection:
 
     async def _on_disconnect(self) -> None:
         self.connected.clear()
+        self.client.discard_pending()
         self.on_change(False)
         for callback in self.disconnect_callbacks:
             callback()

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -59,6 +59,8 @@ class Message(msgspec.Struct, frozen=True):
     time_ns: int
     """Time at which the stream stored it."""
     reply: str
+    received_at: float = 0.0
+    """Seconds of the loop's clock at which it arrived."""
 
     @property
     def id(self) -> str:
@@ -95,7 +97,9 @@ class Puller:
         self._buffer: deque[Message] = deque()
         self._wakeup = asyncio.Event()  # for the iteration: a message is here, or none will be
         self._renewal = asyncio.Event()
-        self._last_arrival_seconds = self._disturbed_seconds = 0.0  # by the loop's clock
+        self._last_arrival_seconds = 0.0  # by the loop's clock
+        self.disturbed_at = 0.0
+        """Seconds of the loop's clock at the start, or when a request had to be renewed last."""
         self._is_refused = self._is_stopped = False
         self._backoff = Backoff(0.1, 5, connection.uniform)
         self.consumer_missing = asyncio.Event()
@@ -141,18 +145,23 @@ class Puller:
         before it delivered last, and deliver that again, to anyone, as if it were the first time.
         It may take long until a backlog is through, so the age of a message counts.
         """
-        disturbed_seconds_ago = asyncio.get_running_loop().time() - self._disturbed_seconds
+        disturbed_seconds_ago = asyncio.get_running_loop().time() - self.disturbed_at
         return disturbed_seconds_ago < REDELIVERY_SECONDS + max(0.0, age_seconds)
 
     def expect_redelivery(self) -> None:
         """Count what is stored until a minute from now as perhaps delivered before."""
-        self._disturbed_seconds = asyncio.get_running_loop().time()
+        self.disturbed_at = asyncio.get_running_loop().time()
 
     def renew_request(self) -> None:
         """Forget the request, because its messages are not coming, and make a new one."""
         self.expect_redelivery()
         self._outstanding = 0
         self._renewal.set()
+
+    @property
+    def buffered(self) -> Sequence[Message]:
+        """Return the messages that have arrived and were not handed out yet."""
+        return self._buffer
 
     @property
     def _consumer_name(self) -> str:
@@ -204,7 +213,7 @@ class Puller:
         self._outstanding = max(0, self._outstanding - 1)
         self.consumer_missing.clear()
         self._backoff.reset()
-        decoded = _decode_delivery(message)
+        decoded = _decode_delivery(message, self._last_arrival_seconds)
         if self._is_stopped:
             # Nobody takes it any more: back to the stream, for the next puller.
             with contextlib.suppress(nats.errors.Error):
@@ -238,7 +247,7 @@ class Puller:
         self._renewal.set()
 
 
-def _decode_delivery(message: Msg) -> Message | None:
+def _decode_delivery(message: Msg, received_at: float = 0.0) -> Message | None:
     """Return a delivered message with the numbers that stand in its reply subject.
 
     `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, or the
@@ -260,4 +269,5 @@ def _decode_delivery(message: Msg) -> Message | None:
         pending_count=pending_count,
         time_ns=time_ns,
         reply=message.reply,
+        received_at=received_at,
     )
