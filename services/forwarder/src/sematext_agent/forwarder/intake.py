@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from sematext_agent.forwarder.acknowledgements import Acknowledgements
-from sematext_agent.forwarder.dead_letters import DeadLetters, excerpt
+from sematext_agent.forwarder.dead_letters import DeadLetters, excerpt, fallback_id
 from sematext_agent.forwarder.deduplication import Deduplication
 from sematext_agent.forwarder.delivered_ids import DeliveredIds
 from sematext_agent.forwarder.delivery import Delivery
@@ -20,7 +20,6 @@ from sematext_agent.forwarder.sender import Sender
 from sematext_agent.shared.bus import Message, Puller
 from sematext_agent.shared.clock import Clock
 from sematext_agent.shared.events import NewerEventError, decode, parse_rfc3339
-from sematext_agent.shared.subjects import EVENTS_STREAM
 
 _UPGRADE = "upgrade this forwarder, then `agentctl dead replay` sends it"
 
@@ -43,6 +42,8 @@ class Intake:
     dead_letters: DeadLetters
     metrics: DeliveryMetrics
     clock: Clock
+    domain: str = ""
+    """The JetStream domain of the stream of events."""
     received_at: float = 0.0
     """Monotonic seconds of the last message."""
 
@@ -86,7 +87,7 @@ class Intake:
         self.acknowledgements.add(message)
 
     def _dead_letter(self, message: Message, reason: str, detail: str) -> None:
-        delivery = self._create(message, f"{EVENTS_STREAM}:{message.sequence}")
+        delivery = self._create(message, fallback_id(message, self.domain))
         if delivery.id not in self.in_flight:
             self.in_flight.add(delivery)
             self.dead_letters.add(delivery, 0, detail, reason)

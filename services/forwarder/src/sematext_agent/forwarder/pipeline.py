@@ -97,6 +97,7 @@ class Pipeline:
             self._dead_letters,
             metrics,
             clock,
+            self._domain,
         )
 
     def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
