@@ -53,6 +53,11 @@ class Bus:
         """True while the broker is in reach, and everybody knows of it."""
         return self._client.is_connected and self._connection.connected.is_set()
 
+    @property
+    def reconnected_at(self) -> float:
+        """Seconds of the loop's clock at the last reconnect; minus infinity before the first."""
+        return self._connection.reconnected_at
+
     async def wait_until_connected(self) -> None:
         """Wait until the broker is in reach."""
         await self._connection.connected.wait()
