@@ -16,6 +16,7 @@ from sematext_agent.forwarder.acknowledgements import Acknowledgements
 from sematext_agent.forwarder.in_flight import InFlight
 from sematext_agent.forwarder.stream_identity import StreamIdentity
 from sematext_agent.shared.bus import Bus, BusError, Message
+from sematext_agent.shared.clock import SYSTEM_CLOCK
 
 HELD = 3
 SAFE = 2
@@ -153,7 +154,13 @@ class StreamStub:
         self.is_connected = True
         self.acknowledged: list[int] = []
 
-    async def acknowledge(self, message: Message) -> None:
+    def new_inbox(self) -> str:
+        return "_INBOX.a"
+
+    async def subscribe(self, subject: str, handler: object) -> None:
+        pass
+
+    async def acknowledge(self, message: Message, reply: str = "") -> None:
         self.acknowledged.append(message.sequence)
 
     async def wait_until_connected(self) -> None:
@@ -197,7 +204,7 @@ async def test_an_acknowledgement_waits_until_the_stream_is_known_to_be_the_same
     puller: Any = PullerStub()
     in_flight = InFlight(puller)
     identity = StreamIdentity(stream, "", in_flight)
-    acknowledgements = Acknowledgements(stream, identity, in_flight)
+    acknowledgements = Acknowledgements(stream, identity, in_flight, SYSTEM_CLOCK)
     identity.on_change.append(acknowledgements.forget)
     message = Message("events.a", b"", {}, 9, 1, 0, 0, "", received_at=1.0)
     await identity.admit(message)

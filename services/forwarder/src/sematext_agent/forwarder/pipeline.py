@@ -67,12 +67,20 @@ class Pipeline:
         delivered_ids = DeliveredIds()
         self.identity = StreamIdentity(self._bus, self._domain, self.in_flight)
         self.identity.on_change.append(self._release)
-        self._acknowledgements = Acknowledgements(self._bus, self.identity, self.in_flight)
+        self._acknowledgements = Acknowledgements(self._bus, self.identity, self.in_flight, clock)
         self._dead_letters = DeadLetters(runtime, tasks, self._acknowledgements, metrics)
         self.deduplication = Deduplication(
             self._bus, self._domain, self.in_flight, delivered_ids, clock
         )
-        self._sender = Sender(destination, self.flow, self._lease, self.in_flight, metrics, clock)
+        self._sender = Sender(
+            destination,
+            self.flow,
+            self._lease,
+            self._acknowledgements,
+            self.in_flight,
+            metrics,
+            clock,
+        )
         self._settlement = Settlement(
             settings,
             clock,
@@ -110,7 +118,7 @@ class Pipeline:
             self._bus,
             consumer,
             self._clock,
-            self._sender.send_ready,
+            self._acknowledgements.confirm,
         )
         return [
             tasks.create_task(self._settlement.run(), name="settlement"),
