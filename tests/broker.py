@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -74,6 +75,17 @@ class NatsServer:
             os.waitpid(self._process.pid, os.WUNTRACED)
         if number in (signal.SIGKILL, signal.SIGTERM):
             self._process.wait()
+
+    def save(self) -> Path:
+        """Stops the server in order, and returns a copy of its store, as a backup has it."""
+        self.signal(signal.SIGTERM)
+        return Path(shutil.copytree(self.store / "jetstream", self.store / "backup"))
+
+    def put_back(self, backup: Path) -> None:
+        """Stops the server, and puts its store back to the copy."""
+        self.stop()
+        shutil.rmtree(self.store / "jetstream")
+        shutil.copytree(backup, self.store / "jetstream")
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ class BrokerStub:
 
     async def extend_ack_deadline(self, message: Message) -> None:
         self.extended.append(message.sequence)
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        self.reconnect = callback
 
     async def request_info(self) -> None:
         if not self.is_reachable:
@@ -54,7 +58,7 @@ class Round:
         self.in_flight.add(delivery)
 
     async def run(self) -> None:
-        def count() -> None:
+        def count(requested_at: float) -> None:
             self.renewed += 1
 
         broker: Any = self.broker
@@ -90,6 +94,19 @@ async def test_without_an_answer_it_expires(keeper: Round) -> None:
     keeper.clock.advance(1)
     assert keeper.lease.is_expired()
     assert keeper.renewed == 0
+
+
+async def test_it_is_renewed_at_once_after_a_reconnect(
+    keeper: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for the broker to be back is sent then."""
+    monkeypatch.setattr(consumers, "ACK_WAIT_SECONDS", 1000)
+    running = asyncio.create_task(keeper.run())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    keeper.broker.reconnect()
+    await running
+    assert keeper.renewed == 1
 
 
 async def test_an_expiry_starts_an_epoch_and_gives_up_what_arrived_before(

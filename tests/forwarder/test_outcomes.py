@@ -8,7 +8,7 @@ import json
 import time
 
 import pytest
-from broker import wait_until
+from broker import wait_for_streams, wait_until
 from forwarding import (
     Oracle,
     Publisher,
@@ -20,6 +20,7 @@ from forwarding import (
 from receiver import Receiver, Reply
 
 from sematext_agent.forwarder import settlement
+from sematext_agent.forwarder.dead_letters import fallback_id
 from sematext_agent.shared import bus
 from sematext_agent.shared.events import event_id
 from sematext_agent.shared.settings import Duration
@@ -237,6 +238,35 @@ async def test_a_message_without_an_id_or_on_an_odd_subject_is_delivered_or_dead
             await asyncio.sleep(0.02)
     assert letters[0]["subject"] == "dead.events.o_d_d"
     assert letters[0]["headers"]["Nats-Msg-Id"].startswith("EVENTS:")
+
+
+async def test_dead_letters_without_an_id_are_kept_when_the_stream_was_made_anew(
+    start: Start, connection: bus.Bus
+) -> None:
+    """Both had the first sequence of their stream."""
+    await start()
+    await connection.send("events.a", b"first")
+    await until_dead(connection, 1)
+    await connection.request_api("STREAM.DELETE.EVENTS")
+    await wait_for_streams(connection)
+    await connection.send("events.a", b"second")
+    await until_dead(connection, 2)
+    assert {letter["data"] for letter in await dead_letters(connection)} == {b"first", b"second"}
+
+
+async def until_dead(connection: bus.Bus, letters: int) -> None:
+    async with asyncio.timeout(10):
+        while len(await dead_letters(connection)) < letters:
+            await asyncio.sleep(0.05)
+
+
+def test_dead_letters_of_two_domains_have_different_ids() -> None:
+    message = bus.Message("events.a", b"", {}, 1, 1, 0, 7, "")
+    assert {fallback_id(message, domain) for domain in ("", "a", "b")} == {
+        "EVENTS:1:7",
+        "EVENTS-a:1:7",
+        "EVENTS-b:1:7",
+    }
 
 
 async def test_an_event_that_alone_fails_for_ever_ends_as_a_dead_letter(

@@ -81,6 +81,40 @@ async def test_a_stopped_peer_is_waited_for_once(
             assert await asker.ask(["a"]) == PeerAnswer()
 
 
+async def test_a_peer_that_reconnects_later_is_asked_all_the_same(
+    nats_server: NatsServer, connection: bus.Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker keeps no question for it, and after its own reconnect it may take a while."""
+    monkeypatch.setattr(peers, "ANSWER_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(peers, "RECONNECT_SECONDS", 5.0)
+
+    def answer(ids: Iterable[str], asker_gives_way: bool) -> PeerAnswer:
+        return PeerAnswer(delivered=frozenset(ids))
+
+    second = await bus.connect(ServiceSettings(nats_url=(nats_server.url,)), "second")
+    asker, peer = Peers(connection, "", answer), Peers(second, "", answer)
+    await asker.discover()
+    await peer.discover()
+    connect_to_server = second._client._select_next_server
+    may_reconnect = asyncio.Event()
+
+    async def reconnect_later() -> None:
+        await may_reconnect.wait()
+        await connect_to_server()
+
+    monkeypatch.setattr(second._client, "_select_next_server", reconnect_later)
+    nats_server.stop()
+    await wait_until(lambda: not connection.is_connected)
+    nats_server.start()
+    asking = asyncio.create_task(asker.ask(["a"]))
+    await connection.wait_until_connected()
+    await asyncio.sleep(2 * peers.ANSWER_SECONDS_MAX)
+    assert not asking.done()
+    may_reconnect.set()
+    assert (await asking).delivered == {"a"}
+    await second.close()
+
+
 def test_the_fields_on_the_wire_are_those_of_every_version() -> None:
     question = msgspec.json.encode(PeerQuestion("inbox", ("a",)))
     assert question == b'{"asker":"inbox","ids":["a"]}'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
@@ -11,6 +11,7 @@ from forwarder.virtual_time import VirtualClock
 from forwarding import an_encoded_event
 
 from sematext_agent.forwarder import lease, settlement
+from sematext_agent.forwarder.concurrency_limiter import IN_FLIGHT_MAX
 from sematext_agent.forwarder.destination import Answer, Judgement, OnAnswer
 from sematext_agent.forwarder.host_facts import HostFactsCache
 from sematext_agent.forwarder.pipeline import Pipeline
@@ -34,10 +35,19 @@ class BusStub:
         self.given_back: list[int] = []
         self.dead_letters: list[dict[str, str]] = []
 
+    async def wait_until_connected(self) -> None:
+        pass
+
     def new_inbox(self) -> str:
         return "_INBOX.a"
 
-    async def acknowledge(self, message: Message) -> None:
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        pass
+
+    async def subscribe(self, subject: str, handler: object) -> None:
+        pass
+
+    async def acknowledge(self, message: Message, reply: str = "") -> None:
         self.acknowledged.append(message.sequence)
 
     async def negative_acknowledge(self, message: Message, seconds: float = 0) -> None:
@@ -52,7 +62,11 @@ class BusStub:
 class PullerStub:
     """Stands for a puller."""
 
-    expects_redelivery = False
+    disturbed_at = 0.0
+    buffered = ()
+
+    def expects_redelivery(self, age_seconds: float) -> bool:
+        return False
 
     def resize(self, window: int, bytes_max: int = 0) -> None:
         pass
@@ -224,6 +238,27 @@ async def test_after_the_lease_expired_nothing_is_sent(line: Line) -> None:
     assert line.bus.acknowledged == []
     assert line.count("released") == 2
     assert line.pipeline.in_flight.is_empty
+
+
+async def test_while_the_broker_is_away_nothing_is_sent(line: Line) -> None:
+    """It could not be acknowledged."""
+    line.bus.is_connected = False
+    line.receive(1)
+    assert not line.destination.pending
+    line.bus.is_connected = True
+    line.pipeline._acknowledgements.confirm(line.clock.now)  # as the first renewal of the lease
+    assert len(line.destination.pending) == 1
+
+
+async def test_what_is_not_confirmed_counts_as_in_flight(line: Line) -> None:
+    for sequence in range(IN_FLIGHT_MAX):
+        line.receive(sequence, an_encoded_event(id=str(sequence)))
+        await line.answer(200)
+    assert len(line.bus.acknowledged) == IN_FLIGHT_MAX
+    line.receive(IN_FLIGHT_MAX, an_encoded_event(id="next"))
+    assert not line.destination.pending
+    line.pipeline._acknowledgements.confirm(line.clock.now)
+    assert len(line.destination.pending) == 1
 
 
 async def test_a_stop_gives_back_what_is_not_settled(line: Line) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from broker import NatsServer, wait_until
+from virtual_time import ManualClock
 
 from sematext_agent.forwarder import stream_configs, trimmer
 from sematext_agent.forwarder import streams as streams_module
@@ -153,6 +155,20 @@ async def test_a_consumer_that_vanishes_begins_again_where_it_was(
     assert info["num_pending"] == 0
 
 
+async def test_after_a_consumer_was_made_anew_redeliveries_are_expected(
+    streams: StreamKeeper, connection: bus.Bus
+) -> None:
+    """Also where this forwarder had no request open, which would have shown it."""
+    await streams.provisioner.provision()
+    await streams.inspect()
+    await streams.inspect()
+    assert not streams.puller.expects_redelivery()
+    await connection.request_api("CONSUMER.DELETE.EVENTS.forwarder")
+    await streams.provisioner.provision()
+    await streams.inspect()
+    assert streams.puller.expects_redelivery()
+
+
 async def test_a_consumer_of_a_new_stream_begins_at_its_first_event(
     kept: bus.Puller, connection: bus.Bus, streams: StreamKeeper
 ) -> None:
@@ -190,6 +206,112 @@ async def test_events_that_are_not_delivered_are_never_trimmed(
     state = (await connection.request_api("STREAM.INFO.EVENTS"))["state"]
     assert state["messages"] == 20
     assert streams.status.lag == 20
+
+
+async def deliver_all(connection: bus.Bus, prefix: str, events: int) -> None:
+    """Publish events, and acknowledge each at the consumer, as a forwarder does."""
+    publishes = (connection.publish("events.a", b"x", f"{prefix}{n}") for n in range(events))
+    await asyncio.gather(*publishes)
+    taken = 0
+    async for message in connection.create_puller("EVENTS", "forwarder", events):
+        await connection.acknowledge(message)
+        taken += 1
+        if taken == events:
+            break
+    await connection.flush()
+
+
+async def test_events_of_a_store_that_was_put_back_to_a_copy_are_not_trimmed_undelivered(
+    connection: bus.Bus,
+    nats_server: NatsServer,
+    manual_clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their sequences are those of events that were delivered before."""
+    monkeypatch.setattr(trimmer, "HISTORY_EVENTS_MIN", 10)
+    streams = StreamKeeper(connection, SETTINGS, Health("forwarder", "test"), manual_clock)
+    await streams.provisioner.provision()
+    await deliver_all(connection, "a", 20)
+    backup = await asyncio.to_thread(nats_server.save)
+    nats_server.start()
+    await connection.wait_until_connected()
+    await deliver_all(connection, "b", 40)
+    await eventually_delivered(streams, 61)
+
+    await asyncio.to_thread(nats_server.put_back, backup)
+    nats_server.start()
+    await connection.wait_until_connected()
+    publishes = (connection.publish("events.a", b"x", f"c{n}") for n in range(60))
+    await asyncio.gather(*publishes)
+    manual_clock.advance(stream_configs.DUPLICATE_WINDOW_SECONDS + 1)
+    await streams.inspect()
+    stream = await connection.request_api("STREAM.INFO.EVENTS")
+    consumer = await connection.request_api("CONSUMER.INFO.EVENTS.forwarder")
+    assert stream["state"]["last_seq"] == 80
+    assert stream["state"]["first_seq"] <= 21
+    assert consumer["num_pending"] == 60
+
+
+async def eventually_delivered(streams: StreamKeeper, first_undelivered: int) -> None:
+    """Inspect until all events before this one count as delivered."""
+    async with asyncio.timeout(10):
+        while streams.trimmer.first_undelivered != first_undelivered:
+            await streams.inspect()
+
+
+async def test_a_stream_that_was_put_back_to_a_copy_keeps_a_whole_duplicate_window(
+    streams: StreamKeeper, manual_clock: ManualClock
+) -> None:
+    """A collector may publish again what the copy does not have."""
+    purged: list[int] = []
+
+    class Broker:
+        async def request_api(self, call: str, request: dict[str, int], domain: str) -> None:
+            purged.append(request["seq"])
+
+    def info(last_sequence: int) -> dict[str, Any]:
+        state = {"first_seq": 1, "last_seq": last_sequence, "bytes": 0}
+        return {"created": "x", "state": state, "config": {"max_bytes": 1000}}
+
+    def delivered(sequence: int) -> dict[str, Any]:
+        return {"ack_floor": {"stream_seq": sequence}}
+
+    broker: Any = Broker()
+    trimming = trimmer.Trimmer(broker, "", manual_clock)
+    await trimming.trim(info(50_000), delivered(50_000))
+    await trimming.trim(info(20_000), delivered(20_000))  # the copy
+    assert trimming.first_undelivered == 20_001
+    manual_clock.advance(stream_configs.DUPLICATE_WINDOW_SECONDS - 1)
+    await trimming.trim(info(60_000), delivered(60_000))
+    manual_clock.advance(2)
+    await trimming.trim(info(60_000), delivered(60_000))
+    assert purged == [20_001]
+    assert trimming.resume_sequence(info(50_000)) == 1  # where the consumer is not in the copy
+
+
+async def test_nothing_is_trimmed_by_the_numbers_of_before_a_disturbance(
+    kept: bus.Puller,
+    streams: StreamKeeper,
+    connection: bus.Bus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the inspection and the request the broker's store may have been put back."""
+    monkeypatch.setattr(trimmer, "HISTORY_EVENTS_MIN", 0)
+    monkeypatch.setattr(stream_configs, "DUPLICATE_WINDOW_SECONDS", -1)
+    request_info = streams._consumer.request_info
+
+    async def request_info_and_disturb() -> dict[str, Any]:
+        info = await request_info()
+        streams.puller.expect_redelivery()
+        return info
+
+    monkeypatch.setattr(streams._consumer, "request_info", request_info_and_disturb)
+    await fill(connection, 10)
+    async with asyncio.timeout(10):
+        while (await request_info())["ack_floor"]["stream_seq"] != 10:
+            await asyncio.sleep(0.02)
+    await streams.inspect()
+    assert (await connection.request_api("STREAM.INFO.EVENTS"))["state"]["messages"] == 10
 
 
 async def test_history_is_kept_for_taps_and_then_trimmed(

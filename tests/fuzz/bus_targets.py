@@ -88,7 +88,11 @@ class _Tasks:
 
 
 class _NoPuller:
-    expects_redelivery = False
+    disturbed_at = 0.0
+    buffered = ()
+
+    def expects_redelivery(self, age_seconds: float) -> bool:
+        return False
 
     def resize(self, window: int, bytes_max: int = 0) -> None:
         pass

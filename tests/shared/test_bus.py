@@ -13,6 +13,7 @@ from sematext_agent.shared.bus import (
     Bus,
     BusError,
     JetStreamError,
+    Msg,
     PublishTimeout,
     StreamConfig,
     publisher,
@@ -27,6 +28,18 @@ async def test_undecodable_messages_on_the_acknowledgement_inbox_do_not_stop_pub
     inbox = stream._publisher._inbox.encode()
     raw_publish(nats_server, frame(inbox + b".\xff", b"{"), frame(inbox + b".999", b"not json"))
     assert (await stream.publish("events.a", b"x", "1")).seq == 1
+
+
+@pytest.mark.parametrize("answer", [b"{}", b'{"stream":"EVENTS"}', b'{"seq":0}', b'{"seq":-1}'])
+async def test_an_answer_without_a_sequence_is_no_acknowledgement(
+    connection: Bus, answer: bytes
+) -> None:
+    async def respond(message: Msg) -> None:
+        await connection.send(message.reply, answer)
+
+    await connection.subscribe("plain.a", respond)
+    with pytest.raises(PublishTimeout, match="no sequence"):
+        await connection.publish("plain.a", b"x", "1")
 
 
 async def test_an_error_acknowledgement_is_raised_and_the_next_publish_works(stream: Bus) -> None:

@@ -84,6 +84,75 @@ async def test_a_puller_repeats_a_lost_request_after_missing_heartbeats(
     assert received == [b"one", b"two"]
 
 
+async def test_completed_requests_are_no_refusals_and_bring_no_redelivery(
+    stream: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-server 2.15 ends every request that has a limit of bytes with a status 409."""
+    monkeypatch.setattr(puller_module, "REDELIVERY_SECONDS", 0)
+    puller = stream.create_puller("EVENTS", "forwarder", window=4)
+    puller.resize(4, bytes_max=30_000)
+    expected: list[bool] = []
+    statuses: list[str] = []
+    on_control = puller._on_control
+
+    def note(headers: dict[str, str]) -> None:
+        statuses.append(headers.get("Description", ""))
+        on_control(headers)
+
+    monkeypatch.setattr(puller, "_on_control", note)
+    for number in range(20):
+        await stream.publish("events.a", b"x", str(number))
+    async with asyncio.timeout(5):
+        async for message in puller:
+            await stream.acknowledge(message)
+            expected.append(puller.expects_redelivery())
+            assert not puller._is_refused
+            if len(expected) == 20:
+                break
+    assert statuses.count("Batch Completed") >= 4
+    assert not any(expected)
+
+
+async def test_after_a_loss_of_the_server_what_was_stored_before_counts_as_delivered_before(
+    stream: Bus, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the backlog takes; but not what was stored later."""
+    monkeypatch.setattr(puller_module, "REDELIVERY_SECONDS", 0)
+    puller = stream.create_puller("EVENTS", "forwarder", window=4)
+    await stream.publish("events.a", b"x", "1")
+    await anext(aiter(puller))
+    assert not puller.expects_redelivery(age_seconds=0)
+    nats_server.signal(signal.SIGKILL)
+    await wait_until(lambda: not stream.is_connected)
+    nats_server.start()
+    puller.renew_request()
+    await asyncio.sleep(0.05)
+    assert puller.expects_redelivery(age_seconds=1000)
+    assert not puller.expects_redelivery(age_seconds=0.01)
+
+
+async def test_a_puller_that_had_no_request_open_for_long_expects_redeliveries(
+    stream: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server may lead the consumer by now, and no request of it could show that."""
+    monkeypatch.setattr(puller_module, "REDELIVERY_SECONDS", 0)
+    puller = stream.create_puller("EVENTS", "forwarder", window=1)
+    messages = aiter(puller)
+    await stream.publish("events.a", b"1", "1")
+    await stream.acknowledge(await anext(messages))
+    puller.resize(0)
+    monkeypatch.setattr(puller_module, "REDELIVERY_SECONDS", 60)
+    puller.disturbed_at = -1000.0
+    monkeypatch.setattr(puller_module, "HEARTBEAT_SECONDS", 0.05)
+    await asyncio.sleep(0.11)  # less than the three heartbeats of a silence
+    assert not puller.expects_redelivery()
+    puller.resize(1)
+    await stream.publish("events.a", b"2", "2")
+    async with asyncio.timeout(5):
+        await anext(messages)
+    assert puller.expects_redelivery()
+
+
 async def test_a_puller_reports_a_missing_consumer_and_continues_when_it_is_back(
     stream: Bus,
 ) -> None:
@@ -149,3 +218,23 @@ async def test_a_puller_receives_no_more_bytes_than_it_requests(stream: Bus) -> 
                 break
     info = await stream.request_api("CONSUMER.INFO.EVENTS.forwarder")
     assert (len(received), info["num_ack_pending"], info["num_pending"]) == (3, 3, 5)
+
+
+async def test_a_response_of_before_a_reconnect_is_not_sent_after_it(
+    stream: Bus, nats_server: NatsServer
+) -> None:
+    """By then its sequence may be that of another message."""
+    await stream.publish("events.a", b"x", "1")
+    message = await anext(aiter(stream.create_puller("EVENTS", "forwarder", window=1)))
+    await stream.flush()
+    nats_server.signal(signal.SIGTERM)  # it keeps what it has delivered
+    # In the buffer of the client, where a publish waits until its task writes it.
+    await stream._client._send_command(b"PUB %s 4\r\n+ACK\r\n" % message.reply.encode())
+    await wait_until(lambda: not stream.is_connected)
+    await stream.acknowledge(message)
+    nats_server.start()
+    await stream.wait_until_connected()
+    await stream.flush()
+    await asyncio.sleep(0.2)  # the server takes acknowledgements from a queue
+    info = await stream.request_api("CONSUMER.INFO.EVENTS.forwarder")
+    assert info["num_ack_pending"] == 1

@@ -113,6 +113,7 @@ def _stream_management(domain: str) -> tuple[str, ...]:
         ),
         f"{api}.STREAM.NAMES",
         f"{api}.STREAM.PURGE.{EVENTS_STREAM}",
+        f"{api}.STREAM.MSG.GET.{EVENTS_STREAM}",
         *(
             f"{api}.CONSUMER.{verb}.{consumer}"
             for verb in ("INFO", "CREATE", "MSG.NEXT")

@@ -39,12 +39,23 @@ _SUBJECT_CHARACTERS_MAX = 1000
 _EXCERPT_BYTES = 64
 
 
+def fallback_id(message: Message, domain: str) -> str:
+    """Return an id for `message` of the stream in `domain`, where its own cannot be used.
+
+    It is the same at every redelivery. The time at which the message was stored distinguishes two
+    messages that had the same sequence, one of them before the stream was made anew.
+    """
+    stream = f"{EVENTS_STREAM}-{domain}" if domain else EVENTS_STREAM
+    return f"{stream}:{message.sequence}:{message.time_ns}"
+
+
 async def store_dead_letter(
-    bus: Bus, clock: Clock, message: Message, status: int, reason: str
+    bus: Bus, clock: Clock, message: Message, domain: str, status: int, reason: str
 ) -> None:
     """Store `message` in the dead-letter stream; return once it is safe, however long that takes.
 
-    `status` is the destination's, or 0 where the event was never sent.
+    `domain` is that of the stream of events. `status` is the destination's, or 0 where the event
+    was never sent.
     """
     headers = {
         DEAD_REASON_HEADER: _ascii(reason)[:_REASON_CHARACTERS_MAX],
@@ -55,7 +66,7 @@ async def store_dead_letter(
     # Its own id, or one that is the same at every redelivery: the stream stores it once.
     message_id = _ascii(message.id)
     if not 0 < len(message_id) <= _ID_CHARACTERS_MAX:
-        message_id = f"{EVENTS_STREAM}:{message.sequence}"
+        message_id = fallback_id(message, domain)
     subject = dead_subject(_clean(message.subject))
     await retry(
         partial(bus.publish, subject, message.data, message_id, headers),
@@ -85,7 +96,8 @@ class DeadLetters:
     def add(self, delivery: Delivery, status: int, detail: str, reason: str) -> None:
         """Begin to store `delivery`: `detail` is for a person, `reason` a label of the metric."""
         transition(delivery, DeliveryState.DEAD_LETTERING)
-        task = self._tasks.create_task(self._store(delivery, status, detail, reason))
+        message = next(iter(delivery.messages.values()))
+        task = self._tasks.create_task(self._store(delivery, message, status, detail, reason))
         self._storing[task] = None
         task.add_done_callback(self._storing.pop)
 
@@ -94,10 +106,12 @@ class DeadLetters:
         for task in self._storing:
             task.cancel()
 
-    async def _store(self, delivery: Delivery, status: int, detail: str, reason: str) -> None:
-        message = next(iter(delivery.messages.values()))
+    async def _store(
+        self, delivery: Delivery, message: Message, status: int, detail: str, reason: str
+    ) -> None:
         runtime = self._runtime
-        await store_dead_letter(runtime.bus, runtime.clock, message, status, detail)
+        domain = runtime.settings.nats_domain
+        await store_dead_letter(runtime.bus, runtime.clock, message, domain, status, detail)
         self._metrics.dead_lettered.labels(reason).inc()
         runtime.health.record_error(
             f"made event {delivery.id} on {message.subject} a dead letter: {detail}"

@@ -9,6 +9,8 @@ from sematext_agent.forwarder.delivered_ids import DeliveredIds
 from sematext_agent.forwarder.in_flight import InFlight
 from sematext_agent.forwarder.peers import PeerAnswer, Peers
 from sematext_agent.shared.bus import Bus, Message, Puller
+from sematext_agent.shared.clock import Clock
+from sematext_agent.shared.events import NS_PER_SECOND
 
 OnMessage = Callable[[Message], None]
 
@@ -17,11 +19,17 @@ class Deduplication:
     """The decision whether a redelivered event still has to be sent; `run` makes it."""
 
     def __init__(
-        self, bus: Bus, domain: str, in_flight: InFlight, delivered_ids: DeliveredIds
+        self,
+        bus: Bus,
+        domain: str,
+        in_flight: InFlight,
+        delivered_ids: DeliveredIds,
+        clock: Clock,
     ) -> None:
         """Compare with what this forwarder has delivered and has in flight, and ask the others."""
         self._in_flight = in_flight
         self._delivered_ids = delivered_ids
+        self._clock = clock
         self._is_pending = asyncio.Event()
         self._peers = Peers(bus, domain, self._answer)
 
@@ -34,8 +42,10 @@ class Deduplication:
 
         Returns whether it was kept.
         """
-        if message.delivery_count <= 1 and not puller.expects_redelivery:
-            return False
+        if message.delivery_count <= 1:
+            age_seconds = (self._clock.wall_ns() - message.time_ns) / NS_PER_SECOND
+            if not puller.expects_redelivery(age_seconds):
+                return False
         if not message.id or message.id in self._in_flight or message.id in self._delivered_ids:
             return False
         self._in_flight.add_possible_duplicate(message)
@@ -55,6 +65,8 @@ class Deduplication:
             answer = await self._peers.ask(ids)
             for message_id in ids:
                 message = self._in_flight.remove_possible_duplicate(message_id)
+                if message is None:
+                    continue
                 if message_id in answer.delivered:
                     on_duplicate(message)
                 elif message_id not in answer.in_flight:

@@ -54,6 +54,7 @@ async def forward(
     try:
         async with asyncio.TaskGroup() as tasks:
             pipeline = Pipeline(runtime, streams.puller, facts, destination, tasks, uniform)
+            pipeline.identity.on_change.append(streams.forget_sequences)
             helpers = [
                 tasks.create_task(streams.keep(), name="streams"),
                 tasks.create_task(facts.refresh(), name="facts"),
@@ -82,7 +83,7 @@ async def _pull(pipeline: Pipeline, streams: StreamKeeper, facts: HostFactsCache
     await asyncio.gather(streams.ready.wait(), pipeline.deduplication.discover_peers())
     await facts.preload()
     async for message in streams.puller:
-        if not await streams.overtaking.skip(message):
+        if await pipeline.identity.admit(message) and not await streams.overtaking.skip(message):
             pipeline.intake.receive(message, streams.puller)
 
 
@@ -90,7 +91,8 @@ async def _pull_overtaking(pipeline: Pipeline, streams: StreamKeeper) -> None:
     async for puller in streams.overtaking.pullers():
         with pipeline.in_flight.share_window(puller):
             async for message in puller:
-                pipeline.intake.receive(message, puller)
+                if await pipeline.identity.admit(message):
+                    pipeline.intake.receive(message, puller)
 
 
 async def _end(

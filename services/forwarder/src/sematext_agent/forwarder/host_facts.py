@@ -11,10 +11,11 @@ import logging
 
 import msgspec
 
+from sematext_agent.forwarder.destination import Destination
 from sematext_agent.shared.bus import Bus, BusError
 from sematext_agent.shared.clock import SYSTEM_CLOCK, Clock
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
-from sematext_agent.shared.events import HostFacts
+from sematext_agent.shared.events import Event, HostFacts
 from sematext_agent.shared.subjects import HOSTS_BUCKET, bucket_key
 
 log = logging.getLogger(__name__)
@@ -84,3 +85,12 @@ class HostFactsCache:
                 log.warning("the facts of %s cannot be read: %s", stored_key, error)
         seconds = FRESH_SECONDS if facts else MISSING_SECONDS
         self._facts[stored_key] = facts, self._clock.monotonic() + seconds
+
+
+def encode_event(destination: Destination, facts: HostFactsCache, event: Event) -> bytes:
+    """Return the document of `event` for `destination`, with the cached facts of its host.
+
+    Raises:
+        ValueError: the event has no form at this destination.
+    """
+    return destination.encode(event, facts.get(event.origin))

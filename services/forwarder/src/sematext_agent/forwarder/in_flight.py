@@ -22,7 +22,7 @@ class InFlight:
         self._deliveries: dict[str, Delivery] = {}
         self.possible_duplicates: dict[str, Message] = {}
         """The messages of events that another forwarder may have delivered, by id."""
-        self._pullers = [puller]
+        self.pullers = [puller]
         self.bytes = 0
         """Bytes of the deliveries."""
         self._update_window()
@@ -60,26 +60,36 @@ class InFlight:
         self.bytes -= delivery.size_bytes
         self._update_window()
 
+    def forget_messages(self) -> None:
+        """Leave all messages to the stream: none of them is acknowledged any more.
+
+        What is being sent remains known here, and is acknowledged by a redelivery.
+        """
+        self.possible_duplicates.clear()
+        for delivery in self:
+            delivery.messages.clear()
+        self._update_window()
+
     def add_possible_duplicate(self, message: Message) -> None:
         """Keep `message` until the other forwarders have answered."""
         self.possible_duplicates[message.id] = message
         self._update_window()
 
-    def remove_possible_duplicate(self, message_id: str) -> Message:
-        """Return the message with this id, which is decided now."""
-        message = self.possible_duplicates.pop(message_id)
+    def remove_possible_duplicate(self, message_id: str) -> Message | None:
+        """Return the message with this id, which is decided now; None where it was forgotten."""
+        message = self.possible_duplicates.pop(message_id, None)
         self._update_window()
         return message
 
     @contextlib.contextmanager
     def share_window(self, puller: Puller) -> Iterator[None]:
         """Divide the window between `puller` and the other pullers while the block runs."""
-        self._pullers.append(puller)
+        self.pullers.append(puller)
         self._update_window()
         try:
             yield
         finally:
-            self._pullers.remove(puller)
+            self.pullers.remove(puller)
             self._update_window()
 
     def _update_window(self) -> None:
@@ -87,7 +97,7 @@ class InFlight:
         events = EVENTS_MAX - len(self._deliveries) - len(self.possible_duplicates)
         bytes_left = BYTES_MAX - self.bytes
         is_worthwhile = events >= EVENTS_MAX // 4 and bytes_left >= BYTES_MAX // 4
-        pullers = len(self._pullers)
-        for puller in self._pullers:
+        pullers = len(self.pullers)
+        for puller in self.pullers:
             # Half of the bytes are for the messages, the other half for their documents.
             puller.resize(events // pullers if is_worthwhile else 0, bytes_left // 2 // pullers)

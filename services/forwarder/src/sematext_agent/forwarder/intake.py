@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
 from sematext_agent.forwarder.acknowledgements import Acknowledgements
-from sematext_agent.forwarder.dead_letters import DeadLetters, excerpt
+from sematext_agent.forwarder.dead_letters import DeadLetters, excerpt, fallback_id
 from sematext_agent.forwarder.deduplication import Deduplication
 from sematext_agent.forwarder.delivered_ids import DeliveredIds
 from sematext_agent.forwarder.delivery import Delivery
-from sematext_agent.forwarder.destination import Destination
-from sematext_agent.forwarder.host_facts import HostFactsCache
 from sematext_agent.forwarder.in_flight import InFlight
 from sematext_agent.forwarder.lease import AckLease
 from sematext_agent.forwarder.metrics import DeliveryMetrics
 from sematext_agent.forwarder.sender import Sender
 from sematext_agent.shared.bus import Message, Puller
 from sematext_agent.shared.clock import Clock
-from sematext_agent.shared.events import NewerEventError, decode, parse_rfc3339
-from sematext_agent.shared.subjects import EVENTS_STREAM
+from sematext_agent.shared.events import Event, NewerEventError, decode, parse_rfc3339
 
 _UPGRADE = "upgrade this forwarder, then `agentctl dead replay` sends it"
 
@@ -32,8 +30,8 @@ class Intake:
     A new delivery goes to `sender`, or to `dead_letters` where it cannot be decoded.
     """
 
-    destination: Destination
-    facts: HostFactsCache
+    encode: Callable[[Event], bytes]
+    """Returns the document of an event."""
     lease: AckLease
     in_flight: InFlight
     deduplication: Deduplication
@@ -43,6 +41,8 @@ class Intake:
     dead_letters: DeadLetters
     metrics: DeliveryMetrics
     clock: Clock
+    domain: str = ""
+    """The JetStream domain of the stream of events."""
     received_at: float = 0.0
     """Monotonic seconds of the last message."""
 
@@ -60,7 +60,7 @@ class Intake:
         try:
             event = decode(message.data)
             time_ns = parse_rfc3339(event.time)
-            document = self.destination.encode(event, self.facts.get(event.origin))
+            document = self.encode(event)
         except NewerEventError as error:
             self._dead_letter(message, "newer", f"{error}: {_UPGRADE}")
             return
@@ -86,7 +86,7 @@ class Intake:
         self.acknowledgements.add(message)
 
     def _dead_letter(self, message: Message, reason: str, detail: str) -> None:
-        delivery = self._create(message, f"{EVENTS_STREAM}:{message.sequence}")
+        delivery = self._create(message, fallback_id(message, self.domain))
         if delivery.id not in self.in_flight:
             self.in_flight.add(delivery)
             self.dead_letters.add(delivery, 0, detail, reason)

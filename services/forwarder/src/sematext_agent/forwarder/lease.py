@@ -12,6 +12,7 @@ from sematext_agent.forwarder.consumers import DurableConsumer
 from sematext_agent.forwarder.in_flight import InFlight
 from sematext_agent.shared.bus import Bus, BusError
 from sematext_agent.shared.clock import Clock
+from sematext_agent.shared.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,17 @@ async def keep_lease(
     bus: Bus,
     consumer: DurableConsumer,
     clock: Clock,
-    on_renewed: Callable[[], None],
+    on_renewed: Callable[[float], None],
 ) -> None:
-    """Extend the ack deadlines of what is in flight, and renew `lease`, for ever."""
+    """Extend the ack deadlines of what is in flight, and renew `lease`, for ever.
+
+    `on_renewed` gets the monotonic seconds of the request that was answered.
+    """
+    reconnected = asyncio.Event()
+    bus.on_reconnect(reconnected.set)
     while True:
-        await asyncio.sleep(consumers.ACK_WAIT_SECONDS / 3)
+        await wait_for_event(reconnected, consumers.ACK_WAIT_SECONDS / 3)
+        reconnected.clear()
         if lease.is_expired():
             log.warning(
                 "lease expired: this process was frozen or cut off from the broker (the events in "
@@ -73,4 +80,4 @@ async def keep_lease(
             # The broker answers after it has handled everything sent before.
             await consumer.request_info()
             lease.renew(requested_at)
-            on_renewed()
+            on_renewed(requested_at)

@@ -95,6 +95,19 @@ class OvertakingConsumer:
         if self._puller is not None:
             self._puller.stop()
 
+    def forget(self) -> None:
+        """Skip no event by what is known, because the stream gives its sequences out anew.
+
+        The next inspection finds the overtaking consumer again where it still exists.
+        """
+        if self._start_sequence == _NEVER:
+            return
+        self.stop()
+        self._puller, self._is_stopped = None, False
+        self._start_sequence, self._delivered_sequence = _NEVER, 0
+        # The first consumer may redeliver what another forwarder had from this one.
+        self._first_puller.expect_redelivery()
+
     async def discover(self) -> None:
         """Find an overtaking consumer that exists already, before the first event is taken."""
         try:
@@ -148,8 +161,4 @@ class OvertakingConsumer:
             )
         elif self._start_sequence != _NEVER:
             log.info("the backlog is delivered up to the events that overtook it")
-            self.stop()
-            self._puller, self._is_stopped = None, False
-            self._start_sequence, self._delivered_sequence = _NEVER, 0
-            # The first consumer may redeliver what another forwarder had from this one.
-            self._first_puller.expect_redelivery()
+            self.forget()

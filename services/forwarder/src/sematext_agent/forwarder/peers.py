@@ -8,6 +8,7 @@ was killed cannot answer, so the events that it was sending are sent again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 
@@ -20,6 +21,11 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS_MAX = 1.0
 """A peer that does not answer within this counts as stopped and is not waited for again."""
+RECONNECT_SECONDS = 3.0
+"""Time after our own reconnect for the peers, which try every half second, to be back as well."""
+_ATTEMPTS = 4
+"""Number of times that a question is sent within `ANSWER_SECONDS_MAX`: the broker keeps none for a
+peer that has not subscribed again yet."""
 
 
 class PeerQuestion(msgspec.Struct, frozen=True):
@@ -72,22 +78,37 @@ class Peers:
         """Return what all others together have delivered and have in flight of these events."""
         if not self._inboxes:
             return PeerAnswer()
-        await self._send_question(tuple(ids))
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                while not self._inboxes <= self._answers.keys():
-                    self._answered.clear()
-                    await self._answered.wait()
-        except TimeoutError:
-            self._inboxes &= self._answers.keys()
+        ids = tuple(ids)
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
+        self._answers = {}
+        while self._is_answer_missing:
+            await self._bus.wait_until_connected()
+            await self._send_question(ids)
+            await self._wait_for_answers(ANSWER_SECONDS_MAX / _ATTEMPTS)
+            returned_at = self._bus.reconnected_at + RECONNECT_SECONDS
+            if self._bus.is_connected and clock() >= max(
+                asked_at + ANSWER_SECONDS_MAX, returned_at
+            ):
+                self._inboxes &= self._answers.keys()
         answers = self._answers.values()
         return PeerAnswer(
             delivered=frozenset().union(*(answer.delivered for answer in answers)),
             in_flight=frozenset().union(*(answer.in_flight for answer in answers)),
         )
 
+    @property
+    def _is_answer_missing(self) -> bool:
+        return not self._inboxes <= self._answers.keys()
+
+    async def _wait_for_answers(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._is_answer_missing:
+                    self._answered.clear()
+                    await self._answered.wait()
+
     async def _send_question(self, ids: tuple[str, ...]) -> None:
-        self._answers = {}
         question = _encoder.encode(PeerQuestion(self._inbox, ids))
         await self._bus.send(self._subject, question, self._inbox)
 

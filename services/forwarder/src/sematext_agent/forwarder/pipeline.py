@@ -13,6 +13,8 @@ nobody else.
 from __future__ import annotations
 
 import asyncio
+import logging
+from functools import partial
 
 from sematext_agent.forwarder.acknowledgements import Acknowledgements
 from sematext_agent.forwarder.consumers import DurableConsumer
@@ -21,7 +23,7 @@ from sematext_agent.forwarder.deduplication import Deduplication
 from sematext_agent.forwarder.delivered_ids import DeliveredIds
 from sematext_agent.forwarder.destination import Destination
 from sematext_agent.forwarder.flow_control import FlowControl, Uniform
-from sematext_agent.forwarder.host_facts import HostFactsCache
+from sematext_agent.forwarder.host_facts import HostFactsCache, encode_event
 from sematext_agent.forwarder.in_flight import InFlight
 from sematext_agent.forwarder.intake import Intake
 from sematext_agent.forwarder.lease import AckLease, keep_lease
@@ -29,9 +31,12 @@ from sematext_agent.forwarder.metrics import DeliveryMetrics, add_figures
 from sematext_agent.forwarder.sender import Sender
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.settlement import Settlement
+from sematext_agent.forwarder.stream_identity import StreamIdentity
 from sematext_agent.shared.bus import Puller
 from sematext_agent.shared.service import Runtime
 from sematext_agent.shared.subjects import FORWARDER_CONSUMER
+
+log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 1.0
 """Pause without a message after which a stop takes the stream for empty: the last events of
@@ -61,10 +66,22 @@ class Pipeline:
         metrics = DeliveryMetrics(health)
         add_figures(health, self.in_flight, self.flow, clock)
         delivered_ids = DeliveredIds()
-        self._acknowledgements = Acknowledgements(self._bus, self.in_flight)
+        self.identity = StreamIdentity(self._bus, self._domain, self.in_flight)
+        self.identity.on_change.append(self._release)
+        self._acknowledgements = Acknowledgements(self._bus, self.identity, self.in_flight, clock)
         self._dead_letters = DeadLetters(runtime, tasks, self._acknowledgements, metrics)
-        self.deduplication = Deduplication(self._bus, self._domain, self.in_flight, delivered_ids)
-        self._sender = Sender(destination, self.flow, self._lease, self.in_flight, metrics, clock)
+        self.deduplication = Deduplication(
+            self._bus, self._domain, self.in_flight, delivered_ids, clock
+        )
+        self._sender = Sender(
+            destination,
+            self.flow,
+            self._lease,
+            self._acknowledgements,
+            self.in_flight,
+            metrics,
+            clock,
+        )
         self._settlement = Settlement(
             settings,
             clock,
@@ -78,8 +95,7 @@ class Pipeline:
             uniform,
         )
         self.intake = Intake(
-            destination,
-            facts,
+            partial(encode_event, destination, facts),
             self._lease,
             self.in_flight,
             self.deduplication,
@@ -89,6 +105,7 @@ class Pipeline:
             self._dead_letters,
             metrics,
             clock,
+            self._domain,
         )
 
     def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
@@ -101,7 +118,7 @@ class Pipeline:
             self._bus,
             consumer,
             self._clock,
-            self._sender.send_ready,
+            self._acknowledgements.confirm,
         )
         return [
             tasks.create_task(self._settlement.run(), name="settlement"),
@@ -109,6 +126,19 @@ class Pipeline:
             tasks.create_task(deduplicate, name="de-duplication"),
             tasks.create_task(keep, name="lease"),
         ]
+
+    def _release(self) -> None:
+        """Leave everything in flight to the stream, unacknowledged: it is delivered again."""
+        if self.in_flight.is_empty and not self._acknowledgements:
+            return
+        log.warning(
+            "the stream counts its events anew: the broker's store was put back to a copy, or the "
+            "stream was made anew (what was in flight is left to the stream)"
+        )
+        self._lease.start_epoch()
+        self.in_flight.forget_messages()
+        self._acknowledgements.forget()
+        self._sender.send_ready()
 
     async def drain(self, seconds: float) -> None:
         """Deliver what still arrives, until nothing does, for `seconds` at most.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from sematext_agent.forwarder.destination import Destination
-from sematext_agent.forwarder.host_facts import HostFactsCache
+from sematext_agent.forwarder.host_facts import HostFactsCache, encode_event
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.shared.bus import Bus, Msg
 from sematext_agent.shared.decode_errors import DECODE_ERRORS
@@ -28,7 +28,7 @@ async def answer_previews(
         except DECODE_ERRORS:
             await bus.reply(message, b"")
             return
-        document = destination.encode(event, facts.get(event.origin))
+        document = encode_event(destination, facts, event)
         await bus.reply(message, settings.redact(document.decode()).encode())
 
     return await bus.subscribe(DOCUMENT_SUBJECT, answer)

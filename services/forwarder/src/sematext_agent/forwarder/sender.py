@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from functools import partial
 
+from sematext_agent.forwarder.acknowledgements import Acknowledgements
 from sematext_agent.forwarder.delivery import Delivery, DeliveryState, transition
 from sematext_agent.forwarder.destination import Answer, Destination
 from sematext_agent.forwarder.flow_control import FlowControl
@@ -27,14 +28,16 @@ class Sender:
         destination: Destination,
         flow: FlowControl,
         lease: AckLease,
+        acknowledgements: Acknowledgements,
         in_flight: InFlight,
         metrics: DeliveryMetrics,
         clock: Clock,
     ) -> None:
-        """Send to `destination` as far as `flow` and `lease` allow it."""
+        """Send to `destination` as far as all of them allow it."""
         self._destination = destination
         self._flow = flow
         self._lease = lease
+        self._acknowledgements = acknowledgements
         self._in_flight = in_flight
         self._metrics = metrics
         self._clock = clock
@@ -42,7 +45,7 @@ class Sender:
         self._is_stopping = False
         self.answers: deque[tuple[Delivery, Answer]] = deque()
         self.has_answers = asyncio.Event()
-        flow.on_resume = self.send_ready
+        flow.on_resume = acknowledgements.on_confirmed = self.send_ready
 
     def send(self, delivery: Delivery) -> None:
         """Send `delivery` as soon as it may be sent."""
@@ -58,7 +61,7 @@ class Sender:
 
     def send_ready(self) -> None:
         """Send as many of the ready deliveries as may be sent now."""
-        while self._ready and not self._is_stopping and self._flow.may_send():
+        while self._ready and not self._is_stopping and self._may_send():
             delivery = self._ready.popleft()
             if delivery.epoch != self._lease.epoch or self._lease.is_expired():
                 self._metrics.released.inc()
@@ -73,6 +76,10 @@ class Sender:
         """Send nothing more."""
         self._is_stopping = True
         self._flow.stop()
+
+    def _may_send(self) -> bool:
+        sending = self._flow.limiter.in_flight
+        return self._flow.may_send() and self._acknowledgements.may_send(sending)
 
     def _on_answer(self, delivery: Delivery, answer: Answer) -> None:
         self.answers.append((delivery, answer))

@@ -80,6 +80,8 @@ class StreamKeeper:
         self.status = StreamStatus(health, settings.stream_bytes_max)
         self.dropped_dead_letters = DroppedDeadLetters(bus, health, clock)
         self.bucket_growth = BucketGrowth(bus, health, clock)
+        self._leader: tuple[str, str] | None = None
+        """The creation time of the first consumer, and the server that leads it."""
         self.ready = asyncio.Event()
         """The event that the streams have been provisioned for the first time."""
 
@@ -96,6 +98,11 @@ class StreamKeeper:
                 consumer_missing.clear()
                 # The requests of the puller vanished with the consumer.
                 self.puller.renew_request()
+
+    def forget_sequences(self) -> None:
+        """Forget every sequence, because the stream gives them out anew."""
+        self.trimmer.forget()
+        self.overtaking.forget()
 
     def _pause_seconds(self) -> float:
         if self.overtaking.is_near_end:
@@ -125,16 +132,30 @@ class StreamKeeper:
         names = (await self._request("STREAM.NAMES")).get("streams") or []
         if missing := {config["name"] for config in self.provisioner.configs} - set(names):
             raise JetStreamError(HTTPStatus.NOT_FOUND, f"{', '.join(sorted(missing))} vanished")
+        disturbed_at = self.puller.disturbed_at
         stream = await self._request(f"STREAM.INFO.{EVENTS_STREAM}")
         consumer = await self._consumer.request_info()
+        self._note_leader(consumer)
         dead = await self._bus.request_api(f"STREAM.INFO.{DEAD_STREAM}")
         self.status.bytes_max = stream["config"]["max_bytes"]
-        await self.trimmer.trim(stream, consumer)
+        if self._bus.is_connected and self.puller.disturbed_at == disturbed_at:
+            # Otherwise the sequences may be those of a store that was put back to a copy meanwhile.
+            await self.trimmer.trim(stream, consumer)
         await self.dropped_dead_letters.inspect(dead)
         await self.bucket_growth.inspect()
         await self.overtaking.inspect(stream, consumer)
         lag = compute_backlog(consumer, self.overtaking.info).total
         self.status.update(lag, stream, dead)
+
+    def _note_leader(self, consumer: Info) -> None:
+        """Expect redeliveries where the consumer was made anew or has another leader.
+
+        The puller notices that by itself if it has a request open at that moment.
+        """
+        leader = consumer["created"], consumer.get("cluster", {}).get("leader", "")
+        if self._leader is not None and leader != self._leader:
+            self.puller.expect_redelivery()
+        self._leader = leader
 
     async def _request(self, call: str) -> Info:
         return await self._bus.request_api(call, None, self._domain)

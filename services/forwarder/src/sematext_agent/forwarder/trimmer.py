@@ -34,6 +34,7 @@ class Trimmer:
         """Pairs of monotonic seconds and the first sequence that was not delivered then."""
         self.first_undelivered = 1
         """The sequence of the first event that is not delivered."""
+        self._last_sequence = 0
 
     def resume_sequence(self, stream: Info) -> int:
         """Return the sequence at which a new consumer of `stream` begins."""
@@ -61,14 +62,21 @@ class Trimmer:
         first_kept = min(first_kept, state["last_seq"] + 1 - HISTORY_EVENTS_MIN)
         if state["bytes"] > stream["config"]["max_bytes"] // 2:
             first_kept = self.first_undelivered
+        # The history is about other events where the broker's store was put back to a copy.
+        first_kept = min(first_kept, self.first_undelivered)
         if first_kept > state["first_seq"]:
             request = {"seq": first_kept}
             await self._bus.request_api(f"STREAM.PURGE.{EVENTS_STREAM}", request, self._domain)
             log.debug("trimmed the stream up to sequence %d", first_kept)
 
+    def forget(self) -> None:
+        """Forget the delivered prefix, because the stream gives its sequences out anew."""
+        self.first_undelivered = 1
+        self._history.clear()
+
     def _recognize(self, stream: Info) -> None:
-        """Forget the delivered prefix where `stream` was created anew."""
-        if stream["created"] != self._created:
-            self._created = stream["created"]
-            self.first_undelivered = 1
-            self._history.clear()
+        """Forget the delivered prefix where `stream` was created anew or put back to a copy."""
+        last_sequence = stream["state"]["last_seq"]
+        if stream["created"] != self._created or last_sequence < self._last_sequence:
+            self.forget()
+        self._created, self._last_sequence = stream["created"], last_sequence

@@ -50,8 +50,21 @@ class Bus:
 
     @property
     def is_connected(self) -> bool:
-        """True while the broker is in reach."""
-        return self._client.is_connected
+        """True while the broker is in reach, and everybody knows of it."""
+        return self._client.is_connected and self._connection.connected.is_set()
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each reconnect."""
+        self._connection.reconnect_callbacks.append(callback)
+
+    @property
+    def reconnected_at(self) -> float:
+        """Seconds of the loop's clock at the last reconnect; minus infinity before the first."""
+        return self._connection.reconnected_at
+
+    async def wait_until_connected(self) -> None:
+        """Wait until the broker is in reach."""
+        await self._connection.connected.wait()
 
     @property
     def manager(self) -> Any:
@@ -91,9 +104,12 @@ class Bus:
         """Return the messages of a durable consumer, at most `window` of them ahead."""
         return Puller(self._connection, stream, consumer, window, domain)
 
-    async def acknowledge(self, message: Message) -> None:
-        """Have the stream forget `message`, or at least never deliver it again."""
-        await self._respond(message, b"+ACK")
+    async def acknowledge(self, message: Message, reply: str = "") -> None:
+        """Have the stream forget `message`, or at least never deliver it again.
+
+        The stream confirms that to the subject `reply`, if there is one.
+        """
+        await self._respond(message, b"+ACK", reply)
 
     async def extend_ack_deadline(self, message: Message) -> None:
         """Start the ack deadline of `message` anew."""
@@ -104,10 +120,13 @@ class Bus:
         delay = b' {"delay": %d}' % int(seconds * 1e9) if seconds else b""
         await self._respond(message, b"-NAK" + delay)
 
-    async def _respond(self, message: Message, response: bytes) -> None:
-        # A response that is lost with the connection costs a redelivery, never an event.
+    async def _respond(self, message: Message, response: bytes, reply: str = "") -> None:
+        # A response that is lost with the connection costs a redelivery, never an event. The client
+        # would keep it for its next connection: see `TolerantClient.discard_pending`.
+        if not self._connection.connected.is_set():
+            return
         with contextlib.suppress(nats.errors.Error):
-            await self._client.publish(message.reply, response)
+            await self._client.publish(message.reply, response, reply)
 
     async def request_api(
         self, call: str, request: dict[str, Any] | None = None, domain: str = ""

@@ -104,6 +104,15 @@ class TolerantClient(Client):
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
+    def discard_pending(self) -> None:
+        """Discard what waits to be written: the client would send it over its next connection.
+
+        There an acknowledgement could settle another message, where the server has put its store
+        back to a copy. Whoever publishes or requests has a deadline, and tries again.
+        """
+        self._pending.clear()
+        self._pending_data_size = 0
+
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,8 @@ class Connection:
         self.client = client
         self.uniform = uniform
         self.connected = asyncio.Event()
+        self.reconnected_at = -math.inf
+        """Seconds of the loop's clock at the last reconnect."""
         self.disconnect_callbacks: list[Callable[[], None]] = []
         self.reconnect_callbacks: list[Callable[[], None]] = []
         self.on_change: Callable[[bool], None] = lambda up: None
@@ -135,11 +138,13 @@ class Connection:
 
     async def _on_disconnect(self) -> None:
         self.connected.clear()
+        self.client.discard_pending()
         self.on_change(False)
         for callback in self.disconnect_callbacks:
             callback()
 
     async def _on_reconnect(self) -> None:
+        self.reconnected_at = asyncio.get_running_loop().time()
         self.connected.set()
         self.on_change(True)
         for callback in list(self.reconnect_callbacks):

@@ -50,6 +50,8 @@ def decode_publish_answer(payload: bytes, header: bytes) -> PublishAck | BusErro
     if refusal := reply.error:
         description = refusal.get("description", "refused without a reason")
         return JetStreamError(refusal.get("code", 0), description)
+    if reply.seq < 1:  # JetStream counts from 1: without a number nothing is known to be stored
+        return PublishTimeout("the acknowledgement has no sequence")
     return PublishAck(reply.seq, reply.duplicate)
 
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -31,7 +31,12 @@ REQUEST_SECONDS = 30
 HEARTBEAT_SECONDS = 2
 """Interval at which the server sends heartbeats on an open request."""
 REDELIVERY_SECONDS = 60
-"""How long after a disturbance a message may have been delivered to another puller before."""
+"""A message stored up to this long after a disturbance may have been delivered to another puller
+before: the margin is for disturbances that this puller notices first."""
+
+_REGULAR_ENDS = ("Batch Completed", "Message Size Exceeds MaxBytes")
+"""Ends of a request under status 409 that refuse nothing, as 408 does where its time has passed.
+nats-server 2.15 completes every request that has a limit of bytes with the first of them."""
 
 
 def api_prefix(domain: str) -> str:
@@ -54,6 +59,8 @@ class Message(msgspec.Struct, frozen=True):
     time_ns: int
     """Time at which the stream stored it."""
     reply: str
+    received_at: float = 0.0
+    """Seconds of the loop's clock at which it arrived."""
 
     @property
     def id(self) -> str:
@@ -90,7 +97,9 @@ class Puller:
         self._buffer: deque[Message] = deque()
         self._wakeup = asyncio.Event()  # for the iteration: a message is here, or none will be
         self._renewal = asyncio.Event()
-        self._last_arrival_seconds = self._disturbed_seconds = 0.0  # by the loop's clock
+        self._last_arrival_seconds = 0.0  # by the loop's clock
+        self.disturbed_at = 0.0
+        """Seconds of the loop's clock at the start, or when a request had to be renewed last."""
         self._is_refused = self._is_stopped = False
         self._backoff = Backoff(0.1, 5, connection.uniform)
         self.consumer_missing = asyncio.Event()
@@ -128,25 +137,31 @@ class Puller:
         if window and not self._outstanding:
             self._renewal.set()
 
-    @property
-    def expects_redelivery(self) -> bool:
-        """True for a minute after the start and after each request that had to be renewed.
+    def expects_redelivery(self, age_seconds: float = 0.0) -> bool:
+        """Return whether a message stored `age_seconds` ago may have been delivered before.
 
-        A server that leads the consumer from now on may not know what the one before it delivered
-        last, and deliver that again, to anyone, as if it were the first time.
+        That is so for whatever was stored until a minute after the start, or after a request that
+        had to be renewed. A server that leads the consumer from then on may not know what the one
+        before it delivered last, and deliver that again, to anyone, as if it were the first time.
+        It may take long until a backlog is through, so the age of a message counts.
         """
-        now = asyncio.get_running_loop().time()
-        return now - self._disturbed_seconds < REDELIVERY_SECONDS
+        disturbed_seconds_ago = asyncio.get_running_loop().time() - self.disturbed_at
+        return disturbed_seconds_ago < REDELIVERY_SECONDS + max(0.0, age_seconds)
 
     def expect_redelivery(self) -> None:
-        """Count what arrives in the next minute as perhaps delivered before."""
-        self._disturbed_seconds = asyncio.get_running_loop().time()
+        """Count what is stored until a minute from now as perhaps delivered before."""
+        self.disturbed_at = asyncio.get_running_loop().time()
 
     def renew_request(self) -> None:
         """Forget the request, because its messages are not coming, and make a new one."""
         self.expect_redelivery()
         self._outstanding = 0
         self._renewal.set()
+
+    @property
+    def buffered(self) -> Sequence[Message]:
+        """Return the messages that have arrived and were not handed out yet."""
+        return self._buffer
 
     @property
     def _consumer_name(self) -> str:
@@ -160,6 +175,10 @@ class Puller:
         self._outstanding = self._limits.messages_max
         if not self._outstanding:
             return
+        # Without an open request nothing shows that another server leads the consumer by now. An
+        # election takes 4 s at least.
+        if asyncio.get_running_loop().time() - self._last_arrival_seconds > 2 * HEARTBEAT_SECONDS:
+            self.expect_redelivery()
         request = {
             "batch": self._outstanding,
             "expires": REQUEST_SECONDS * NS_PER_SECOND,
@@ -194,7 +213,7 @@ class Puller:
         self._outstanding = max(0, self._outstanding - 1)
         self.consumer_missing.clear()
         self._backoff.reset()
-        decoded = _decode_delivery(message)
+        decoded = _decode_delivery(message, self._last_arrival_seconds)
         if self._is_stopped:
             # Nobody takes it any more: back to the stream, for the next puller.
             with contextlib.suppress(nats.errors.Error):
@@ -216,9 +235,9 @@ class Puller:
                     self._consumer_name,
                 )
             self.consumer_missing.set()
-        # 408 ends a request that came to its time, as does one whose bytes do not hold the next
-        # message. After anything else the next request waits, or two hosts would talk in a loop.
-        self._is_refused = status != "408" and "MaxBytes" not in description
+        # After anything but its regular end the next request waits, or two hosts would talk in a
+        # loop.
+        self._is_refused = status != "408" and not description.endswith(_REGULAR_ENDS)
         if self._is_refused:
             self.expect_redelivery()
         # The rest of an ended request is not coming. Where the server does not say how much that
@@ -228,7 +247,7 @@ class Puller:
         self._renewal.set()
 
 
-def _decode_delivery(message: Msg) -> Message | None:
+def _decode_delivery(message: Msg, received_at: float = 0.0) -> Message | None:
     """Return a delivered message with the numbers that stand in its reply subject.
 
     `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, or the
@@ -250,4 +269,5 @@ def _decode_delivery(message: Msg) -> Message | None:
         pending_count=pending_count,
         time_ns=time_ns,
         reply=message.reply,
+        received_at=received_at,
     )
