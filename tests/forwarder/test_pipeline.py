@@ -226,6 +226,30 @@ async def test_after_the_lease_expired_nothing_is_sent(line: Line) -> None:
     assert line.pipeline.in_flight.is_empty
 
 
+async def test_an_event_of_an_earlier_epoch_is_not_sent_under_a_renewed_lease(line: Line) -> None:
+    line.receive(1)
+    await line.answer(500)
+    line.clock.advance(lease.LEASE_SECONDS + 1)
+    line.pipeline._lease.start_epoch()
+    line.pipeline._lease.renew(line.clock.monotonic())
+    await asyncio.sleep(2 * RETRY_SECONDS)
+    assert not line.destination.pending
+    assert line.count("released") == 1
+    assert line.pipeline.in_flight.is_empty
+    line.receive(2, an_encoded_event(id="y"))
+    assert len(line.destination.pending) == 1
+
+
+async def test_after_the_lease_expired_nothing_becomes_a_dead_letter(line: Line) -> None:
+    """Another forwarder may have made it one, and acknowledged it."""
+    line.clock.advance(lease.LEASE_SECONDS + 1)
+    line.receive(1, b"?")
+    await line.settle()
+    assert line.bus.dead_letters == []
+    assert line.bus.acknowledged == []
+    assert line.count("released") == 1
+
+
 async def test_a_stop_gives_back_what_is_not_settled(line: Line) -> None:
     line.receive(1, an_encoded_event(id="a"))
     await line.answer(500)
