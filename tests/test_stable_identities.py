@@ -16,6 +16,8 @@ from sematext_agent.docker_collector.gaps import GapReporter
 from sematext_agent.docker_collector.reconciler import synthetic_event
 from sematext_agent.docker_collector.state import EngineState
 from sematext_agent.host_collector.kernel.cursor import KernelLogCursor
+from sematext_agent.host_collector.kernel.log_reader import KernelRecord
+from sematext_agent.host_collector.kernel.translate import KernelLogTranslator
 from sematext_agent.host_collector.packages.inventory import ScanRoot
 from sematext_agent.host_collector.packages.inventory_store import StoreIndex, _InventorySlot
 from sematext_agent.kubernetes_collector.cursor import WatchCursor, list_gap
@@ -50,6 +52,17 @@ def test_the_id_of_a_gap_of_a_cluster_at_any_time() -> None:
         gap = list_gap(Cluster("uid", "prod"), "uid_ns", before, "expired", until, 2)
         assert gap is not None
         assert gap.id == "f07ef8161fd62a7aaba1c2922023e443"
+
+
+def test_the_id_of_a_kill() -> None:
+    cursor = KernelLogCursor(boot="b", sequence=4, kills=0, time=7)
+    translator = KernelLogTranslator("web-01", "b", cursor, lambda: 0, ManualClock())
+    text = (
+        "Out of memory: Killed process 9 (hog) total-vm:9kB, anon-rss:4kB, file-rss:0kB, "
+        "shmem-rss:0kB"
+    )
+    events = [o.event for o in translator.translate([KernelRecord(5, 8, 0, False, text)])]
+    assert [event and event.id for event in events] == ["bb1d8bd07f2269b9ad33ad81f02c9e1c"]
 
 
 def test_the_id_of_a_run() -> None:
