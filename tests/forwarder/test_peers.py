@@ -115,6 +115,24 @@ async def test_a_peer_that_reconnects_later_is_asked_all_the_same(
     await second.close()
 
 
+async def test_of_two_that_ask_each_other_about_an_event_one_gives_way(
+    nats_server: NatsServer, connection: bus.Bus
+) -> None:
+    gives_way: list[bool] = []
+
+    def answer(ids: Iterable[str], asker_gives_way: bool) -> PeerAnswer:
+        if ids:
+            gives_way.append(asker_gives_way)
+        return PeerAnswer()
+
+    second = await bus.connect(ServiceSettings(nats_url=(nats_server.url,)), "second")
+    both_peers = Peers(connection, "", answer), Peers(second, "", answer)
+    await asyncio.gather(*(peer.discover() for peer in both_peers))
+    await asyncio.gather(*(peer.ask(["a"]) for peer in both_peers))
+    assert sorted(gives_way) == [False, True]
+    await second.close()
+
+
 def test_the_fields_on_the_wire_are_those_of_every_version() -> None:
     question = msgspec.json.encode(PeerQuestion("inbox", ("a",)))
     assert question == b'{"asker":"inbox","ids":["a"]}'

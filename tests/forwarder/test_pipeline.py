@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
+from broker import wait_until
 from forwarder.virtual_time import VirtualClock
 from forwarding import an_encoded_event
 
-from sematext_agent.forwarder import lease, settlement
+from sematext_agent.forwarder import circuit_breaker, lease, settlement
 from sematext_agent.forwarder.concurrency_limiter import IN_FLIGHT_MAX
 from sematext_agent.forwarder.destination import Answer, Judgement, OnAnswer
 from sematext_agent.forwarder.host_facts import HostFactsCache
@@ -185,6 +186,20 @@ async def test_a_failure_is_sent_again(line: Line) -> None:
     assert line.bus.acknowledged == [1]
 
 
+async def test_failures_while_the_circuit_is_open_never_make_a_dead_letter(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The destination is away, so nothing is wrong with the event."""
+    monkeypatch.setattr(settlement, "ATTEMPTS_MAX", circuit_breaker.FAILURES_MAX + 1)
+    line.receive(1)
+    for _ in range(settlement.ATTEMPTS_MAX + 2):
+        await line.answer(500)
+        await wait_until(lambda: bool(line.destination.pending))
+    assert line.bus.dead_letters == []
+    await line.answer(200)
+    assert line.bus.acknowledged == [1]
+
+
 async def test_a_confirmed_refusal_is_acknowledged_once_the_dead_letter_is_safe(
     line: Line,
 ) -> None:
@@ -259,6 +274,36 @@ async def test_what_is_not_confirmed_counts_as_in_flight(line: Line) -> None:
     assert not line.destination.pending
     line.pipeline._acknowledgements.confirm(line.clock.now)
     assert len(line.destination.pending) == 1
+
+
+async def test_an_event_of_an_earlier_epoch_is_not_sent_under_a_renewed_lease(line: Line) -> None:
+    line.receive(1)
+    await line.answer(500)
+    line.clock.advance(lease.LEASE_SECONDS + 1)
+    line.pipeline._lease.start_epoch()
+    line.pipeline._lease.renew(line.clock.monotonic())
+    await asyncio.sleep(2 * RETRY_SECONDS)
+    assert not line.destination.pending
+    assert line.count("released") == 1
+    assert line.pipeline.in_flight.is_empty
+    line.receive(2, an_encoded_event(id="y"))
+    assert len(line.destination.pending) == 1
+
+
+async def test_after_the_lease_expired_nothing_becomes_a_dead_letter(line: Line) -> None:
+    """Another forwarder may have made it one, and acknowledged it."""
+    line.clock.advance(lease.LEASE_SECONDS + 1)
+    line.receive(1, b"?")
+    await line.settle()
+    assert line.bus.dead_letters == []
+    assert line.bus.acknowledged == []
+    assert line.count("released") == 1
+
+
+async def test_a_stop_gives_back_a_possible_duplicate(line: Line) -> None:
+    line.receive(1, delivered=2)
+    await line.pipeline.stop(0)
+    assert line.bus.given_back == [1]
 
 
 async def test_a_stop_gives_back_what_is_not_settled(line: Line) -> None:

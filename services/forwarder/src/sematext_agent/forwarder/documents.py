@@ -112,7 +112,7 @@ def _docker(body: DockerEvent, host: str) -> Document:
     words = [word for word in (body.type, body.action, own_name, body.actor_id, details) if word]
     message = "Docker Event: " + " ".join(words)
     if body.synthetic:
-        message += " (not reported by the engine, but found afterwards)"
+        message += " (not told by the engine, but found afterwards)"
     return {
         "title": f"docker {body.action} {body.type} {name}".rstrip(),
         "message": message,
