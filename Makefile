@@ -62,7 +62,7 @@ lock: $(TESTABLE) ## the newest versions of all dependencies, with hashes
 bench: $(TESTABLE) ## what it costs, in one table; ARGS=--quick for a few minutes
 	@$(BIN)/python benchmarks/table.py $(ARGS)
 
-install: $(TESTABLE) ## on this host, as systemd's services; DESTDIR=, PREFIX=/opt/sematext-agent
+install: $(BIN)/uv ## on this host, as systemd's services; DESTDIR=, PREFIX=/opt/sematext-agent
 	@UV=$(BIN)/uv deploy/systemd/install.sh install
 
 uninstall: ## remove it; configuration and events stay
@@ -70,6 +70,11 @@ uninstall: ## remove it; configuration and events stay
 
 clean: ## remove what was made here; the agent's state stays
 	@rm -rf .venv .*_cache .hypothesis .coverage && find . -name __pycache__ -prune -exec rm -rf {} +
+
+# uv alone, at the version and with the hash of the lock.
+$(BIN)/uv: $(RUNNABLE) requirements-dev.lock
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.lock > .venv/uv.lock
+	@$(BIN)/pip install -q --no-compile --require-hashes -r .venv/uv.lock && touch $@
 
 # Without bytecode (Python compiles what it imports), setuptools (nothing here uses it) and the
 # asynchronous half of the Kubernetes SDK (nobody imports it): 120 MB instead of 280.

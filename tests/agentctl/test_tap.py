@@ -12,6 +12,7 @@ import pytest
 from broker import NatsServer, wait_until
 from commands import Start
 
+from sematext_agent.agentctl.__main__ import main
 from sematext_agent.agentctl.state import CommandError
 from sematext_agent.agentctl.tap import subject_for
 from sematext_agent.shared.bus import Bus, StreamConfig
@@ -163,3 +164,12 @@ def test_a_subject_that_no_event_can_have_is_rejected(subject: str) -> None:
     """The broker would accept some of these, and the tap would wait for ever."""
     with pytest.raises(CommandError, match="no event has such a subject; write it like"):
         subject_for(options(subject=subject))
+
+
+def test_a_time_that_is_no_duration_is_one_line_with_examples(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["tap", "--since", "yesterday"])
+    problem = capsys.readouterr().err.splitlines()[-1]
+    assert problem.endswith("--since: 'yesterday' is no duration, such as 30s, 10m or 2h")

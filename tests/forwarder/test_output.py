@@ -33,7 +33,7 @@ async def test_dry_run_prints_every_document_and_sends_none(
     printed = [json.loads(line)["event.id"] for line in capsys.readouterr().out.splitlines()]
     assert sorted(printed) == sorted(ids)
     assert not receiver.requests
-    assert caplog.text.count("running dry") == 1
+    assert caplog.text.count("dry run: no INFRA_TOKEN") == 1
 
 
 async def test_sent_documents_are_printed_where_the_setting_asks_for_it(

@@ -272,17 +272,20 @@ async def test_a_listener_outlives_the_lack_of_descriptors(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(listener, "EXHAUSTED_SECONDS", 0.2)
+    loop = asyncio.get_running_loop()
     with limited_descriptors(find_lowest_free_descriptor() + 8), contextlib.ExitStack() as opened:
         client = socket.socket()
+        client.setblocking(False)
         with contextlib.suppress(OSError):
             open_files(opened, 1000)
-        await asyncio.to_thread(client.connect, ("127.0.0.1", service.port))
+        # Not in a thread: the first one imports a module, which takes a descriptor.
+        await loop.sock_connect(client, ("127.0.0.1", service.port))
         await wait_until(lambda: "Too many open files" in caplog.text)
         await asyncio.sleep(0.5)
     assert len(caplog.records) < 5
     with client:
-        client.sendall(REQUEST)
-        assert (await asyncio.to_thread(client.recv, 100)).startswith(b"HTTP/1.1 200")
+        await loop.sock_sendall(client, REQUEST)
+        assert (await loop.sock_recv(client, 100)).startswith(b"HTTP/1.1 200")
 
 
 ReadStatus = Callable[[str, bytes], Awaitable[int]]

@@ -210,13 +210,17 @@ async def test_a_port_in_use_ends_it_with_2_and_one_line(
     assert running.log.count("\n") == 1
 
 
-async def test_it_stops_while_it_still_waits_for_the_broker(
+async def test_it_says_why_it_waits_for_the_broker_and_stops_meanwhile(
     start: Any, nats_server: NatsServer
 ) -> None:
-    running = await start(NATS_URL="nats://127.0.0.1:1")
+    running = await start(NATS_URL="nats://127.0.0.1:1,nats://localhost:1")
     status, _ = await running.page("/readyz")
     assert status == 503
+    waiting = "waiting for the broker at nats://127.0.0.1:1, nats://localhost:1: "
+    await wait_until(lambda: waiting in running.log)
     assert await running.end(signal.SIGTERM) == 0
+    lines = [line.partition(waiting)[2] for line in running.log.splitlines() if waiting in line]
+    assert len(lines) == len(set(lines))
 
 
 async def test_it_stops_at_once_before_the_streams_exist(start: Any) -> None:

@@ -57,6 +57,28 @@ async def test_work_is_cancelled_by_the_event_and_cleans_up_first(
     assert manual_clock.monotonic() == pytest.approx(6)
 
 
+async def test_work_that_loses_a_cancellation_is_cancelled_again(
+    manual_clock: ManualClock,
+) -> None:
+    """As `asyncio.wait_for` of Python 3.11 does, where it meets the end of what it waits for."""
+    event = asyncio.Event()
+    lost: list[float] = []
+
+    async def work() -> str:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                if lost:
+                    raise
+                lost.append(manual_clock.monotonic())
+
+    asyncio.get_running_loop().call_later(5, event.set)
+    assert await run_until_event(event, work()) is None
+    assert lost == pytest.approx([5])
+    assert manual_clock.monotonic() == pytest.approx(8)
+
+
 async def test_work_with_a_result_at_the_moment_of_the_event_keeps_it() -> None:
     event = asyncio.Event()
 

@@ -38,6 +38,20 @@ def test_a_container_needs_an_id_and_a_file_system_of_its_own(tmp_path: Path) ->
     assert processes.containers == {inner: 9}
 
 
+def test_a_process_of_a_container_that_has_ended_is_not_taken_for_a_hidden_one(
+    tmp_path: Path,
+) -> None:
+    """A zombie is listed with its control group, but without namespaces."""
+    proc = tmp_path / "proc"
+    _process(proc, "self", "0::/", "mnt:[1]")
+    _process(proc, "9", f"0::/docker-{'ab' * 32}.scope", "mnt:[3]")
+    (proc / "9/ns/mnt").unlink()
+    processes = ProcessList(str(proc))
+    processes.update()
+    assert processes.containers == {}
+    assert not processes.is_restricted
+
+
 @pytest.mark.parametrize(("host_root", "process"), [("", "self"), ("/", "1"), ("/usr", "1")])
 def test_the_namespace_of_the_host_is_that_of_its_first_process_where_a_root_is_set(
     host_root: str, process: str, monkeypatch: pytest.MonkeyPatch

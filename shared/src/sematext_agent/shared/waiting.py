@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_CANCEL_AGAIN_SECONDS = 3.0
+"""Time that cancelled work has to clean up, before it is cancelled once more."""
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
@@ -35,6 +38,10 @@ async def run_until_event(event: asyncio.Event, work: Awaitable[T]) -> T | None:
         await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        for task in (working, waiting):
-            task.cancel()
-        await asyncio.wait((working, waiting))
+        pending: set[asyncio.Future[Any]] = {working, waiting}
+        while pending:
+            # `asyncio.wait_for` of Python 3.11 loses a cancellation that meets the end of its work,
+            # such as a refused connection that the client retries: it is cancelled again.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)

@@ -96,6 +96,14 @@ def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
     return 0
 
 
+def _parse_duration(text: str) -> Duration:
+    try:
+        return Duration.parse(text)
+    except ValueError:
+        reason = f"{text!r} is no duration, such as 30s, 10m or 2h"
+        raise argparse.ArgumentTypeError(reason) from None
+
+
 def _add_tap(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "subject", nargs="?", metavar="SUBJECT", help="such as 'events.docker.>' (all events)"
@@ -103,7 +111,7 @@ def _add_tap(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print the events as they are stored")
     command.add_argument(
         "--since",
-        type=Duration.parse,
+        type=_parse_duration,
         default=Duration(600),
         metavar="TIME",
         help="how far to go back, such as 30s, 10m or 2h (10m)",
@@ -131,7 +139,9 @@ def _add_dead(command: argparse.ArgumentParser, broker: argparse.ArgumentParser)
     action = actions.add_parser(
         "replay", parents=[broker], help="publish them again, to be delivered"
     )
-    action.add_argument("numbers", type=int, nargs="*", metavar="number")
+    action.add_argument(
+        "numbers", type=int, nargs="*", metavar="number", help="their numbers in the list"
+    )
     action.add_argument("--all", action="store_true", help="all of them")
     action.set_defaults(command=lambda options: asyncio.run(dead.replay(options)))
 

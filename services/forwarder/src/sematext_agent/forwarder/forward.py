@@ -31,7 +31,7 @@ def create_destination(settings: ForwarderSettings) -> Destination:
         SettingsError: the authority's file cannot be used.
     """
     if not settings.infra_token:
-        log.warning("no INFRA_TOKEN: running dry, every document is printed and none is sent")
+        log.warning("dry run: no INFRA_TOKEN, so documents go to standard output only (set it)")
         return DryRun(settings)
     log.info("events go to %s", settings.receiver)
     return Sematext(settings, Transport(settings))

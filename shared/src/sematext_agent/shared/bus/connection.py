@@ -54,6 +54,8 @@ class Connection:
         """Called with a problem that only a person can solve."""
         self.on_forbidden_publish: Callable[[str, str], None] = lambda subject, text: None
         """Called with the subject, in small letters, and the problem."""
+        self._on_failed_attempt: Callable[[Exception], None] = lambda error: None
+        """Called with a failure that waiting may end, until the first connection."""
         self._user = ""
         self._closed = asyncio.Event()
         self._inbox_revoked = False
@@ -71,17 +73,20 @@ class Connection:
         options = self._options(settings, name)
         servers = ", ".join(map(redact_userinfo, settings.nats_url))
         backoff = Backoff(0.1, 5, self.uniform)
-        last_reason = ""
+        failures, now = 0, asyncio.get_running_loop().time
 
         def report(error: Exception) -> None:
-            nonlocal last_reason
+            nonlocal failures
+            failures += 1
             reason = describe_problem(error, self._user) or str(error) or type(error).__name__
-            if backoff.failures >= _UNREPORTED_FAILURES and reason != last_reason:
+            if failures >= _UNREPORTED_FAILURES and self._repeats.passes(reason, now()):
                 log.info("waiting for the broker at %s: %s", servers, reason)
-                last_reason = reason
 
         errors = (nats.errors.Error, OSError, TimeoutError)
+        # A client that never gives up hands its failures to the callback, and raises none.
+        self._on_failed_attempt = report
         await retry(lambda: self.client.connect(**options), errors, backoff, report)
+        self._on_failed_attempt = lambda error: None
 
     def _options(self, settings: ServiceSettings, name: str) -> dict[str, Any]:
         return {
@@ -129,6 +134,7 @@ class Connection:
         log.debug("bus: %s", error)
         self._inbox_revoked |= is_inbox_revoked(error)
         if not (text := describe_problem(error, self._user)):
+            self._on_failed_attempt(error)
             return
         if self._repeats.passes(text, asyncio.get_running_loop().time()):
             self.on_problem(text)

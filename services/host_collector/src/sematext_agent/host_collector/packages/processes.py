@@ -88,9 +88,12 @@ class ProcessList:
         ids = _container.findall(self._read(pid, "cgroup").decode(errors="replace"))
         if not ids:
             return HOST
-        namespace = self._read_link(pid, "ns/mnt")
-        if not namespace:
-            self.is_restricted |= os.path.exists(f"{self.proc}/{pid}")
+        try:
+            namespace = os.readlink(f"{self.proc}/{pid}/ns/mnt")
+        except PermissionError:
+            self.is_restricted = True
+            return None
+        except OSError:  # it has ended: also a zombie, which is still listed, has no namespaces
             return None
         return HOST if namespace == self._host_namespace else ids[-1]
 
