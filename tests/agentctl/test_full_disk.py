@@ -5,36 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
 import pytest
 from broker import eventually
 from commands import Command, Start
+from publishing import connect, is_refused, publish
 from receiver import TOKEN, Receiver
-from small_disk import SmallDisk, mount_small_disk
+from small_disk import SmallDisk
 
 from sematext_agent.agentctl.disk_watchdog import retry_while_disk_is_full
 from sematext_agent.agentctl.users import password_file
 from sematext_agent.shared import bus
-from sematext_agent.shared.events import DockerEvent, Event, format_rfc3339
-from sematext_agent.shared.settings import Secret, ServiceSettings
-from sematext_agent.shared.subjects import subject_of
 
 RECOVERY_SECONDS_MAX = 30
-PADDING = {"name": "x" * 10_000}
-"""An event takes more than the last page of a file has left."""
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with mount_small_disk(tmp_path / "disk") as disk:
-        if disk is None:
-            pytest.skip("a disk of its own takes root and the right to mount")
-        yield disk
 
 
 class AgentOnDisk:
@@ -56,21 +42,11 @@ class AgentOnDisk:
             DOCKER_TRANSPORT=f"unix://{self.state}/no-engine.sock",
         )
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator[bus.Bus]:
-        """Yield a connection with the rights of the Docker collector."""
+    def connect(self) -> AbstractAsyncContextManager[bus.Bus]:
+        """Connect with the rights of the Docker collector."""
         url = urlsplit((self.state / "nats-url").read_text().strip())
         password = password_file(self.state / "users", "docker").read_text().strip()
-        settings = ServiceSettings(
-            nats_url=(f"nats://{url.hostname}:{url.port}",),
-            nats_user="docker",
-            nats_password=Secret(password),
-        )
-        connection = await bus.connect(settings, "test")
-        try:
-            yield connection
-        finally:
-            await connection.close()
+        return connect(f"nats://{url.hostname}:{url.port}", "docker", password)
 
     def broker_pid(self, up: Command) -> int:
         """Return the process id of the broker; 0 where none runs."""
@@ -83,18 +59,6 @@ class AgentOnDisk:
     async def is_delivered(self, name: str) -> None:
         """Wait for the delivery of the event `name`."""
         await eventually(lambda: name in self._receiver.stored, RECOVERY_SECONDS_MAX)
-
-
-async def publish(connection: bus.Bus, name: str) -> None:
-    """Publish the event `name` until the stream acknowledges it, as a collector does."""
-    body = DockerEvent(type="container", action="start", actor_id="0" * 64, attributes=PADDING)
-    event = Event(id=name, time=format_rfc3339(0), origin="web-01", agent="1", body=body)
-    while True:
-        try:
-            await connection.publish(subject_of(event), msgspec.json.encode(event), event.id)
-            return
-        except bus.BusError:
-            await asyncio.sleep(0.1)
 
 
 async def test_the_flow_goes_on_by_itself_after_a_broker_was_started_on_a_full_disk(
@@ -111,8 +75,7 @@ async def test_the_flow_goes_on_by_itself_after_a_broker_was_started_on_a_full_d
             first = agent.broker_pid(up)
             os.kill(first, signal.SIGKILL)
             await eventually(lambda: agent.broker_pid(up) not in (0, first))
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(publish(connection, "meanwhile"), 3)
+            assert await is_refused(connection, "meanwhile")
             disk.make_room()
             async with asyncio.timeout(RECOVERY_SECONDS_MAX):
                 await publish(connection, "meanwhile")

@@ -271,11 +271,11 @@ def test_probes_ask_the_pages_that_a_service_has_on_a_port_that_is_its_own(
         ports = [port["containerPort"] for c in pod["containers"] for port in c["ports"]]
         assert len(set(ports)) == len(ports)
         for container in pod["containers"]:
-            probes = [container[kind]["httpGet"] for kind in ("livenessProbe", "readinessProbe")]
             assert container["resources"]["requests"]["memory"]
             assert container["resources"]["limits"]["memory"]
             if container["name"] == "nats":
                 continue
+            probes = [container[kind]["httpGet"] for kind in ("livenessProbe", "readinessProbe")]
             (port,) = (one["containerPort"] for one in container["ports"])
             assert [probe["path"] for probe in probes] == ["/healthz", "/readyz"]
             assert {probe["path"] for probe in probes} <= pages
