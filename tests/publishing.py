@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+from broker import eventually
 
 from sematext_agent.forwarder.settings import ForwarderSettings
 from sematext_agent.forwarder.stream_configs import stream_configs
@@ -43,7 +44,8 @@ async def publish(connection: bus.Bus, name: str) -> None:
 
 
 async def is_refused(connection: bus.Bus, name: str) -> bool:
-    """Return whether an event is not acknowledged within two seconds."""
+    """Return whether a broker that is there does not acknowledge an event within two seconds."""
+    await eventually(lambda: connection.is_connected, 30)
     try:
         await asyncio.wait_for(publish(connection, name), 2)
     except TimeoutError:

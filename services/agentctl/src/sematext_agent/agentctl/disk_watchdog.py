@@ -2,7 +2,7 @@
 
 After a write that failed, nats-server freezes the stream until its next start, also when the disk
 has room again (2.14 and later). Publishers only miss their acknowledgements, so the watchdog asks
-the server itself, with the rights of its system account.
+the server itself, with the rights of its system account or on its health page.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from sematext_agent.shared.bus import Bus
+if TYPE_CHECKING:  # whoever has another way to the server's health does not pay for it
+    from sematext_agent.shared.bus import Bus
 
 HEALTH_SUBJECT = "$SYS.REQ.SERVER.PING.HEALTHZ"
 CHECK_SECONDS = 5.0
@@ -32,13 +33,15 @@ _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 T = TypeVar("T")
 
 
-class _ServerHealth(msgspec.Struct):
+class ServerHealth(msgspec.Struct):
+    """The health of the server, as it answers on both ways."""
+
     status: str = "ok"
     error: str = ""
 
 
 class _HealthAnswer(msgspec.Struct):
-    data: _ServerHealth
+    data: ServerHealth
 
 
 async def watch_disk(
