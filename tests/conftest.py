@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from broker import NatsServer
+from small_disk import SmallDisk, mount_small_disk
 from virtual_time import ManualClock, VirtualTimeLoop
 
 from sematext_agent.shared import bus
@@ -161,3 +162,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield private
     finally:
         private.destroy()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Mount a small disk that the test may fill."""
+    with mount_small_disk(tmp_path / "disk") as disk:
+        if disk is None:
+            pytest.skip("a disk of its own takes root and the right to mount")
+        yield disk

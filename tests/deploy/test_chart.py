@@ -270,11 +270,11 @@ def test_probes_use_existing_pages_on_a_port_of_the_service(
         ports = [port["containerPort"] for c in pod["containers"] for port in c["ports"]]
         assert len(set(ports)) == len(ports)
         for container in pod["containers"]:
-            probes = [container[kind]["httpGet"] for kind in ("livenessProbe", "readinessProbe")]
             assert container["resources"]["requests"]["memory"]
             assert container["resources"]["limits"]["memory"]
             if container["name"] == "nats":
                 continue
+            probes = [container[kind]["httpGet"] for kind in ("livenessProbe", "readinessProbe")]
             (port,) = (entry["containerPort"] for entry in container["ports"])
             assert [probe["path"] for probe in probes] == ["/healthz", "/readyz"]
             assert {probe["path"] for probe in probes} <= pages

@@ -23,7 +23,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from broker import free_port
+from broker import free_port, wait_for_port
+from publishing import connect, create_streams, is_refused, publish
+from small_disk import mount_small_disk
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "deploy/systemd"
@@ -55,6 +57,7 @@ EXPOSURE_MAX = {
 }
 """The largest exposure of a unit by `systemd-analyze security`, of 10."""
 SERVICES = [unit for unit in EXPOSURE_MAX if unit != BROKER]
+RECOVERY_SECONDS_MAX = 30
 DYNAMIC_USER = 64321
 """A user id of the range that systemd uses for DynamicUser=yes."""
 
@@ -199,13 +202,22 @@ class Host:
 
     def __init__(self, root: Path, state: Path) -> None:
         self.root = root
-        broker, self.ports = free_port(), {name: free_port() for name in SERVICES}
+        self.units = root / "etc/systemd/system"
+        self.state, self.runtime = state, Path(tempfile.mkdtemp(prefix="run-"))
+        if os.geteuid() == 0:
+            for directory in (self.state, self.runtime):
+                os.chown(directory, DYNAMIC_USER, DYNAMIC_USER)
+        broker = self.broker_port = free_port()
+        self.ports = {name: free_port() for name in SERVICES}
         configuration = root / "etc/sematext-agent"
-        nats = (configuration / "nats.conf").read_text()
+        nats = (UNITS / "nats.conf").read_text()
         nats = nats.replace("/var/lib/sematext-agent", str(state)).replace("4222", str(broker))
         (configuration / "nats.conf").write_text(nats)
         agent = (configuration / "agent.env").read_text()
-        agent = agent.replace("4222", str(broker)) + "CLOUD_METADATA_ENABLED=false\n"
+        agent = (
+            re.sub(r"127.0.0.1:\d+", f"127.0.0.1:{broker}", agent)
+            + "CLOUD_METADATA_ENABLED=false\n"
+        )
         (configuration / "agent.env").write_text(agent)
         for name, port in self.ports.items():
             file = configuration / f"{Unit(UNITS, name).instance}.env"
@@ -213,7 +225,7 @@ class Host:
         self.processes: dict[str, Process] = {}
 
     async def start(self, name: str) -> None:
-        unit = Unit(self.root / "etc/systemd/system", name)
+        unit = Unit(self.units, name)
         (line,) = unit["ExecStart"]
         command = line.replace("/opt/", f"{self.root}/opt/").replace("/etc/", f"{self.root}/etc/")
         self.processes[name] = await asyncio.create_subprocess_exec(
@@ -223,8 +235,19 @@ class Host:
             stdin=DEVNULL,
             stderr=PIPE,
             stdout=DEVNULL,
-            env=unit.environment(self.root),
+            start_new_session=True,
+            env=unit.environment(self.root)
+            | {"STATE_DIRECTORY": str(self.state), "RUNTIME_DIRECTORY": str(self.runtime)},
         )
+
+    async def keep_running(self, name: str) -> None:
+        """Start a service again whenever it ends, as Restart=always asks for."""
+        unit = Unit(self.units, name)
+        assert unit["Restart"] == ["always"]
+        while True:
+            await self.start(name)
+            await self.processes[name].communicate()
+            await asyncio.sleep(int(unit["RestartSec"][-1]))
 
     async def until_ready(self, name: str) -> None:
         url = f"http://127.0.0.1:{self.ports[name]}/readyz"
@@ -248,15 +271,14 @@ class Host:
 @pytest.fixture
 async def host(installed: Path, tmp_path: Path) -> AsyncIterator[Host]:
     state = Path(tempfile.mkdtemp(prefix="state-"))
-    if os.geteuid() == 0:
-        os.chown(state, DYNAMIC_USER, DYNAMIC_USER)
     running = Host(installed, state)
     yield running
     for process in running.processes.values():
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # systemd ends what is left of a unit
         await process.communicate()
     shutil.rmtree(state)
+    shutil.rmtree(running.runtime)
 
 
 @needs_install
@@ -270,6 +292,34 @@ async def test_every_unit_gets_ready_with_its_rights(host: Host) -> None:
     if os.geteuid() == 0 and os.access("/dev/kmsg", os.R_OK):
         assert "/dev/kmsg cannot be read" not in logs["sematext-agent@host-collector.service"]
     assert not [log for log in logs.values() if "Traceback" in log]
+
+
+@needs_install
+@pytest.mark.install
+async def test_a_broker_that_was_started_on_a_full_disk_takes_events_once_there_is_room(
+    host: Host,
+) -> None:
+    password = Unit(host.units, BROKER).environment(host.root)["NATS_PASSWORD"]
+    url = f"nats://127.0.0.1:{host.broker_port}"
+    with mount_small_disk(host.state) as disk:
+        if disk is None:
+            pytest.skip("a disk of its own takes root and the right to mount")
+        keeping = asyncio.create_task(host.keep_running(BROKER))
+        try:
+            async with asyncio.timeout(60), connect(url, "agent", password) as connection:
+                await create_streams(connection)
+                await publish(connection, "before")
+                disk.fill()
+                host.processes[BROKER].terminate()
+                await host.processes[BROKER].wait()
+                await asyncio.to_thread(wait_for_port, host.broker_port)
+                assert await is_refused(connection, "meanwhile")
+                disk.make_room()
+                async with asyncio.timeout(RECOVERY_SECONDS_MAX):
+                    await publish(connection, "meanwhile")
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
 
 
 @needs_install

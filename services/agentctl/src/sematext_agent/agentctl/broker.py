@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import sysconfig
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -97,8 +98,21 @@ listen: "127.0.0.1:{urlsplit(url).port}"
 log_file: {quote(str(state.directory / "nats-server.log"))}
 logfile_size_limit: 4MB
 logfile_max_num: 2
-jetstream {{ store_dir: {quote(str(state.directory / "jetstream"))}, sync_interval: always }}
+jetstream {{
+  store_dir: {quote(str(state.directory / "jetstream"))}
+  sync_interval: always
+  max_file_store: {_compute_store_bytes_max(state.directory)}
+}}
 {format_accounts(passwords, accounts=system)}"""
+
+
+def _compute_store_bytes_max(store: Path) -> int:
+    """Return three quarters of the disk of `store`, in bytes.
+
+    By default the server may use three quarters of what is free at its start: with a full disk it
+    would refuse every event until its next start. The streams have bounds of their own.
+    """
+    return shutil.disk_usage(store).total * 3 // 4
 
 
 def move_streams_to_account(store: Path) -> None:

@@ -2,20 +2,24 @@
 
 After a write that failed, nats-server freezes the stream until its next start, also when the disk
 has room again (2.14 and later). Publishers only miss their acknowledgements, so the watchdog asks
-the server itself, with the rights of its system account.
+the server itself, with the rights of its system account or on its health page.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from sematext_agent.shared.bus import Bus
+if TYPE_CHECKING:  # whoever has another way to the server's health does not pay for it
+    from sematext_agent.shared.bus import Bus
 
 HEALTH_SUBJECT = "$SYS.REQ.SERVER.PING.HEALTHZ"
 CHECK_SECONDS = 5.0
@@ -24,15 +28,20 @@ FAILED_CHECKS_MIN = 2
 FREE_BYTES_MIN = 16 * 1024 * 1024
 """With less room on the disk a new start would fail as the last write did."""
 _ANSWER_SECONDS = 0.5
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+
+T = TypeVar("T")
 
 
-class _ServerHealth(msgspec.Struct):
+class ServerHealth(msgspec.Struct):
+    """The health of the server, as it answers on both ways."""
+
     status: str = "ok"
     error: str = ""
 
 
 class _HealthAnswer(msgspec.Struct):
-    data: _ServerHealth
+    data: ServerHealth
 
 
 async def watch_disk(
@@ -51,6 +60,25 @@ async def watch_disk(
         if failed_checks >= FAILED_CHECKS_MIN and has_free_space(store):
             restart(problem)
             failed_checks = 0
+
+
+def retry_while_disk_is_full(
+    action: Callable[[], T],
+    show: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Return the result of `action`, which is tried again for as long as its disk is full."""
+    is_shown = False
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in _FULL_ERRNOS:
+                raise
+            if not is_shown:
+                show(f"cannot start yet: {error} (make room; the agent starts by itself)")
+                is_shown = True
+            sleep(CHECK_SECONDS)
 
 
 def has_free_space(store: Path) -> bool:

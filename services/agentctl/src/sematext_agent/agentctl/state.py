@@ -63,9 +63,9 @@ class StateDirectory:
                     f"an agent is running already with its state in {self.directory} "
                     f"(process {lock.read().strip()}); stop it, or give this one another --state"
                 ) from None
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
+            with contextlib.suppress(OSError):  # a full disk: the number only helps people
+                lock.truncate(0)
+                os.write(lock.fileno(), f"{os.getpid()}\n".encode())
             yield
 
     def write_broker_url(self, user: str, password: str) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from sematext_agent.agentctl.broker import Broker
+from sematext_agent.agentctl.disk_watchdog import retry_while_disk_is_full
 from sematext_agent.agentctl.monitor import BusMonitor
 from sematext_agent.agentctl.screen import Screen
 from sematext_agent.agentctl.services import CONSOLE, SERVICES, AgentService, StopOrder
@@ -54,22 +55,31 @@ def up(
     """
     settings = load_settings(UpSettings, environ)
     with state.lock():
-        passwords = ensure_passwords(state.users)
-        url = state.write_broker_url(TAP, passwords[TAP])
-        settings = msgspec.structs.replace(
-            settings,
-            nats_url=(url,),
-            nats_user=SUPERVISOR,
-            nats_password=Secret(passwords[SUPERVISOR]),
-        )
         screen = Screen(sys.stdout)
         try:
-            broker = Broker(state, url, passwords, environ, screen.show_log_line)
-            agent = LocalAgent(settings, state, broker, screen)
+            agent = retry_while_disk_is_full(
+                lambda: _prepare(settings, state, environ, screen), screen.show
+            )
             agent.add_services(select_services(services, settings, environ), environ)
             return asyncio.run(agent.run())
         finally:
             screen.close()
+
+
+def _prepare(
+    settings: UpSettings, state: StateDirectory, environ: Mapping[str, str], screen: Screen
+) -> LocalAgent:
+    """Write the files of the state directory; return an agent with a broker and no services."""
+    passwords = ensure_passwords(state.users)
+    url = state.write_broker_url(TAP, passwords[TAP])
+    settings = msgspec.structs.replace(
+        settings,
+        nats_url=(url,),
+        nats_user=SUPERVISOR,
+        nats_password=Secret(passwords[SUPERVISOR]),
+    )
+    broker = Broker(state, url, passwords, environ, screen.show_log_line)
+    return LocalAgent(settings, state, broker, screen)
 
 
 def select_services(
