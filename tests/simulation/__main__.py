@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 from simulation.isolated import run_isolated
 from simulation.run import Verdict
-from simulation.scenario import Scenario, draw
+from simulation.scenario import draw, read
 from simulation.shrink import describe, shrink
 
 
@@ -35,15 +35,16 @@ def keep(verdict: Verdict, folder: Path, is_shrunk: bool) -> None:
 def main() -> int:
     """Read the arguments, run, and return the exit status."""
     parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
-    parser.add_argument("seeds", nargs="?", default="10")
+    parser.add_argument("seeds", nargs="?", default="10", help="a number, a span or a file")
     parser.add_argument("--history", action="store_true", help="print every line")
+    parser.add_argument("--json", action="store_true", help="print verdicts for a program")
     parser.add_argument("--keep", type=Path, help="a folder for scenarios that break something")
     parser.add_argument(
         "--shrink", action="store_true", help="shrink what breaks before it is kept"
     )
     options = parser.parse_args()
     if options.seeds.endswith(".json"):
-        scenarios = [msgspec.json.decode(Path(options.seeds).read_bytes(), type=Scenario)]
+        scenarios = [read(Path(options.seeds))]
     else:
         first, _, last = options.seeds.rpartition("-")
         scenarios = [draw(seed) for seed in range(int(first or 0), int(last) + bool(first))]
@@ -54,6 +55,10 @@ def main() -> int:
         begun = time.monotonic()
         verdict = run_isolated(scenario)
         broken += bool(verdict.findings)
+        if options.json:
+            summary = msgspec.structs.replace(verdict, history=[])
+            print(msgspec.json.encode(summary).decode(), flush=True)
+            continue
         if options.history:
             print(*verdict.history, sep="\n")
         print(
@@ -66,7 +71,8 @@ def main() -> int:
             print(f"  {finding.kind}: {finding.text}", flush=True)
         if verdict.findings and options.keep:
             keep(verdict, options.keep, options.shrink)
-    print(f"{len(scenarios)} runs, {broken} broke a promise")
+    if not options.json:
+        print(f"{len(scenarios)} runs, {broken} broke a promise")
     return int(bool(broken))
 
 

@@ -103,10 +103,14 @@ class Broker:
     def _tick(self, epoch: int) -> None:
         if epoch != self.epoch:
             return
+        self.tick()
+        self._world.call_later(TICK_SECONDS, self._tick, epoch)
+
+    def tick(self) -> None:
+        """Do what is to be done by now."""
         for consumer in self.consumers.values():
             if consumer.state.pending or consumer.requests:
                 consumer.tick(self._world.now)
-        self._world.call_later(TICK_SECONDS, self._tick, epoch)
 
     def _checkpoint(self, epoch: int) -> None:
         if epoch != self.epoch:

@@ -143,7 +143,7 @@ class Consumer:
             request.active_at = now
             if request.messages_left > 0:
                 self.requests.append(request)
-            elif request.is_byte_limited:
+            elif request.bytes_left > 0:
                 self._status(request, "409", "Batch Completed")
 
     def _peek(self) -> int | None:
@@ -163,7 +163,7 @@ class Consumer:
         is_again = bool(self._redelivery)
         count = state.redelivered.get(sequence, 1) + 1 if is_again else 1
         following = state.next_sequence if is_again else sequence + 1
-        waiting = self.stream.count_from(following) + len(self._redelivery) - is_again
+        waiting = self.stream.count_from(following)
         tokens = (count, sequence, state.next_delivery, message.time_ns, waiting)
         reply = f"$JS.ACK.{self.stream.name}.{self.config['name']}." + ".".join(map(str, tokens))
         size = len(message.subject) + len(reply) + header_bytes(message.headers) + len(message.data)
@@ -172,7 +172,10 @@ class Consumer:
             return False
         if not self._send(request.reply, message.subject, reply, message.data, message.headers):
             return False
-        request.bytes_left -= size if request.is_byte_limited else 0
+        if request.is_byte_limited:
+            request.bytes_left -= size
+            if not request.bytes_left:
+                request.messages_left = 1  # this one is the last
         if is_again:
             self._redelivery.pop(0)
             state.redelivered[sequence] = count
@@ -243,7 +246,8 @@ class Consumer:
         limit = now - self.ack_wait
         pending = self.state.pending
         queued = frozenset(self._redelivery)
-        expired = sorted(s for s, p in pending.items() if p.since <= limit and s not in queued)
+        overdue = [(p.since, s) for s, p in pending.items() if p.since <= limit]
+        expired = [sequence for _, sequence in sorted(overdue) if sequence not in queued]
         for sequence in expired:
             pending[sequence].since = now
         self._redelivery += expired
@@ -276,6 +280,9 @@ class Consumer:
             state.floor_consumer = state.next_delivery - 1
             state.floor_stream = state.next_sequence - 1
             state.redelivered.clear()
+        elif (lowest := min(state.pending)) > state.floor_stream + 1:
+            state.floor_consumer = state.pending[lowest].consumer_sequence - 1
+            state.floor_stream = lowest - 1
         self._redelivery = [s for s in self._redelivery if s >= first]
         self.is_changed = True
 

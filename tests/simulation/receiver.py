@@ -25,7 +25,8 @@ class Mode(NamedTuple):
     """A behaviour of the receiver."""
 
     name: str = "up"
-    """`up`, `down`, `slow`, `throttle` (429), `error` (503) or `mute` (stores, never answers)."""
+    """`up`, `down`, `slow`, `throttle` (429), `error` (503), `hold` (401)
+    or `mute` (stores, never answers)."""
     value: float = 0.0
     """Seconds of an answer for `slow`, events a second for `throttle`."""
 
@@ -59,6 +60,8 @@ class Receiver:
                 answer = Answer(0, problem="connection refused")
             case "error":
                 answer = Answer(503, body="out of order")
+            case "hold":
+                answer = Answer(401, body="unknown token")
             case "throttle" if not self._takes(mode.value):
                 answer = Answer(429, retry_after=5.0)
             case "slow":

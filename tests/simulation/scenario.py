@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ KINDS = (
     "receiver_throttle",
     "receiver_error",
     "receiver_mute",
+    "receiver_hold",
     "purge",
     "consumer_deleted",
     "restore",
@@ -72,6 +74,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return max((f.at + f.seconds for f in self.faults), default=0.0)
 
 
+def read(path: Path) -> Scenario:
+    """Return the scenario that a file holds."""
+    return msgspec.json.decode(path.read_bytes(), type=Scenario)
+
+
 SMALL_CONSTANTS = {
     "trimmer.HISTORY_EVENTS_MIN": 50,
     "overtaking.BEHIND_EVENTS": 300,
@@ -94,6 +101,12 @@ def draw(seed: int) -> Scenario:
         _draw_fault(dice, kind, seconds, rate * collectors, targets)
         for kind in kinds
         for _ in range(dice.choice((1, 1, 2, 3)))
+    ]
+    # An outage behind a restored store, for what was stored twice has to wait to be mistaken.
+    faults += [
+        Fault(kind="receiver_down", at=round(fault.at + dice.uniform(-5, 5), 2), seconds=60.0)
+        for fault in faults
+        if fault.kind == "restore" and dice.random() < 0.5
     ]
     return Scenario(
         seed=seed,

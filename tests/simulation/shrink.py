@@ -12,7 +12,7 @@ import msgspec
 from simulation.isolated import run_isolated
 from simulation.scenario import Scenario
 
-RUNS_MAX = 60
+RUNS_MAX = 45
 
 
 def shrink(scenario: Scenario, kind: str, runs_max: int = RUNS_MAX) -> tuple[Scenario, int]:
