@@ -63,6 +63,12 @@ class Broker:
         self._world.call_later(TICK_SECONDS, self._tick, self.epoch)
         self._world.call_later(0, self._checkpoint, self.epoch)
 
+    def stop(self) -> None:
+        """End in order: nothing is forgotten."""
+        for key, consumer in self.consumers.items():
+            self._store_state(key, consumer)
+        self.kill(0.0)
+
     def kill(self, forgotten_seconds: float) -> None:
         """Die at once; consumers fall back to their state of so many seconds ago."""
         self._world.record(f"broker dies and forgets {forgotten_seconds:.3f} s")

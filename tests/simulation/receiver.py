@@ -34,9 +34,9 @@ class Mode(NamedTuple):
 class Receiver:
     """Stores every document that it takes; `on_store` decides whether a duplicate is excused."""
 
-    def __init__(self, world: World, refused_every: int) -> None:
+    def __init__(self, world: World, refused_every: int, rate: float) -> None:
         self.world = world
-        self.modes: list[Mode] = [Mode()]
+        self.modes: list[Mode] = [Mode("throttle", rate) if rate else Mode()]
         """The last one counts."""
         self.posts = 0
         self.on_store: Callable[[str, ProcessLoop], None] = lambda event_id, loop: None

@@ -6,6 +6,7 @@ import importlib
 import logging
 import random
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from simulation.broker import Broker, StoreCopy
@@ -69,7 +70,7 @@ class Simulation:
         self.scenario = scenario
         world = self.world = World(scenario.seed)
         self.broker = Broker(world)
-        self.receiver = Receiver(world, scenario.refused_every)
+        self.receiver = Receiver(world, scenario.refused_every, scenario.receiver_rate)
         is_broker_faulty = any(fault.kind in BROKER_KINDS for fault in scenario.faults)
         oracle = self.oracle = Oracle(world, self.receiver, is_broker_faulty)
         self.broker.on_ack = oracle.on_ack
@@ -150,13 +151,13 @@ class Simulation:
             self.world.call_later(fault.seconds, thaw)
 
     def _kill_broker(self, fault: Fault) -> None:
-        self._stop_broker(fault.value, fault.seconds)
+        self._end_broker(partial(self.broker.kill, fault.value), fault.seconds)
 
-    def _stop_broker(self, forgotten_seconds: float, down_seconds: float) -> bool:
-        """Kill the broker unless it is down already; return whether it was killed."""
+    def _end_broker(self, end: Callable[[], None], down_seconds: float) -> bool:
+        """End the broker by `end`, unless it is down already; return whether it was up."""
         if not self.broker.epoch:
             return False
-        self.broker.kill(forgotten_seconds)
+        end()
         self.world.call_later(max(down_seconds, 0.1), self.broker.start)
         return True
 
@@ -177,7 +178,7 @@ class Simulation:
             self.broker.delete_consumer(EVENTS_STREAM, FORWARDER_CONSUMER)
 
     def _restore(self, fault: Fault) -> None:
-        if fault.at in self._copies and self._stop_broker(0, COPY_PAUSE_SECONDS):
+        if fault.at in self._copies and self._end_broker(self.broker.stop, COPY_PAUSE_SECONDS):
             self.broker.restore(self._copies[fault.at])
             self.world.record("the store is put back to an earlier copy")
 
@@ -187,7 +188,7 @@ class Simulation:
 
     def _free_disk(self) -> None:
         self.broker.is_disk_full = False
-        self._stop_broker(0, COPY_PAUSE_SECONDS)  # as the disk watchdog does
+        self._end_broker(self.broker.stop, COPY_PAUSE_SECONDS)  # as the disk watchdog does
 
     # The run
 

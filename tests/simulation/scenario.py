@@ -61,6 +61,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How long the sources go on."""
     refused_every: int = 0
     """The receiver refuses each event whose number is a multiple of this; 0 for none."""
+    receiver_rate: float = 0.0
+    """Events a second that the receiver takes before it answers 429, always; 0 for any number."""
     constants: dict[str, Any] = msgspec.field(default_factory=dict)
     """Constants of the code under test, by `module.NAME`."""
     faults: list[Fault] = msgspec.field(default_factory=list)
