@@ -60,7 +60,7 @@ class Side:
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
-        self.seen: list[tuple[str, ...]] = []
+        self.arrivals: list[tuple[str, ...]] = []
         """What arrived in this step."""
         self.replies: list[str] = []
         """The reply subjects of all deliveries so far."""
@@ -84,11 +84,11 @@ class Side:
         if not reply:
             status = headers or {}
             pending = status.get("Nats-Pending-Messages", "")
-            self.seen.append((number, status["Status"], status["Description"], pending))
+            self.arrivals.append((number, status["Status"], status["Description"], pending))
             return
         self.replies.append(reply)
         _, _, _, _, count, sequence, consumer_sequence, _, waiting = reply.split(".")
-        self.seen.append((number, subject, sequence, count, consumer_sequence, waiting))
+        self.arrivals.append((number, subject, sequence, count, consumer_sequence, waiting))
 
     async def set_up(self) -> None:
         """Make the stream and the consumer."""
@@ -248,16 +248,22 @@ async def _compare(client: Client, seed: int, length: int, stream: str) -> list[
         answers = []
         model.advance(clock() - begun)
         for side in (real, model):
-            side.seen.clear()
+            side.arrivals.clear()
             answers.append(await side.perform(index, step))
         await asyncio.sleep(WAIT_SECONDS if step.verb == "wait" else 0)
         for settle_seconds in SETTLE_SECONDS:
             await asyncio.sleep(settle_seconds)
             model.advance(clock() - begun)
-            states = [[await side.state(), sorted(side.seen)] for side in (real, model)]
+            states = [[await side.state(), sorted(side.arrivals)] for side in (real, model)]
             if states[0] == states[1]:
                 break
-        theirs, ours = ([answer, *state] for answer, state in zip(answers, states, strict=True))
-        if ours != theirs:
-            return [f"script {seed} step {index} {step}", f"real  {theirs}", f"model {ours}"]
+        real_state, model_state = (
+            [answer, *state] for answer, state in zip(answers, states, strict=True)
+        )
+        if real_state != model_state:
+            return [
+                f"script {seed} step {index} {step}",
+                f"real  {real_state}",
+                f"model {model_state}",
+            ]
     return []

@@ -68,7 +68,16 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     faults: list[Fault] = msgspec.field(default_factory=list)
     expected_break: str = ""
     """The kind of finding that the code of today is known to have; empty for none."""
+    causes: list[str] = msgspec.field(default_factory=list)
+    """The `traits` that suffice for the same break in another scenario."""
     comment: str = ""
+
+    @property
+    def traits(self) -> set[str]:
+        """The kinds of its faults, and `refused` and `rate` for such a receiver."""
+        kinds = {fault.kind for fault in self.faults}
+        receiver = {"refused": self.refused_every, "rate": self.receiver_rate}
+        return kinds | {trait for trait, value in receiver.items() if value}
 
     @property
     def last_fault_end(self) -> float:

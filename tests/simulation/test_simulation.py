@@ -33,10 +33,9 @@ def kinds(verdict: dict[str, Any]) -> set[str]:
 
 
 def is_known(kind: str, scenario: Scenario) -> bool:
-    """Return whether a kept scenario breaks in this way by faults that `scenario` has too."""
-    faults = {fault.kind for fault in scenario.faults}
+    """Return whether a kept scenario breaks in this way by causes that `scenario` has too."""
     return any(
-        kept.expected_break == kind and {fault.kind for fault in kept.faults} <= faults
+        kept.expected_break == kind and set(kept.causes) <= scenario.traits
         for kept in map(read, SCENARIOS)
     )
 
