@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import random
@@ -58,9 +59,9 @@ class _HistoryHandler(logging.Handler):
         self._world = world
 
     def emit(self, record: logging.LogRecord) -> None:
-        from asyncio import _get_running_loop
-
-        self._world.record(f"{_get_running_loop()} {record.levelname} {record.getMessage()}")
+        self._world.record(
+            f"{asyncio._get_running_loop()} {record.levelname} {record.getMessage()}"
+        )
 
 
 class Simulation:
