@@ -63,8 +63,9 @@ def main() -> int:
             print(*verdict.history, sep="\n")
         print(
             f"seed {scenario.seed} {verdict.digest} {verdict.events} events, {verdict.posts} posts,"
-            f" {verdict.excused_copies} excused, {verdict.seconds:.0f} simulated s in"
-            f" {time.monotonic() - begun:.1f} s: {' '.join(sorted(verdict.kinds)) or 'ok'}",
+            f" {verdict.excused_copies} in flight, {verdict.forgotten_copies} forgotten,"
+            f" {verdict.seconds:.0f} simulated s in {time.monotonic() - begun:.1f} s:"
+            f" {' '.join(sorted(verdict.kinds)) or 'ok'}",
             flush=True,
         )
         for finding in verdict.findings[:5]:

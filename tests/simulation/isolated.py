@@ -31,7 +31,7 @@ def run_isolated(scenario: Scenario) -> Verdict:
     finding = Finding(
         "ANOMALY", f"the run ended with status {status}, perhaps of {CPU_SECONDS_MAX} s CPU"
     )
-    return Verdict(scenario, "", 0, 0, 0, 0, [finding], [])
+    return Verdict(scenario, "", 0, 0, 0, 0, 0, [finding], [])
 
 
 def _run_child(scenario: Scenario, writer: int) -> None:

@@ -47,6 +47,10 @@ class Oracle:
         self.is_operator_purge = False
         self.findings: list[Finding] = []
         self.excused_copies = 0
+        """Duplicates of what was in flight."""
+        self.forgotten_copies = 0
+        """Duplicates that took two faults, which no guarantee excludes."""
+        self.broker_ended_at = -1.0
         self.copies: Counter[str] = Counter()
         self._stores: dict[str, list[_Store]] = {}
         self._deaths: dict[ProcessLoop, float] = {}
@@ -101,21 +105,25 @@ class Oracle:
     def _on_store(self, event_id: str, loop: ProcessLoop) -> None:
         stores = self._stores.setdefault(event_id, [])
         if stores:
-            if self._is_excused(stores):
+            if all(map(self._was_in_flight, stores)):
                 self.excused_copies += 1
+            elif all(map(self._was_forgotten, stores)):
+                self.forgotten_copies += 1
             else:
                 self.copies[event_id] += 1
                 self._world.record(f"{loop} delivers a duplicate of {event_id}")
         stores.append(_Store(self._world.now, loop))
         self.delivered.setdefault(event_id, self._world.now)
 
-    def _is_excused(self, stores: list[_Store]) -> bool:
-        """Return whether nobody alive could know of the earlier stores."""
-        return all(
-            not store.is_answered
-            or self._deaths.get(store.loop, float("inf")) - store.at < MEMORY_SECONDS
-            for store in stores
-        )
+    def _was_in_flight(self, store: _Store) -> bool:
+        """Return whether nobody alive could know of a store."""
+        death = self._deaths.get(store.loop, float("inf"))
+        return not store.is_answered or death - store.at < MEMORY_SECONDS
+
+    def _was_forgotten(self, store: _Store) -> bool:
+        """Return whether it took two faults: the memory died, and the broker fell back."""
+        is_dead = store.loop in self._deaths
+        return self._was_in_flight(store) or (is_dead and self.broker_ended_at > store.at)
 
     def _on_answered(self, event_id: str, loop: ProcessLoop) -> None:
         for store in self._stores[event_id]:

@@ -42,6 +42,9 @@ class Verdict(msgspec.Struct, frozen=True):
     seconds: float
     """Simulated seconds."""
     excused_copies: int
+    """Duplicates of what was in flight at a fault."""
+    forgotten_copies: int
+    """Duplicates that took two faults."""
     findings: list[Finding]
     history: list[str]
 
@@ -159,6 +162,7 @@ class Simulation:
         if not self.broker.epoch:
             return False
         end()
+        self.oracle.broker_ended_at = self.world.now
         self.world.call_later(max(down_seconds, 0.1), self.broker.start)
         return True
 
@@ -216,6 +220,7 @@ class Simulation:
             self.receiver.posts,
             self.world.now,
             self.oracle.excused_copies,
+            self.oracle.forgotten_copies,
             self.oracle.findings,
             self.world.history,
         )
