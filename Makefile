@@ -1,6 +1,6 @@
 # From nothing but make and python3 >= 3.11. Settings such as INFRA_TOKEN pass through from the environment.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-rest chaos fuzz fleet check check-style check-types check-imports isolation audit sbom lock bench install uninstall clean
+.PHONY: help run test test-all test-rest chaos simulate fuzz fleet check check-style check-types check-imports isolation audit sbom lock bench install uninstall clean
 BIN := .venv/bin
 PROJECTS := $(patsubst %/pyproject.toml,%,shared/pyproject.toml $(wildcard services/*/pyproject.toml))
 RUNNABLE := .venv/.runnable
@@ -26,6 +26,9 @@ test-rest: $(TESTABLE) # what test-all has more than test
 
 chaos: $(TESTABLE) ## every fault under load, and what came of it; ARGS='SIGKILL disk' for some
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
+
+simulate: $(TESTABLE) ## the real code under seeded faults in simulated time; SEEDS=20, 100-200 or FILE.json
+	@PYTHONPATH=tests $(BIN)/python -m simulation $(or $(SEEDS),10) $(ARGS)
 
 fuzz: $(TESTABLE) ## every decoder against 20,000 changed inputs; FUZZ_EXAMPLES=n
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -q tests/fuzz

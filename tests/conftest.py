@@ -21,7 +21,7 @@ from sematext_agent.shared.settings import ServiceSettings
 KINDS = {
     "fleet/": "fleet",
     "chaos/": "campaign",
-    "e2e/test_compose.py": "images",
+    "e2e/test_compose": "images",
     "e2e/test_page.py": "browser",
     "kubernetes_collector/test_real_cluster": "cluster",
     "deploy/test_chart_installed.py": "cluster",

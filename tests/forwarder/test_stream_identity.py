@@ -228,3 +228,24 @@ async def test_a_message_that_arrived_before_a_change_is_not_admitted() -> None:
     puller.buffered, puller.disturbed_at = (old,), 2.0  # it alone shows the change
     assert await identity.admit(Message("events.a", b"", {}, 8, 1, 0, 0, "", received_at=3.0))
     assert not await identity.admit(old)
+
+
+class HalfDisconnectedBus(StreamStub):
+    """The bus between the moment nats-py loses its connection and the moment it calls us."""
+
+    async def wait_until_connected(self) -> None:
+        """Return at once, as what nats-py has not called yet still says connected."""
+
+
+@pytest.mark.timeout(10)
+async def test_a_connection_that_nobody_was_called_about_yet_leaves_the_loop_to_others() -> None:
+    """Its reconnecting runs on the loop, too."""
+    stream: Any = HalfDisconnectedBus()
+    puller: Any = PullerStub()
+    identity = StreamIdentity(stream, "", InFlight(puller))
+    stream.is_connected = False
+    confirming = asyncio.create_task(identity.confirm())
+    await asyncio.sleep(0.01)
+    stream.is_connected = True
+    await confirming
+    assert identity.is_confirmed

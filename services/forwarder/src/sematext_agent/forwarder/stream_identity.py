@@ -73,6 +73,9 @@ class StreamIdentity:
                     await self._compare()
                 except BusError as error:
                     log.debug("the stream's identity is not confirmed yet: %s", error)
+                if not self.is_confirmed:
+                    # A comparison need not have waited: nats-py knows that the connection is lost
+                    # before it calls us, and its reconnecting needs the loop.
                     await asyncio.sleep(backoff.draw_delay_seconds())
 
     async def _compare(self) -> None:
