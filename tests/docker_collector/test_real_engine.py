@@ -191,8 +191,12 @@ async def test_every_recorded_action_is_produced_and_arrives_at_the_receiver(
     assert bodies["image", "push"].actor_id.endswith("/box:1")
     assert collector.gaps() == []
     dies = [body for body in collector.bodies() if body.action == "die"]
-    spoofed = next(body for body in dies if body.labels.get("exitCode") == "spoofed")
-    assert spoofed.attributes["exitCode"] == "137"
+    codes = {
+        body.attributes.get("exitCode") for body in dies if body.labels.get("exitCode") == "spoofed"
+    }
+    # None where the container ran again or was removed before its inspection.
+    assert "137" in codes
+    assert codes <= {"137", None}
     untagged = next(body for body in collector.bodies() if body.action == "untag")
     assert untagged.image_tags[0].endswith("/box:1")
     for body, subject in zip(collector.bodies(), collector.subjects, strict=True):
