@@ -10,6 +10,7 @@ from types import FrameType, SimpleNamespace
 from typing import Any
 
 from fake_engine import message
+from walk_table import read_walk
 
 from sematext_agent import docker_collector
 from sematext_agent.docker_collector.buffer import EventLines
@@ -34,6 +35,8 @@ PATH = [
     "translate.py",
 ]
 """The files of a container's message, in the order of docs/architecture.md."""
+BESIDE = {"inspections.py", "message.py", "state.py"}
+"""Files that a stage calls and that hand nothing on."""
 
 
 class ScriptedEngine:
@@ -86,6 +89,13 @@ async def test_a_line_enters_the_file_of_each_stage_once() -> None:
         sys.setprofile(None)
     assert event is not None
     assert files == PATH
+
+
+def test_the_documented_walk_has_every_stage_of_the_path() -> None:
+    documented = [file.rpartition("/")[2] for file, _ in read_walk("docker")]
+    begin = documented.index(PATH[0])
+    stages = [file for file in PATH if file not in BESIDE]
+    assert documented[begin : begin + len(stages)] == stages
 
 
 async def test_the_inspections_of_a_batch_run_at_once_and_the_events_keep_their_order() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from abc import ABC, abstractmethod
 from typing import Any
 
 import msgspec
@@ -55,7 +56,7 @@ def draw_script(seed: int, length: int) -> list[Step]:
     return steps
 
 
-class Side:
+class Side(ABC):
     """One of the two servers, as the script sees it."""
 
     def __init__(self, stream: str) -> None:
@@ -65,13 +66,13 @@ class Side:
         self.replies: list[str] = []
         """The reply subjects of all deliveries so far."""
 
+    @abstractmethod
     async def request(self, subject: str, payload: bytes, headers: dict[str, str]) -> Any:
         """Return the answer to a request, decoded."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Publish without waiting for an answer."""
-        raise NotImplementedError
 
     async def call(self, call: str, request: Info | None = None) -> Info:
         """Return the answer to a call of JetStream's API."""
